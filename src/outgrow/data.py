@@ -1,0 +1,237 @@
+"""The values that travel between steps: examples, labels, features, splits. All carry ids; all are frozen.
+
+Arrays are never joined by row order: :func:`positions` finds rows by id and fails if one is missing (the released
+code joins by order, which a reordering or a dropped row silently breaks).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from outgrow.errors import UserError
+
+__all__ = ["Examples", "Features", "Floats", "Ids", "Ints", "Labels", "Split", "hardened", "positions"]
+
+Ids = npt.NDArray[np.str_]
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+
+
+def positions(wanted: Ids, ids: Ids) -> Ints:
+    """Row numbers in ``ids`` of each of ``wanted``.
+
+    Raises:
+        ValueError: if an id is missing; rows are joined by id or not at all.
+    """
+    order = np.argsort(ids, kind="stable")
+    found = np.searchsorted(ids, wanted, sorter=order)
+    rows = order[np.minimum(found, len(ids) - 1)] if len(ids) else np.zeros(len(wanted), dtype=np.int64)
+    wrong = np.flatnonzero(ids[rows] != wanted) if len(ids) else np.arange(len(wanted))
+    if len(wrong):
+        raise ValueError(f"{len(wrong)} of {len(wanted)} ids are missing, the first is {wanted[wrong[0]]!r}")
+    return rows.astype(np.int64)
+
+
+def hardened(probs: Floats) -> Ints:
+    """The most probable class of each row; a tie goes to the first of the tied classes. (n, C) -> (n,)."""
+    return probs.argmax(axis=-1).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """What a task yields: ids (n,), inputs (n texts), gold class (n,) with -1 for unknown, groups (n,), and meta columns."""
+
+    ids: Ids
+    inputs: tuple[str, ...]
+    gold: Ints | None
+    """None where gold was taken away on purpose (:meth:`without_gold`)."""
+    classes: tuple[str, ...]
+    groups: Ids
+    """Rows that share a group (same question, passage, source) never end up in different parts of a split."""
+    meta: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Further columns (n,), such as ``difficulty`` or the user's own ``weak`` label."""
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for name, column in {"inputs": self.inputs, "gold": self.gold, "groups": self.groups, **self.meta}.items():
+            if column is not None and len(column) != n:
+                raise ValueError(f"{name} has {len(column)} rows, ids {n}")
+        unique, counts = np.unique(self.ids, return_counts=True)
+        if len(unique) != n:
+            repeated = unique[counts > 1]
+            raise UserError(f"{len(repeated)} ids are repeated, the first is {str(repeated[0])!r}; ids must be unique")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, ids: Ids) -> Self:
+        """The rows with these ids, in their order."""
+        rows = positions(ids, self.ids)
+        return replace(
+            self,
+            ids=self.ids[rows],
+            inputs=tuple(self.inputs[r] for r in rows),
+            gold=None if self.gold is None else self.gold[rows],
+            groups=self.groups[rows],
+            meta={k: v[rows] for k, v in self.meta.items()},
+        )
+
+    def without_gold(self) -> Self:
+        """The same rows with nothing left that tells the truth: gold and meta are dropped."""
+        return replace(self, gold=None, meta={})
+
+    def save(self, folder: Path) -> None:
+        """Write ``examples.parquet`` and ``classes.json``."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {"id": self.ids.astype(object), "input": self.inputs, "group": self.groups.astype(object)}
+        if self.gold is not None:
+            columns["gold"] = self.gold
+        for name, column in self.meta.items():
+            columns[f"meta.{name}"] = column.astype(object) if column.dtype.kind == "U" else column
+        pq.write_table(pa.table(columns), folder / "examples.parquet")
+        (folder / "classes.json").write_text(json.dumps(self.classes), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(folder / "examples.parquet")
+        meta = {name.removeprefix("meta."): table[name] for name in table.column_names if name.startswith("meta.")}
+        return cls(
+            ids=_text(table["id"].to_pylist()),
+            inputs=tuple(table["input"].to_pylist()),
+            gold=table["gold"].to_numpy() if "gold" in table.column_names else None,
+            classes=tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))),
+            groups=_text(table["group"].to_pylist()),
+            meta={k: _text(v.to_pylist()) if str(v.type) == "string" else v.to_numpy() for k, v in meta.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """One row of class probabilities per example, whoever made them: gold, weak, student, human."""
+
+    ids: Ids
+    probs: Floats
+    """(n, C), rows sum to 1."""
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.probs.ndim != 2 or len(self.probs) != len(self.ids):
+            raise ValueError(f"probs has shape {self.probs.shape} for {len(self.ids)} ids")
+        if not np.isfinite(self.probs).all() or (len(self.ids) and np.abs(self.probs.sum(axis=1) - 1).max() > 1e-3):
+            raise ValueError("every row of probs must be finite and sum to 1")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def hard(self) -> Ints:
+        """The most probable class of each row (n,)."""
+        return hardened(self.probs)
+
+    def take(self, ids: Ids) -> Self:
+        """The rows with these ids, in their order."""
+        rows = positions(ids, self.ids)
+        return replace(self, ids=self.ids[rows], probs=self.probs[rows])
+
+    @classmethod
+    def from_classes(cls, ids: Ids, classes: Ints, num_classes: int, source: str) -> Self:
+        """Certain labels: probability 1 on the given class. ``classes`` is (n,)."""
+        return cls(ids=ids, probs=np.eye(num_classes, dtype=np.float32)[classes], source=source)
+
+    def save(self, folder: Path) -> None:
+        """Write ``labels.parquet``."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {"id": self.ids.astype(object)}
+        columns |= {f"p{c}": self.probs[:, c] for c in range(self.probs.shape[1])}
+        table = pa.table(columns).replace_schema_metadata({"source": self.source})
+        pq.write_table(table, folder / "labels.parquet")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(folder / "labels.parquet")
+        num_classes = len(table.column_names) - 1
+        probs = np.stack([table[f"p{c}"].to_numpy() for c in range(num_classes)], axis=1)
+        source = (table.schema.metadata or {}).get(b"source", b"").decode()
+        return cls(ids=_text(table["id"].to_pylist()), probs=probs, source=source)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Frozen features of texts: for each view (a layer and a pooling) an (n, d) float32 matrix."""
+
+    ids: Ids
+    views: Mapping[str, npt.NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        for name, matrix in self.views.items():
+            if matrix.ndim != 2 or len(matrix) != len(self.ids):
+                raise ValueError(f"view {name} has shape {matrix.shape} for {len(self.ids)} ids")
+
+    def save(self, folder: Path) -> None:
+        """Write ``features.safetensors`` and ``ids.json``."""
+        from safetensors.numpy import save_file
+
+        save_file({k: np.ascontiguousarray(v) for k, v in self.views.items()}, folder / "features.safetensors")
+        (folder / "ids.json").write_text(json.dumps(self.ids.tolist()), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        from safetensors.numpy import load_file
+
+        ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        return cls(ids=_text(ids), views=load_file(folder / "features.safetensors"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Ids of each part: ``A`` trains the supervisor, ``B`` is what it labels for the student, ``T`` is the test.
+
+    ``A_val`` and ``B_val`` are held-out rows of A and B for early stopping; on ``B_val`` only weak labels are seen.
+    """
+
+    parts: Mapping[str, Ids]
+
+    def __post_init__(self) -> None:
+        everything = np.concatenate(list(self.parts.values()))
+        if len(np.unique(everything)) != len(everything):
+            raise ValueError("an id is in two parts of the split")
+
+    def ids(self, parts: Sequence[str]) -> Ids:
+        """The ids of several parts, in order."""
+        return np.concatenate([self.parts[p] for p in parts])
+
+    def save(self, folder: Path) -> None:
+        """Write ``split.json``."""
+        text = json.dumps({k: v.tolist() for k, v in self.parts.items()})
+        (folder / "split.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        parts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+        return cls(parts={k: _text(v) for k, v in parts.items()})
+
+
+def _text(values: Sequence[str]) -> Ids:
+    return np.array(values, dtype=np.str_) if len(values) else np.array([], dtype="<U1")

@@ -95,7 +95,11 @@ class Examples:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns: dict[str, Any] = {"id": self.ids.astype(object), "input": self.inputs, "group": self.groups.astype(object)}
+        columns: dict[str, Any] = {
+            "id": self.ids.astype(object),
+            "input": self.inputs,
+            "group": self.groups.astype(object),
+        }
         if self.gold is not None:
             columns["gold"] = self.gold
         for name, column in self.meta.items():

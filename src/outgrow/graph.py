@@ -33,7 +33,9 @@ class StepFunction:
 _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
 
 
-def step(*, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()) -> Callable[[F], F]:
+def step(
+    *, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()
+) -> Callable[[F], F]:
     """Mark a plain function as a step; it stays callable as it is.
 
     Args:

@@ -1,0 +1,1 @@
+"""Outgrow: weak-to-strong generalization, measured honestly."""

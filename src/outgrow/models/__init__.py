@@ -1,0 +1,1 @@
+"""Models: from a spelling to files, and from texts to features."""

@@ -1,0 +1,64 @@
+"""How and where a step runs: everything that must not change its result, and so is never part of its key."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from outgrow.errors import UserError
+
+__all__ = ["Report", "Runtime", "cache_folder"]
+
+Report = Callable[[int, int, str], None]
+"""Told how far a step is: done, total, unit (such as "texts")."""
+
+
+def _silent(done: int, total: int, unit: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Device, batching and progress of a run. Handed to step functions as ``runtime``; unhashed by design."""
+
+    device: str = "auto"
+    """``auto`` takes a GPU where one works and the CPU otherwise; ``cpu``, ``cuda``, ``cuda:1``, ``mps`` insist."""
+    microbatch: int = 0
+    """Examples per forward and backward pass in finetuning; 0 takes the whole batch at once. Same result either way."""
+    tokens_at_once: int = 4096
+    """Token budget of one batch in feature extraction and prediction."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time, same result."""
+    offline: bool = False
+    """Fetch nothing; fail with what is missing instead."""
+    scratch: Path | None = None
+    """Where a long step keeps its checkpoints; set by the runner, gone when the step is done."""
+    report: Report = _silent
+
+    def torch_device(self) -> str:
+        """The device to use, checked to exist.
+
+        Raises:
+            UserError: if a device was asked for by name and is not there; never a silent fall back to the CPU.
+        """
+        import torch
+
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        kind = self.device.partition(":")[0]
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if kind not in there:
+            raise UserError(f"unknown device {self.device!r}; use auto, cpu, cuda, cuda:N or mps")
+        if not there[kind]:
+            raise UserError(
+                f"device {self.device!r} was asked for but torch {torch.__version__} sees none; "
+                "install a build of torch for it (`outgrow doctor` tells more), or use --device cpu"
+            )
+        return self.device
+
+
+def cache_folder() -> Path:
+    """Where fetched weights and data are kept: ``$OUTGROW_CACHE``, else ``~/.cache/outgrow``."""
+    if chosen := os.environ.get("OUTGROW_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outgrow"

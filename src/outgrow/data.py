@@ -44,7 +44,7 @@ def hardened(probs: Floats) -> Ints:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """What a task yields: ids (n,), inputs (n texts), gold class (n,) with -1 for unknown, groups (n,), and meta columns."""
+    """What a task yields: ids (n,), inputs (n texts), gold classes (n,) with -1 for unknown, groups (n,), meta columns."""
 
     ids: Ids
     inputs: tuple[str, ...]

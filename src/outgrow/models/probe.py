@@ -1,0 +1,343 @@
+"""Linear probes on frozen features, many at once.
+
+Students that share features, rows and order differ only in labels, loss, learning rate and L2, so a minibatch of all
+of them is one matrix product forward and one back. Groups of students with different rows or orders are the batch axis
+of that product. The width is padded to full vector tiles, which makes a student's numbers independent of its
+neighbours: alone or among a thousand, it comes out the same.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outgrow.data import Floats, Ints
+from outgrow.losses import Loss, MixesTargets, stacked
+from outgrow.models.settings import Probe
+from outgrow.runtime import Runtime
+
+__all__ = ["FittedProbe", "ProbeJob", "fit_probes"]
+
+_TILE = 16  # columns of one tile of the matrix product; a full tile is computed the same whatever stands beside it
+_MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
+_MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
+
+
+class ProbeJob(NamedTuple):
+    """One student to train: row numbers into the features, soft labels for them, and how."""
+
+    rows: Ints
+    """(n,) rows of the training examples."""
+    targets: Floats
+    """(n, C)"""
+    val_rows: Ints
+    """(v,) rows held out for early stopping; may be empty."""
+    val_targets: Floats
+    """(v, C), from the same source as ``targets``: weak for a student, never gold."""
+    loss: Loss
+    settings: Probe
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedProbe:
+    """A linear map from standardized features to logits."""
+
+    view: str
+    weight: NDArray[np.float32]
+    """(d, C)"""
+    bias: NDArray[np.float32]
+    """(C,)"""
+    center: NDArray[np.float32]
+    """(d,), mean of the training rows."""
+    scale: NDArray[np.float32]
+    """(d,), standard deviation of the training rows."""
+    history: tuple[Mapping[str, float], ...]
+    """Per epoch: agreement and cross-entropy with the validation labels."""
+    best_epoch: int
+
+    def predict(self, features: Floats) -> Floats:
+        """Class probabilities (n, C) of features (n, d), computed in double precision."""
+        standard = (features.astype(np.float64) - self.center) / self.scale
+        logits = standard @ self.weight.astype(np.float64) + self.bias
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write ``probe.safetensors`` and ``probe.json``."""
+        from safetensors.numpy import save_file
+
+        arrays = {k: np.ascontiguousarray(getattr(self, k)) for k in ("weight", "bias", "center", "scale")}
+        save_file(arrays, folder / "probe.safetensors")
+        facts = {"view": self.view, "best_epoch": self.best_epoch, "history": [dict(h) for h in self.history]}
+        (folder / "probe.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        from safetensors.numpy import load_file
+
+        facts: dict[str, Any] = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        arrays: dict[str, Any] = load_file(folder / "probe.safetensors")
+        return cls(**arrays, **{**facts, "history": tuple(facts["history"])})
+
+
+def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> list[FittedProbe]:
+    """Train every job on rows of ``features`` (N, d), as few matrix products as their differences allow.
+
+    Minibatch Adam on mean loss + l2/2 |w|^2 (bias free), weights from zero (the problem is convex; the seed decides the
+    order of the examples, another one in every epoch). Results come in the order of the jobs.
+    """
+    results: dict[int, FittedProbe] = {}
+    device = torch.device(runtime.torch_device())
+    updates = [j.settings.epochs * math.ceil(len(j.rows) / j.settings.batch_size) for j in jobs]
+    done = 0
+    for numbers in _bundles(jobs, features.shape[1]):
+        bundle = _Bundle(features, [[jobs[i] for i in group] for group in numbers], device)
+        fitted = bundle.train()
+        for group, probes in zip(numbers, fitted, strict=True):
+            results.update(zip(group, probes, strict=True))
+            done += sum(updates[i] for i in group)
+        runtime.report(done, sum(updates), "updates")
+    return [results[i] for i in range(len(jobs))]
+
+
+def _bundles(jobs: Sequence[ProbeJob], width: int) -> Iterator[list[list[int]]]:
+    """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order)."""
+    shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, job in enumerate(jobs):
+        s = job.settings
+        kind = [v for v in vars(job.loss).items() if not isinstance(v[1], int | float)]
+        shape = (s.epochs, s.batch_size, s.early_stopping, len(job.rows), len(job.val_rows), job.targets.shape[1])
+        order = (job.seed, job.rows.tobytes(), job.val_rows.tobytes())
+        shapes[s.view, shape, type(job.loss).__name__, tuple(kind)][order].append(i)
+    for (_, shape, *_), groups in shapes.items():
+        columns_each = 1 if shape[5] == 2 else shape[5]
+        most = max(1, _MAX_COLUMNS // columns_each)
+        pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
+        pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
+        at_once = max(1, _MAX_ROWS_BYTES // (4 * width * (shape[3] + shape[4]) or 1))
+        bundle: list[list[int]] = []
+        for piece in pieces:
+            if bundle and (len(bundle) >= at_once or (len(bundle) + 1) * len(piece) > most):
+                yield bundle
+                bundle = []
+            bundle.append(piece)
+        yield bundle
+
+
+class _Bundle:
+    """Groups of students trained by one sequence of batched matrix products.
+
+    Shapes: G groups, S students in each (padded), n rows, b of a batch, D features with a column of ones for the bias
+    and zero padding, K columns of a student (one logit for two classes, else C).
+    """
+
+    def __init__(self, features: Floats, groups: list[list[ProbeJob]], device: torch.device) -> None:
+        self.groups, self.device = groups, device
+        first = groups[0][0]
+        self.settings, self.num_classes = first.settings, first.targets.shape[1]
+        self.columns = 1 if self.num_classes == 2 else self.num_classes
+        step = _TILE // math.gcd(_TILE, self.columns)
+        self.students = math.ceil(max(len(g) for g in groups) / step) * step
+        self.n = len(first.rows)
+        self.d = features.shape[1]
+        self.dim = math.ceil((self.d + 1) / 8) * 8
+
+        leaders = [g[0] for g in groups]
+        self.center, self.scale, rows, val, self.offset = self._standardized(features, leaders)
+        self.rows, self.val = rows.to(device), val.to(device)
+        self.targets = self._columns([[j.targets for j in g] for g in groups], self.n)
+        self.val_targets = self._columns([[j.val_targets for j in g] for g in groups], len(first.val_rows))
+        self.loss = self._stacked_loss()
+        self.lr = self._per_student("lr")
+        self.decay = self._per_student("l2") * self.lr
+        self.decays = bool(self.decay.any())
+
+    def _standardized(
+        self, features: Floats, leaders: list[ProbeJob]
+    ) -> tuple[list[Floats], list[Floats], Tensor, Tensor, Tensor]:
+        """Rows of every distinct training set, each scaled by its own mean and deviation."""
+        known: dict[bytes, int] = {}
+        centers, scales, train, held_out = [], [], [], []
+        for job in leaders:
+            key = job.rows.tobytes()
+            if key not in known:
+                known[key] = len(known)
+                chosen = features[job.rows].astype(np.float32)
+                center = chosen.mean(axis=0, dtype=np.float64).astype(np.float32)
+                scale = chosen.std(axis=0, dtype=np.float64).astype(np.float32)
+                scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
+                train.append(self._padded((chosen - center) / scale))
+                centers.append(center)
+                scales.append(scale)
+            which = known[key]
+            held_out.append(self._padded((features[job.val_rows].astype(np.float32) - centers[which]) / scales[which]))
+        places = [known[j.rows.tobytes()] for j in leaders]
+        return (
+            [centers[p] for p in places],
+            [scales[p] for p in places],
+            torch.cat(train),
+            torch.stack(held_out),
+            torch.tensor(places, dtype=torch.int64)[:, None] * self.n,
+        )
+
+    def _padded(self, rows: Floats) -> Tensor:
+        full = np.zeros((len(rows), self.dim), dtype=np.float32)
+        full[:, : self.d] = rows
+        full[:, self.d] = 1.0  # the bias is the weight of this column
+        return torch.from_numpy(full)
+
+    def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
+        """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""
+        table = np.full((len(targets), n, self.students, self.columns), 1 / self.num_classes, dtype=np.float32)
+        for g, group in enumerate(targets):
+            for s, probs in enumerate(group):
+                table[g, :, s] = probs[:, 1:] if self.columns == 1 else probs
+        return torch.from_numpy(table).view(-1, self.students, self.columns).to(self.device)
+
+    def _stacked_loss(self) -> Loss:
+        padded = [[*g, *[g[-1]] * (self.students - len(g))] for g in self.groups]
+        loss: Any = stacked([j.loss for g in padded for j in g])
+        per_student = (len(self.groups), self.students, 1, 1)
+        tensors = {k: v.view(per_student).to(self.device) for k, v in vars(loss).items() if isinstance(v, Tensor)}
+        return cast(Loss, replace(loss, **tensors))
+
+    def _per_student(self, name: str) -> Tensor:
+        table = torch.zeros(len(self.groups), 1, self.students, self.columns)
+        for g, group in enumerate(self.groups):
+            for s, job in enumerate(group):
+                table[g, 0, s] = getattr(job.settings, name)
+        return table.flatten(2).to(self.device)
+
+    def train(self) -> list[list[FittedProbe]]:
+        """Run all epochs; returns the probes of each group in order."""
+        num_groups, batch_size = len(self.groups), self.settings.batch_size
+        # Held in units of each student's learning rate, so that one optimizer with lr 1 serves all of them.
+        weight = torch.zeros(num_groups, self.dim, self.students * self.columns, device=self.device)
+        weight.grad = torch.zeros_like(weight)
+        optimizer = torch.optim.Adam([weight], lr=1.0, fused=True)
+        orders = [torch.Generator().manual_seed(g[0].seed) for g in self.groups]
+        kept = _Kept(weight, num_groups * self.students)
+        batches = math.ceil(self.n / batch_size)
+        for epoch in range(self.settings.epochs):
+            order = torch.stack([torch.randperm(self.n, generator=o) for o in orders])
+            starts = self.offset
+            where_rows, where_targets = order + starts, order + torch.arange(num_groups)[:, None] * self.n
+            for k in range(batches):
+                batch = slice(k * batch_size, (k + 1) * batch_size)
+                progress = (epoch * batches + k) / (self.settings.epochs * batches)
+                self._gradient(weight, where_rows[:, batch], where_targets[:, batch], progress)
+                optimizer.step()
+            kept.offer(weight, *self._validation(weight), always=not self.settings.early_stopping)
+        return self._fitted(kept)
+
+    def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:
+        groups, size = rows.shape
+        x = self.rows.index_select(0, rows.reshape(-1).to(self.device)).view(groups, size, self.dim)
+        wanted = self.targets.index_select(0, targets.reshape(-1).to(self.device))
+        z = torch.bmm(x, weight).mul_(self.lr)
+        slope = self._slope(self._by_student(z), self._by_student(wanted), progress)
+        gradient = weight.grad
+        assert gradient is not None
+        torch.bmm(x.transpose(1, 2), slope.transpose(1, 2).reshape(z.shape).div_(size), out=gradient)
+        if self.decays:
+            gradient[:, : self.d].addcmul_(weight[:, : self.d], self.decay)
+
+    def _slope(self, z: Tensor, wanted: Tensor, progress: float) -> Tensor:
+        """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
+        if isinstance(self.loss, MixesTargets):
+            probs = z.sigmoid() if self.columns == 1 else z.softmax(dim=-1)
+            return probs - self.loss.targets(z, wanted, progress)
+        logits, targets = self._two_columns(z, wanted)
+        logits.requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(self.loss(logits, targets, progress).sum(), logits)
+        return slope[..., -self.columns :]
+
+    def _by_student(self, table: Tensor) -> Tensor:
+        """Seen as (G, S, examples, K)."""
+        return table.view(len(self.groups), -1, self.students, self.columns).transpose(1, 2)
+
+    def _two_columns(self, z: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and targets with a column for every class."""
+        if self.columns > 1:
+            return z, wanted
+        return torch.cat([torch.zeros_like(z), z], dim=-1), torch.cat([1 - wanted, wanted], dim=-1)
+
+    def _validation(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Agreement and cross-entropy of every student (G * S,) with its validation labels."""
+        groups, size = len(self.groups), self.val.shape[1]
+        if size == 0:
+            nothing = torch.zeros(groups * self.students, device=self.device)
+            return nothing, nothing
+        z = torch.bmm(self.val, weight).mul_(self.lr)
+        logits, targets = self._two_columns(self._by_student(z), self._by_student(self.val_targets))
+        agreement = (logits.argmax(-1) == targets.argmax(-1)).float().mean(dim=-1)
+        return agreement.flatten(), -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).flatten()
+
+    def _fitted(self, kept: "_Kept") -> list[list[FittedProbe]]:
+        weight = (kept.weight * self.lr).view(len(self.groups), self.dim, self.students, self.columns).cpu().numpy()
+        agreement, xent = (
+            torch.stack(v).view(-1, len(self.groups), self.students).cpu() for v in (kept.agreement, kept.xent)
+        )
+        best = kept.epoch.view(len(self.groups), self.students).cpu()
+        fitted = []
+        for g, group in enumerate(self.groups):
+            fitted.append(
+                [
+                    FittedProbe(
+                        view=job.settings.view,
+                        weight=self._two_sided(weight[g, : self.d, s]),
+                        bias=self._two_sided(weight[g, self.d, s]),
+                        center=self.center[g].astype(np.float32),
+                        scale=self.scale[g].astype(np.float32),
+                        history=tuple(
+                            {"agreement": a, "xent": x}
+                            for a, x in zip(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), strict=True)
+                        ),
+                        best_epoch=int(best[g, s]),
+                    )
+                    for s, job in enumerate(group)
+                ]
+            )
+        return fitted
+
+    def _two_sided(self, column: Floats) -> NDArray[np.float32]:
+        if self.columns > 1:
+            return np.ascontiguousarray(column)
+        return np.concatenate([np.zeros_like(column), column], axis=-1)
+
+
+class _Kept:
+    """The weights of each student at its best epoch: highest agreement, then lowest cross-entropy, then earliest."""
+
+    def __init__(self, weight: Tensor, students: int) -> None:
+        self.weight = weight.clone()
+        self.best = torch.full((students,), -1.0, device=weight.device)
+        self.best_xent = torch.full((students,), torch.inf, device=weight.device)
+        self.epoch = torch.zeros(students, dtype=torch.int64)
+        self.agreement: list[Tensor] = []
+        self.xent: list[Tensor] = []
+
+    def offer(self, weight: Tensor, agreement: Tensor, xent: Tensor, *, always: bool) -> None:
+        better = (agreement > self.best) | ((agreement == self.best) & (xent < self.best_xent))
+        better |= torch.tensor(always)
+        self.best, self.best_xent = (
+            torch.where(better, new, old) for new, old in ((agreement, self.best), (xent, self.best_xent))
+        )
+        self.epoch[better.cpu()] = len(self.agreement)
+        columns = better.view(weight.shape[0], 1, -1).repeat_interleave(
+            weight.shape[2] * weight.shape[0] // len(better), dim=2
+        )
+        self.weight = torch.where(columns, weight, self.weight)
+        self.agreement.append(agreement)
+        self.xent.append(xent)

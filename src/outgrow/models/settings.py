@@ -1,0 +1,38 @@
+"""Settings of the probe engine; apart from the engine, so that reading them needs no torch."""
+
+from dataclasses import dataclass
+
+from outgrow.errors import UserError, unknown_name
+
+__all__ = ["VIEWS", "Probe"]
+
+VIEWS = {
+    "last_token": "the last real token at the last layer",
+    "mean": "the mean over tokens at the last layer",
+    "mid_mean": "the mean over tokens at two thirds of the depth",
+}
+"""The views of a text that feature extraction stores, all from one pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A linear head on frozen features, trained by minibatch Adam with L2."""
+
+    view: str = "mid_mean"
+    """Which features: a layer and a pooling, see ``VIEWS``."""
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 1e-3
+    l2: float = 0.01
+    """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
+    early_stopping: bool = True
+    """Keep the epoch that agrees best with held-out labels from the same source as the training labels."""
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise unknown_name("view", self.view, VIEWS)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"probe {name} is {getattr(self, name)}; it must be at least 1")
+        if not self.lr > 0 or self.l2 < 0:
+            raise UserError(f"probe lr is {self.lr} and l2 {self.l2}; lr must be above 0 and l2 not below")

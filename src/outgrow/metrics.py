@@ -1,0 +1,178 @@
+"""Scores of predictions, performance gap recovered, and their intervals. Arrays in, numbers out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outgrow.data import Floats, Ints, hardened
+
+__all__ = [
+    "Interval",
+    "Outcomes",
+    "agreement",
+    "bootstrap_means",
+    "ece",
+    "interval",
+    "per_example",
+    "pgr",
+    "pgr_interval",
+    "score",
+]
+
+_EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A number and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def per_example(probs: Floats, gold: Ints) -> dict[str, Floats]:
+    """Scores that are means over examples, one value per row (n,): ``accuracy`` (0 or 1), ``xent`` in nats, ``brier``.
+
+    ``probs`` is (n, C), ``gold`` (n,). The Brier score is the squared distance to the certain truth, summed over
+    classes (Brier 1950), so it lies in [0, 2].
+    """
+    rows = np.arange(len(gold))
+    truth = np.zeros_like(probs, dtype=np.float64)
+    truth[rows, gold] = 1.0
+    return {
+        "accuracy": (hardened(probs) == gold).astype(np.float64),
+        "xent": -np.log(np.maximum(probs[rows, gold].astype(np.float64), _EPSILON)),
+        "brier": ((probs - truth) ** 2).sum(axis=1),
+    }
+
+
+def auroc(probs: Floats, gold: Ints) -> float:
+    """Area under the ROC curve; for C > 2 the mean over classes of one against the rest."""
+    from sklearn.metrics import roc_auc_score
+
+    if probs.shape[1] == 2:
+        return float(roc_auc_score(gold, probs[:, 1]))
+    return float(roc_auc_score(gold, probs, multi_class="ovr", labels=np.arange(probs.shape[1])))
+
+
+def ece(probs: Floats, gold: Ints, bins: int = 15) -> float:
+    """Expected calibration error: |confidence - accuracy| in equal-width bins of the highest probability, weighted by
+    their share of rows (Guo et al. 2017, eq. 3)."""
+    confidence = probs.max(axis=1).astype(np.float64)
+    which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    right = (hardened(probs) == gold).astype(np.float64)
+    gaps = np.bincount(which, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / max(len(gold), 1))
+
+
+def score(probs: Floats, gold: Ints) -> dict[str, float]:
+    """All scores of one set of predictions (n, C) against the truth (n,)."""
+    means = {name: float(values.mean()) for name, values in per_example(probs, gold).items()}
+    return {**means, "auroc": auroc(probs, gold), "ece": ece(probs, gold)}
+
+
+def agreement(student: Ints, supervisor: Ints, gold: Ints) -> dict[str, float]:
+    """Share of rows where student and supervisor take the same class: over all, and where the supervisor is right or
+    wrong (Burns et al. 2023, figure 8). NaN where there are no such rows."""
+    same = (student == supervisor).astype(np.float64)
+    right = supervisor == gold
+
+    def mean(rows: NDArray[np.bool_]) -> float:
+        return float(same[rows].mean()) if rows.any() else math.nan
+
+    return {"all": mean(np.ones_like(right)), "supervisor_right": mean(right), "supervisor_wrong": mean(~right)}
+
+
+def pgr(weak: float, student: float, ceiling: float) -> float:
+    """Performance gap recovered, (student - weak) / (ceiling - weak): 0 is no better than the supervisor, 1 the whole
+    gap (Burns et al. 2023, section 3). NaN without a gap."""
+    return (student - weak) / (ceiling - weak) if ceiling != weak else math.nan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """Per-example values of one seed's test set, to be averaged."""
+
+    groups: NDArray[np.str_]
+    """(n,) related rows share a group and are resampled together."""
+    values: Mapping[str, Floats]
+    """Name to (n,); rows that do not count for a mean hold NaN."""
+
+
+def bootstrap_means(seeds: Sequence[Outcomes], replicates: int = 2000, seed: int = 0) -> dict[str, Floats]:
+    """Means of every value over all seeds and rows: element 0 is the estimate, the rest are bootstrap replicates.
+
+    Hierarchical in both directions: each replicate draws seeds with replacement and, independently, test groups with
+    replacement; a group drawn twice counts twice in every seed that tests on it. Seeds often share test rows, and this
+    (pigeonhole, Owen 2007) bootstrap does not mistake them for new ones. All values share the draws, so differences
+    and ratios of the results are paired.
+    """
+    names = list(seeds[0].values)
+    groups, codes = np.unique(np.concatenate([s.groups for s in seeds]), return_inverse=True)
+    ends = np.cumsum([len(s.groups) for s in seeds])
+    sums = np.zeros((len(seeds), len(groups), 2 * len(names)))
+    for which, (outcomes, code) in enumerate(zip(seeds, np.split(codes, ends[:-1]), strict=True)):
+        for k, name in enumerate(names):
+            values = np.asarray(outcomes.values[name], dtype=np.float64)
+            counted = np.isfinite(values)
+            sums[which, :, k] = np.bincount(code[counted], weights=values[counted], minlength=len(groups))
+            sums[which, :, len(names) + k] = np.bincount(code[counted], minlength=len(groups))
+    totals = [sums.sum(axis=(0, 1))]
+    rng = np.random.default_rng(seed)
+    for _ in range(replicates):
+        seed_weight = np.bincount(rng.integers(len(seeds), size=len(seeds)), minlength=len(seeds))
+        group_weight = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
+        totals.append(seed_weight @ (group_weight @ sums))
+    total = np.stack(totals)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = total[:, : len(names)] / total[:, len(names) :]
+    return {name: means[:, k] for k, name in enumerate(names)}
+
+
+def interval(estimate_and_replicates: Floats) -> Interval:
+    """The estimate with the central 95 % of its replicates; NaN replicates (no such rows drawn) are left out."""
+    estimate, replicates = float(estimate_and_replicates[0]), estimate_and_replicates[1:]
+    replicates = replicates[~np.isnan(replicates)]
+    if not len(replicates):
+        return Interval(estimate, math.nan, math.nan)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail], method="inverted_cdf")
+    return Interval(estimate, float(low), float(high))
+
+
+def pgr_interval(weak: Floats, student: Floats, ceiling: Floats) -> tuple[Interval | None, str | None]:
+    """PGR with its interval from paired bootstrap means, or None and the reason why it is undefined.
+
+    PGR divides by the gap between ceiling and supervisor, so it is a number only where that gap's 95 % interval lies
+    above zero; otherwise any value, however large, would be noise.
+    """
+    gap = interval(ceiling - weak)
+    if not gap.low > 0:
+        return (
+            None,
+            f"the ceiling is not credibly above the supervisor (gap {gap.value:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f})",
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = (student - weak) / (ceiling - weak)
+    # The few replicates without a gap are worse than any ratio we would believe, in either direction.
+    ratios = np.where(ceiling > weak, ratios, np.where(student > weak, np.inf, -np.inf))
+    return interval(ratios), None
+
+
+def plain(value: Any) -> Any:
+    """Numbers and intervals as JSON: NaN and infinity become None."""
+    match value:
+        case Interval():
+            return [plain(v) for v in value]
+        case Mapping():
+            return {k: plain(v) for k, v in value.items()}
+        case float() | np.floating():
+            return float(value) if math.isfinite(value) else None
+        case list() | tuple():
+            return [plain(v) for v in value]
+    return value

@@ -1,0 +1,233 @@
+"""Results of steps, a folder per key: ``<root>/<function>/<key>/`` with its files and ``record.json``.
+
+The record is written last and is the only sign that a step is done, so a process killed at any instant leaves either a
+finished result or none. Files carry checksums, and whoever reads them verifies. Any fsspec URL serves as root.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+from uuid import uuid4
+
+from outgrow.errors import UserError
+from outgrow.graph import Step
+
+__all__ = ["Artifact", "Damaged", "Record", "Store"]
+
+Record = dict[str, Any]
+
+
+class Artifact(Protocol):
+    """A value that can write itself into a folder and read itself back."""
+
+    def save(self, folder: Path) -> None:
+        """Write files into ``folder``."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the files that :meth:`save` wrote."""
+        ...
+
+
+class Damaged(Exception):
+    """A stored result that is not what was written: a missing file or a checksum that differs."""
+
+
+class Store:
+    """Stored results under ``root`` (a path or any fsspec URL).
+
+    ``kinds`` names the artifact classes by class name; a result of any other type must be plain JSON and then lives
+    in the record itself.
+    """
+
+    def __init__(self, root: str, kinds: Mapping[str, type[Artifact]]) -> None:
+        """Open the store; nothing is created until the first result is written."""
+        import fsspec
+
+        self.root = str(root)
+        self.kinds = kinds
+        try:
+            self.fs, path = fsspec.url_to_fs(self.root)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"cannot open the store {self.root!r}: {error}") from None
+        self.path: str = path.rstrip("/")
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def folder(self, step: Step) -> str:
+        """Where the result of ``step`` lies."""
+        return f"{self.path}/{step.function.name}/{step.key}"
+
+    def scratch(self, step: Step) -> Path:
+        """A local folder for the checkpoints of a step that is under way."""
+        root = Path(self.path) if self.is_local else Path(tempfile.gettempdir()) / "outgrow"
+        return root / "unfinished" / f"{step.function.name}-{step.key}"
+
+    def is_done(self, step: Step) -> bool:
+        """Whether a finished result is there; one look-up, whatever the size of the store."""
+        return bool(self.fs.exists(f"{self.folder(step)}/record.json"))
+
+    def record(self, step: Step) -> Record:
+        """The record of a finished step.
+
+        Raises:
+            Damaged: if it is missing, unreadable or altered.
+        """
+        return self._read_record(self.folder(step))
+
+    def read(self, step: Step) -> Any:
+        """The result of a finished step, verified.
+
+        Raises:
+            Damaged: if a file is missing or its checksum differs.
+        """
+        record = self.record(step)
+        if record["kind"] is None:
+            return record["result"]
+        with self._local(self.folder(step), record["files"]) as folder:
+            return self.kinds[record["kind"]].load(folder)
+
+    def verify(self, folder: str) -> Record:
+        """Check every file of one stored result; returns its record.
+
+        Raises:
+            Damaged: if a file is missing or its checksum differs.
+        """
+        record = self._read_record(folder)
+        with self._local(folder, record["files"]):
+            return record
+
+    def write(self, step: Step, value: Any, facts: Record) -> Record:
+        """Store a result; ``facts`` (seconds, versions, host ...) go into the record.
+
+        Raises:
+            UserError: if there is no space left or the place cannot be written; finished steps stay.
+        """
+        kind = type(value).__name__ if type(value).__name__ in self.kinds else None
+        with _said(self.root), tempfile.TemporaryDirectory(prefix="outgrow-") as temporary:
+            local = Path(temporary)
+            if kind is not None:
+                value.save(local)
+            files = {p.name: _sha256(p) for p in sorted(local.iterdir())}
+            content = {
+                "key": step.key,
+                "fn": step.function.name,
+                "version": step.function.version,
+                "args": json.loads(step.canonical_args),
+                "inputs": [s.key for s in step.inputs],
+                "kind": kind,
+                "files": files,
+                "result": None if kind else value,
+                **facts,
+            }
+            text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+            record: Record = json.loads(text)  # exactly what a reader will see
+            (local / "record.json").write_text(
+                json.dumps({"sha256": _digest(record), "record": record}, ensure_ascii=False, indent=1),
+                encoding="utf-8",
+            )
+            self._put(local, self.folder(step), [*files, "record.json"])
+        return record
+
+    def delete(self, step: Step) -> None:
+        """Forget a result."""
+        self.delete_folder(self.folder(step))
+
+    def delete_folder(self, folder: str) -> None:
+        """Forget the result stored in ``folder``; its record goes first, so that it never counts as done half gone."""
+        if self.fs.exists(f"{folder}/record.json"):
+            self.fs.rm(f"{folder}/record.json")
+        if self.fs.exists(folder):
+            self.fs.rm(folder, recursive=True)
+
+    def folders(self, function: str | None = None) -> Iterator[str]:
+        """The folders of all finished results, or of those of one step function."""
+        for record in sorted(self.fs.glob(f"{self.path}/{function or '*'}/*/record.json")):
+            yield str(record).rsplit("/", 1)[0]
+
+    def records(self, function: str | None = None) -> Iterator[Record]:
+        """The records of all finished results; a damaged one is left out (``outgrow doctor`` finds those)."""
+        for folder in self.folders(function):
+            with contextlib.suppress(Damaged):
+                yield self._read_record(folder)
+
+    def find(self, key: str) -> Record:
+        """The record whose key starts with ``key``.
+
+        Raises:
+            UserError: if none or more than one does.
+        """
+        found = [f for f in self.folders() if f.rsplit("/", 1)[1].startswith(key)] if key else []
+        if len(found) != 1:
+            raise UserError(
+                f"{len(found)} results in {self.root} have a key that starts with {key!r}; see `outgrow ls`"
+            )
+        return self._read_record(found[0])
+
+    def _read_record(self, folder: str) -> Record:
+        try:
+            wrapped = json.loads(self.fs.cat_file(f"{folder}/record.json"))
+            record: Record = wrapped["record"]
+            if wrapped["sha256"] != _digest(record):
+                raise Damaged(f"{folder}/record.json was altered")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{folder}/record.json cannot be read ({type(error).__name__})") from error
+        return record
+
+    @contextlib.contextmanager
+    def _local(self, folder: str, files: Mapping[str, str]) -> Iterator[Path]:
+        """The files of a result on this machine, verified: where they lie, or a temporary copy of a remote store."""
+        with contextlib.ExitStack() as stack:
+            if self.is_local:
+                local = Path(folder)
+            else:
+                local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outgrow-")))
+                for name in files:
+                    with contextlib.suppress(FileNotFoundError):
+                        self.fs.get_file(f"{folder}/{name}", str(local / name))
+            for name, expected in files.items():
+                path = local / name
+                if not path.is_file():
+                    raise Damaged(f"{folder}/{name} is missing")
+                if _sha256(path) != expected:
+                    raise Damaged(f"{folder}/{name} does not have the checksum in its record")
+            yield local
+
+    def _put(self, local: Path, folder: str, names: list[str]) -> None:
+        self.fs.makedirs(folder, exist_ok=True)
+        for name in names:  # the record is the last
+            unfinished = f"{folder}/.{name}.{uuid4().hex[:8]}"
+            self.fs.put_file(str(local / name), unfinished)
+            self.fs.mv(unfinished, f"{folder}/{name}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(record: Record) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _said(root: str) -> Iterator[None]:
+    """Turn what the disk refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            raise UserError(
+                f"no space left while writing to {root} (temporary folder: {free >> 20} MiB free); free some and run "
+                "again, finished steps are kept"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(f"cannot write to {root}: {error.strerror}; choose another with --store") from None
+        raise

@@ -5,6 +5,7 @@ settings hold, and none of its code runs, not even an sdist's ``setup.py``.
 """
 
 import errno
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -134,7 +135,7 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
                 if written > max_bytes:
                     raise UserError(f"{archive_path.name} would unpack to more than the {max_bytes} bytes expected")
                 _extract(member, inside, archive_path.name)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, EOFError) as error:
             raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
         if missing:
             raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")
@@ -214,7 +215,8 @@ def _changed(archive: Archive, found: str) -> UserError:
 # --- pip ---------------------------------------------------------------------------------------------------------
 
 # To download an sdist pip asks its build system for the name and version, which would run setup.py. This stand-in is
-# found in place of setuptools and answers from the environment, so the sdist's own code is never looked at.
+# found in place of setuptools and answers from the environment, so the sdist's own code is never looked at. It serves
+# sdists that name no other build system; look for a pyproject.toml inside before pinning a new one.
 _INERT_SETUPTOOLS = """
 import os
 
@@ -335,6 +337,9 @@ def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[_Member]:
         if info.offset_data + info.size > limit:
             raise _too_dense(path)
         yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
+    assert archive.fileobj is not None
+    while archive.fileobj.read(_PIECE):  # tarfile stops short of the gzip checksum at the end
+        pass
 
 
 def _too_dense(path: Path) -> UserError:

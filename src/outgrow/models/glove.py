@@ -1,0 +1,55 @@
+"""Texts as the mean of their GloVe word vectors: the weakest rung, with no context and no word order."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["embed_glove"]
+
+# GloVe 6B counts words as Stanford's tokenizer splits them: "do" "n't", "it" "'s", "u.s.", "1,000", "mid-1990s".
+_TOKEN = re.compile(
+    r"""
+    [^\W\d_]+(?=n't\b) | n't\b                          # do n't
+    | '(?:s|re|ve|ll|d|m)\b                             # it 's
+    | (?:[^\W\d_]\.){2,}                                # u.s.
+    | \d+(?:[.,]\d+)+                                   # 1,000
+    | \w+(?:(?:-|'(?!(?:s|re|ve|ll|d|m)\b))\w+)*        # mid-1990s, o'brien
+    | \.{2,} | -{2,}
+    | [^\w\s]
+    """,
+    re.VERBOSE,
+)
+_TYPOGRAPHIC = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "..."})
+
+
+def embed_glove(folder: Path, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Mean word vector of each text, (n, d); zeros for a text with no known word.
+
+    Unknown words are skipped; an unknown word with hyphens counts as its parts. A text's row does not depend on the
+    other texts, to the last bit.
+
+    Args:
+        folder: holds ``vectors.npy`` (words, d) float32 and ``words.txt``, one word a line in the same order.
+        texts: lower-cased here.
+    """
+    vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
+    words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")
+    rows = dict(zip(words, range(len(words)), strict=True))
+    means = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+    for i, text in enumerate(texts):
+        if found := list(_known(text, rows)):
+            means[i] = vectors[found].mean(axis=0, dtype=np.float64)
+    return means
+
+
+def _known(text: str, rows: Mapping[str, int]) -> Iterator[int]:
+    for token in _TOKEN.findall(text.translate(_TYPOGRAPHIC).lower()):
+        if token.startswith((".", "--")):
+            token = token if len(token) == 1 else token[0] * (3 if token[0] == "." else 2)  # ".." and "----" too
+        if token in rows:
+            yield rows[token]
+        elif "-" in token:
+            yield from (rows[part] for part in token.split("-") if part in rows)

@@ -1,0 +1,156 @@
+"""One spelling for a model, wherever it comes from, and the ladders of packaged ones."""
+
+import hashlib
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from outgrow.errors import UserError, unknown_name
+from outgrow.models.packaged import RUNGS, content_id, model_folder
+from outgrow.packages import sha256_of
+
+__all__ = ["LADDERS", "ModelSpec", "ladder"]
+
+LADDERS: dict[str, tuple[str, ...]] = {
+    "three": ("glove", "minilm-l3", "minilm-l6"),
+    "six": tuple(name for name, rung in RUNGS.items() if not rung.restricted),
+}
+"""Packaged models, weak to strong. ``six`` holds what is freely licensed; :func:`ladder` adds what was accepted."""
+
+_HUB = re.compile(r"hf:((?:[\w-][\w.-]*/)?[\w-][\w.-]*)@([0-9a-f]{40})")
+_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""What a model is loaded from: weights, config, tokenizer. Never pickles, never code."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A pretrained model by name and by content."""
+
+    source: str
+    """``minilm-l6``, ``hf:org/name@commit`` or the path of a folder."""
+    content: str
+    """Changes if and only if the weights, config or tokenizer do."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The model that ``text`` spells. Fetches nothing; the files of a local folder are read to identify them.
+
+        Raises:
+            UserError: for an unknown name, a hub model that is not pinned to a commit, or a folder that lacks
+                config.json or safetensors.
+        """
+        if text.startswith("hf:"):
+            if (match := _HUB.fullmatch(text)) is None:
+                model = text.partition("@")[0]
+                raise UserError(
+                    f"the hub model {text!r} is not pinned; write {model}@COMMIT with the 40 hexadecimal digits of a "
+                    "commit (the model page lists them under Files, History): a branch may change under a result"
+                )
+            return cls(text, match[2])
+        if "/" in text or text.startswith((".", "~")):
+            return cls(text, _folder_content(Path(text).expanduser(), text))
+        if text not in RUNGS:
+            raise unknown_name("model", text, RUNGS)
+        return cls(text, content_id(text))
+
+    def __str__(self) -> str:
+        return self.source
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the model is a table of word vectors, which has features but nothing to finetune."""
+        return self.source == "glove"
+
+    def folder(
+        self,
+        *,
+        accept_license: Collection[str] = frozenset(),
+        offline: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> Path:
+        """The local folder with its files, fetched first if need be.
+
+        Args:
+            accept_license: names of the restricted models whose licences the user accepts.
+            offline: fetch nothing.
+            say: told what is fetched.
+
+        Raises:
+            UserError: if it cannot be had, or a local folder changed since it was parsed.
+        """
+        if match := _HUB.fullmatch(self.source):
+            return _from_hub(match[1], match[2], offline)
+        if self.source in RUNGS:
+            accepted = self.source in accept_license
+            return model_folder(self.source, accept_license=accepted, offline=offline, say=say)
+        path = Path(self.source).expanduser()
+        if _folder_content(path, self.source) != self.content:
+            raise UserError(f"the model folder {self.source} changed during the run; start again")
+        return path
+
+
+def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...]:
+    """The names of a ladder's models, weak to strong.
+
+    Args:
+        name: ``three`` or ``six``.
+        accepted: restricted models whose licences the user accepts; they join ``six`` in their place.
+
+    Raises:
+        UserError: for an unknown ladder.
+    """
+    if name not in LADDERS:
+        raise unknown_name("ladder", name, LADDERS)
+    joined = set(LADDERS[name]) | (set(accepted) if name == "six" else set())
+    return tuple(rung for rung in RUNGS if rung in joined)
+
+
+def _folder_content(path: Path, text: str) -> str:
+    """Sha256 over names and contents of the files that loading reads.
+
+    Raises:
+        UserError: if it is no model folder.
+    """
+    if not path.is_dir():
+        hint = f"; for a hub model write hf:{text}@COMMIT" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""
+        raise UserError(f"there is no model folder {text!r}{hint}")
+    _check_loadable(path, text)
+    files = sorted({file for pattern in _FILES for file in path.glob(pattern) if file.is_file()})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{sha256_of(file)} {file.name}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_loadable(path: Path, text: str) -> None:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{text} holds no config.json; a model folder is one that save_pretrained wrote")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"{text} holds no *.safetensors; pickled weights (.bin, .pt) can run code and are never loaded, so "
+            "convert them where you trust them: save_pretrained writes safetensors"
+        )
+
+
+def _from_hub(repo: str, revision: str, offline: bool) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(_FILES),
+            ignore_patterns=["*/*"],  # copies for other frameworks; loading reads the top folder only
+            local_files_only=offline,
+        )
+    except (OSError, HfHubHTTPError) as error:
+        reason = "it is not in the hub's cache and fetching is off" if offline else str(error).strip().splitlines()[0]
+        raise UserError(
+            f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, or "
+            "take a packaged model (`outgrow models` lists them)"
+        ) from error
+    _check_loadable(Path(folder), f"hf:{repo}@{revision}")
+    return Path(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.packaged import RUNGS, content_id, model_folder
+from outgrow.models.packaged import RUNGS, accepted_licenses, content_id, model_folder
 from outgrow.packages import sha256_of
 
 __all__ = ["LADDERS", "ModelSpec", "ladder"]
@@ -45,8 +45,8 @@ class ModelSpec:
             if (match := _HUB.fullmatch(text)) is None:
                 model = text.partition("@")[0]
                 raise UserError(
-                    f"the hub model {text!r} is not pinned; write {model}@COMMIT with the 40 hexadecimal digits of a "
-                    "commit (the model page lists them under Files, History): a branch may change under a result"
+                    f"the hub model {text!r} is not pinned as hf:org/name@COMMIT; write {model}@COMMIT with the 40 "
+                    "digits of a commit (the model page lists them under Files, History), as a branch may change"
                 )
             return cls(text, match[2])
         if "/" in text or text.startswith((".", "~")):
@@ -96,14 +96,15 @@ def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...
 
     Args:
         name: ``three`` or ``six``.
-        accepted: restricted models whose licences the user accepts; they join ``six`` in their place.
+        accepted: restricted models whose licences the user accepts, besides those in ``OUTGROW_ACCEPT_LICENSE``; they
+            join ``six`` in their place.
 
     Raises:
         UserError: for an unknown ladder.
     """
     if name not in LADDERS:
         raise unknown_name("ladder", name, LADDERS)
-    joined = set(LADDERS[name]) | (set(accepted) if name == "six" else set())
+    joined = {*LADDERS[name], *((*accepted, *accepted_licenses()) if name == "six" else ())}
     return tuple(rung for rung in RUNGS if rung in joined)
 
 

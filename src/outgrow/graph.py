@@ -72,6 +72,8 @@ class Step:
         bound = signature.bind(**args, **hidden)
         bound.apply_defaults()
         self.args: dict[str, Any] = {k: v for k, v in bound.arguments.items() if k not in hidden}
+        self.note: dict[str, Any] | None = None
+        """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
 
     @cached_property
     def canonical_args(self) -> str:

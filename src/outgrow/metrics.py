@@ -14,17 +14,20 @@ __all__ = [
     "Interval",
     "Outcomes",
     "agreement",
+    "auroc",
     "bootstrap_means",
     "ece",
     "interval",
     "per_example",
     "pgr",
     "pgr_interval",
-    "score",
+    "plain",
+    "scores",
 ]
 
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 CONFIDENCE = 0.95
+_AT_ONCE = 250  # bootstrap replicates in one matrix product
 
 
 class Interval(NamedTuple):
@@ -70,7 +73,7 @@ def ece(probs: Floats, gold: Ints, bins: int = 15) -> float:
     return float(np.abs(gaps).sum() / max(len(gold), 1))
 
 
-def score(probs: Floats, gold: Ints) -> dict[str, float]:
+def scores(probs: Floats, gold: Ints) -> dict[str, float]:
     """All scores of one set of predictions (n, C) against the truth (n,)."""
     means = {name: float(values.mean()) for name, values in per_example(probs, gold).items()}
     return {**means, "auroc": auroc(probs, gold), "ece": ece(probs, gold)}
@@ -122,16 +125,23 @@ def bootstrap_means(seeds: Sequence[Outcomes], replicates: int = 2000, seed: int
             counted = np.isfinite(values)
             sums[which, :, k] = np.bincount(code[counted], weights=values[counted], minlength=len(groups))
             sums[which, :, len(names) + k] = np.bincount(code[counted], minlength=len(groups))
-    totals = [sums.sum(axis=(0, 1))]
+    table = sums.transpose(1, 0, 2).reshape(len(groups), -1)
     rng = np.random.default_rng(seed)
-    for _ in range(replicates):
-        seed_weight = np.bincount(rng.integers(len(seeds), size=len(seeds)), minlength=len(seeds))
-        group_weight = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
-        totals.append(seed_weight @ (group_weight @ sums))
-    total = np.stack(totals)
+    totals = [sums.sum(axis=(0, 1))[None]]
+    for at in range(0, replicates, _AT_ONCE):
+        count = min(_AT_ONCE, replicates - at)
+        seed_weights = _draws(rng, count, len(seeds))
+        by_seed = (_draws(rng, count, len(groups)) @ table).reshape(count, len(seeds), -1)
+        totals.append(np.einsum("rs,rsk->rk", seed_weights, by_seed))
+    total = np.concatenate(totals)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = total[:, : len(names)] / total[:, len(names) :]
     return {name: means[:, k] for k, name in enumerate(names)}
+
+
+def _draws(rng: np.random.Generator, replicates: int, n: int) -> Floats:
+    """How often each of n things comes up in n draws with replacement (replicates, n)."""
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates)]).astype(np.float64)
 
 
 def interval(estimate_and_replicates: Floats) -> Interval:
@@ -153,10 +163,8 @@ def pgr_interval(weak: Floats, student: Floats, ceiling: Floats) -> tuple[Interv
     """
     gap = interval(ceiling - weak)
     if not gap.low > 0:
-        return (
-            None,
-            f"the ceiling is not credibly above the supervisor (gap {gap.value:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f})",
-        )
+        span = f"{gap.value:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f}"
+        return None, f"the ceiling is not credibly above the supervisor (gap {span})"
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (student - weak) / (ceiling - weak)
     # The few replicates without a gap are worse than any ratio we would believe, in either direction.

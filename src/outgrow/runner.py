@@ -228,7 +228,8 @@ class _Run:
             return []
         seconds = time.monotonic() - began
         for step, result in zip(steps, results, strict=True):
-            self.store.write(step, result, {**_facts(), "seconds": seconds / len(steps), "together": len(steps)})
+            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
+            self.store.write(step, result, facts)
             shutil.rmtree(self.store.scratch(step), ignore_errors=True)
             self._keep(step.key, result)
         self.ran += len(steps)
@@ -237,7 +238,9 @@ class _Run:
 
     def _call(self, steps: list[Step], arguments: list[dict[str, Any]]) -> list[Any]:
         first = steps[0]
-        runtime = replace(self.runtime, scratch=self.store.scratch(first), report=self.monitor.report)
+        runtime = replace(
+            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
+        )
         takes_runtime = "runtime" in first.function.signature.parameters
         if first.function.many is not None:
             return first.function.many(arguments, runtime=runtime)

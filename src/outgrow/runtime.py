@@ -1,6 +1,7 @@
 """How and where a step runs: everything that must not change its result, and so is never part of its key."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ def _silent(done: int, total: int, unit: str) -> None:
     pass
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Device, batching and progress of a run. Handed to step functions as ``runtime``; unhashed by design."""
@@ -31,6 +36,10 @@ class Runtime:
     """Recompute activations in the backward pass: less memory, more time, same result."""
     offline: bool = False
     """Fetch nothing; fail with what is missing instead."""
+    accept_license: frozenset[str] = frozenset()
+    """Restricted models whose licences the user accepts."""
+    say: Callable[[str], None] = _to_stderr
+    """Told what a user should know while a step runs, such as what is fetched."""
     scratch: Path | None = None
     """Where a long step keeps its checkpoints; set by the runner, gone when the step is done."""
     report: Report = _silent

@@ -7,10 +7,11 @@ finished result or none. Files carry checksums, and whoever reads them verifies.
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -43,16 +44,16 @@ class Damaged(Exception):
 class Store:
     """Stored results under ``root`` (a path or any fsspec URL).
 
-    ``kinds`` names the artifact classes by class name; a result of any other type must be plain JSON and then lives
-    in the record itself.
+    ``kinds`` says where each artifact class is found (``module:Class``, imported when one is read); a result of any
+    other type must be plain JSON and then lives in the record itself.
     """
 
-    def __init__(self, root: str, kinds: Mapping[str, type[Artifact]]) -> None:
+    def __init__(self, root: str, kinds: Iterable[str]) -> None:
         """Open the store; nothing is created until the first result is written."""
         import fsspec
 
         self.root = str(root)
-        self.kinds = kinds
+        self.kinds = {kind.partition(":")[2]: kind.partition(":")[0] for kind in kinds}
         try:
             self.fs, path = fsspec.url_to_fs(self.root)
         except (ValueError, ImportError) as error:
@@ -90,8 +91,9 @@ class Store:
         record = self.record(step)
         if record["kind"] is None:
             return record["result"]
+        kind: type[Artifact] = getattr(importlib.import_module(self.kinds[record["kind"]]), record["kind"])
         with self._local(self.folder(step), record["files"]) as folder:
-            return self.kinds[record["kind"]].load(folder)
+            return kind.load(folder)
 
     def verify(self, folder: str) -> Record:
         """Check every file of one stored result; returns its record.

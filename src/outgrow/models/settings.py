@@ -25,13 +25,15 @@ class Probe:
     lr: float = 1e-3
     l2: float = 0.01
     """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
+    max_tokens: int = 128
+    """Texts are cut to their first so many tokens, special tokens counted in."""
     early_stopping: bool = True
     """Keep the epoch that agrees best with held-out labels from the same source as the training labels."""
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
             raise unknown_name("view", self.view, VIEWS)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"probe {name} is {getattr(self, name)}; it must be at least 1")
         if not self.lr > 0 or self.l2 < 0:

@@ -1,0 +1,355 @@
+"""Pretrained transformers as encoders of texts: tokens, frozen features, and a classifier on the body.
+
+One code for every encoder (BERT, MPNet) and decoder (GPT-2, Llama, Gemma) that transformers knows. Texts become
+token rows by one stated rule (:func:`tokenize`), rows become padded batches with a real attention mask
+(:func:`pad`), and a row's result is the same whatever it is batched with.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from outgrow.errors import UserError, unknown_name
+from outgrow.runtime import Report, Runtime
+
+__all__ = [
+    "Batch",
+    "Classifier",
+    "Tokens",
+    "extract",
+    "load_classifier",
+    "load_tokenizer",
+    "over_batches",
+    "pad",
+    "recompute_layers",
+    "tokenize",
+]
+
+Tokens = tuple[int, ...]
+"""The token ids of one text; never empty."""
+Array = npt.NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """Rows of tokens padded on the right to the longest."""
+
+    ids: Tensor
+    """(n, t) int64."""
+    mask: Tensor
+    """(n, t) int64: 1 on the tokens of the text, 0 on padding."""
+
+
+# --- texts to batches -------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in ``folder``; code that may lie beside it is never run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Tokens]:
+    """Token ids of each text: its first ``max_tokens`` tokens, special tokens (such as [CLS], [SEP]) counted in.
+
+    No text is dropped (the released code drops over-long ones per tokenizer, so models are scored on different
+    rows). A text of no tokens at all, as "" is for GPT-2, stands as one token: the tokenizer's bos, cls, eos or pad,
+    the first it has, else id 0.
+
+    Raises:
+        UserError: if ``max_tokens`` leaves no room for the text beside the special tokens.
+    """
+    specials = tokenizer.num_special_tokens_to_add()
+    if max_tokens <= specials:
+        raise UserError(
+            f"max_tokens={max_tokens} leaves no room for text; this tokenizer needs at least {specials + 1}"
+        )
+    if not texts:
+        return []
+    tokenizer.truncation_side = "right"
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+    candidates = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+    stand_in = next(c for c in candidates if c is not None)
+    return [tuple(row) or (stand_in,) for row in encoded]
+
+
+def pad(rows: Sequence[Tokens], device: str) -> Batch:
+    """Pad on the right, whatever side the tokenizer prefers.
+
+    On the right, every text starts at position 0 without position ids, and in a decoder no token can look ahead at
+    the padding. The mask hides it from encoders and from pooling, so which id fills it makes no difference: 0 does,
+    and a 0 within a text is a token like any other (the released code takes id 0 for padding).
+    """
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return Batch(ids.to(device), mask.to(device))
+
+
+def over_batches(
+    forward: Callable[[Batch], Tensor], rows: Sequence[Tokens], width: int, runtime: Runtime, report: Report
+) -> Array:
+    """``forward`` (batch -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
+
+    Equal rows are computed once. Rows of near-equal length share a batch of at most ``runtime.tokens_at_once``
+    tokens, the longest first, so that what does not fit into memory fails at once. Which rows share a batch depends
+    on the set of rows only, not on their order.
+    """
+    distinct = sorted(set(rows), key=lambda row: (-len(row), row))
+    out = np.empty((len(distinct), width), dtype=np.float32)
+    device = runtime.torch_device()
+    done = 0
+    with torch.inference_mode():
+        while done < len(distinct):
+            here = distinct[done : done + max(1, runtime.tokens_at_once // len(distinct[done]))]
+            out[done : done + len(here)] = forward(pad(here, device)).float().cpu().numpy()
+            done += len(here)
+            report(done, len(distinct), "texts")
+    place = {row: i for i, row in enumerate(distinct)}
+    return out[[place[row] for row in rows]]
+
+
+def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector per text from hidden states (n, t, d) and mask (n, t): (n, d) float32. Padding never counts."""
+    if pooling == "first":
+        return hidden[:, 0].float()
+    lengths = mask.sum(dim=1)
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1].float()
+    return torch.einsum("nt,ntd->nd", mask.float(), hidden.float()) / lengths[:, None]
+
+
+# --- frozen features --------------------------------------------------------------------------------------------------
+
+
+def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Runtime) -> dict[str, Array]:
+    """Frozen features of texts in one pass over the model: for each view an (n, d) float32 matrix.
+
+    Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),
+    ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where what a probe reads is often
+    clearest). The same texts give the same bits; batching and order change nothing beyond rounding (1e-5).
+
+    Raises:
+        UserError: if the folder holds no usable model, or ``max_tokens`` is more or less than it can take.
+    """
+    device = runtime.torch_device()
+    tokenizer = load_tokenizer(folder)
+    body = _load_body(folder).to(device).eval()
+    _check_max_tokens(body, max_tokens)
+    depth = body.config.num_hidden_layers
+    middle = math.ceil(depth * 2 / 3)
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, arguments: Any, output: Any) -> None:
+        caught.append(output if isinstance(output, Tensor) else output[0])
+
+    def forward(batch: Batch) -> Tensor:
+        last = body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+        # The last layer's output is meant after the final norm, which lies outside the layer itself.
+        mid = caught.pop() if middle < depth else last
+        parts = (_pool(last, batch.mask, "last"), _pool(last, batch.mask, "mean"), _pool(mid, batch.mask, "mean"))
+        return torch.cat(parts, dim=1)
+
+    if middle < depth:
+        _layers(body)[middle - 1].register_forward_hook(catch)
+    width = body.config.hidden_size
+    rows = tokenize(tokenizer, texts, max_tokens)
+    joined = over_batches(forward, rows, 3 * width, runtime, runtime.report)
+    names = ("last_token", "mean", "mid_mean")
+    return {name: np.ascontiguousarray(joined[:, i * width : (i + 1) * width]) for i, name in enumerate(names)}
+
+
+# --- classifier -------------------------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):
+    """A body without its language-model head, and a linear head to C logits over one pooled vector per text.
+
+    ``pooling`` is ``last`` (the text's last token), ``mean``, ``first``, or ``auto``: ``last`` for decoders, whose
+    last token alone has seen the whole text, and ``mean`` for encoders. The head has no bias, as in the paper's
+    released code, and starts at zero, or from the rows of the unembedding that belong to C label words (paper,
+    appendix A.1). The body may run in bfloat16 (``bf16``; weights stay float32), pooling and head never do: logits
+    rounded to bfloat16 tie.
+    """
+
+    def __init__(self, body: Any, num_classes: int, *, pooling: str = "auto", bf16: bool = False) -> None:
+        super().__init__()
+        if pooling not in ("auto", "last", "first", "mean"):
+            raise unknown_name("pooling", pooling, ("auto", "last", "first", "mean"))
+        self.body: nn.Module = body
+        self.head = nn.Linear(body.config.hidden_size, num_classes, bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.pooling = pooling if pooling != "auto" else "mean" if _is_encoder(body.config) else "last"
+        self.bf16 = bf16
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (n, C) float32."""
+        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            hidden = self.body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+        logits: Tensor = self.head(_pool(hidden, batch.mask, self.pooling))
+        return logits
+
+
+def load_classifier(
+    folder: Path,
+    num_classes: int,
+    *,
+    max_tokens: int,
+    words: Sequence[str] = (),
+    pooling: str = "auto",
+    bf16: bool = False,
+    dropout: bool = False,
+) -> Classifier:
+    """A classifier on the pretrained body in ``folder``, on the CPU; the head from ``words`` where there are any.
+
+    Dropout is off unless asked for, as in the released code: then the microbatch size cannot change a result.
+
+    Raises:
+        UserError: if the folder holds no usable model, ``max_tokens`` is more than it can take, or the words do not
+            fit: not one for each class, not one token each, or no unembedding to take them from.
+    """
+    if not words:
+        classifier = Classifier(_load_body(folder, dropout=dropout), num_classes, pooling=pooling, bf16=bf16)
+    elif len(words) != num_classes:
+        raise UserError(f"{len(words)} label words for {num_classes} classes; give one for each class, in order")
+    else:
+        body, rows = _load_with_words(folder, words, dropout=dropout)
+        classifier = Classifier(body, num_classes, pooling=pooling, bf16=bf16)
+        classifier.head.weight.data.copy_(rows)
+    _check_max_tokens(classifier.body, max_tokens)
+    return classifier
+
+
+def recompute_layers(body: Any) -> None:
+    """Gradient checkpointing: keep only each layer's input, and run the layer again in the backward pass.
+
+    Done here and not by transformers' own switch, which some models lack (MPNet), which does nothing in eval() (the
+    released code never noticed), and whose name changes between versions.
+    """
+    for layer in _layers(body):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _load_body(folder: Path, *, dropout: bool = False) -> Any:
+    """The model in ``folder`` without language-model head, float32, on the CPU; its own dropout only if asked for.
+
+    Raises:
+        UserError: if there is no model, it is an encoder-decoder, or weights are missing (they would be random).
+    """
+    from transformers import AutoModel
+
+    body = _load(AutoModel, folder, dropout)
+    if isinstance(getattr(body, "pooler", None), nn.Module):
+        # BERT's own pooler is not used here, and many checkpoints leave it out, so that it would be random weights.
+        body.pooler = None
+    return body
+
+
+def _load_with_words(folder: Path, words: Sequence[str], *, dropout: bool = False) -> tuple[Any, Tensor]:
+    """The body of a decoder, and the rows (C, d) of its unembedding that belong to C label words.
+
+    Raises:
+        UserError: as :func:`_load_body`; if the model is an encoder; if a word is not exactly one token.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if _is_encoder(AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)):
+        raise UserError(f"the model in {folder} is an encoder and has no unembedding to take words from; use head=zero")
+    tokenizer = load_tokenizer(folder)
+    tokens = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    for word, ids in zip(words, tokens, strict=True):
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            raise UserError(
+                f"the label word {word!r} is {len(ids)} tokens to this model, or unknown to it; each must be one token "
+                "(a leading space may help: ' no'), or use head=zero"
+            )
+    model = _load(AutoModelForCausalLM, folder, dropout)
+    rows: Tensor = model.get_output_embeddings().weight.detach()[[ids[0] for ids in tokens]].clone()
+    return model.base_model, rows
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether every token sees the whole text (BERT, MPNet), and not only what comes before it (GPT-2, Llama)."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def _check_max_tokens(body: Any, max_tokens: int) -> None:
+    """Fail where the model has fewer positions than ``max_tokens``; RoBERTa's kind starts to count at padding + 1."""
+    limit = getattr(body.config, "max_position_embeddings", None)
+    if limit is None:
+        return
+    for name, module in body.named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            limit = module.num_embeddings - module.padding_idx - 1
+    if max_tokens > limit:
+        raise UserError(f"max_tokens={max_tokens} is more than this model can take; use at most max_tokens={limit}")
+
+
+def _load(auto: Any, folder: Path, dropout: bool) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+    if config.is_encoder_decoder:
+        raise UserError(f"the model in {folder} is an encoder-decoder; use an encoder or a decoder")
+    if not dropout:
+        # Set in the config and not by eval(): gradient checkpointing works in train() only.
+        for name, value in config.to_dict().items():
+            if "drop" in name and isinstance(value, float):
+                setattr(config, name, 0.0)
+    config.use_cache = False
+    with _quiet(), torch.random.fork_rng(devices=[]):  # a pooler that a checkpoint lacks is drawn at random
+        model, info = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise UserError(
+            f"the weights in {folder} are incomplete: {len(missing)} are missing, the first is {missing[0]}"
+        )
+    return model
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no model in {folder}: it has no config.json")
+    return folder
+
+
+def _layers(body: Any) -> nn.ModuleList:
+    depth = body.config.num_hidden_layers
+    return next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No table of unused heads and no bar on the screen; what matters in it, missing weights, is an error here."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,350 @@
+"""The split of a pool into supervision A, transfer B and test T, by groups, balanced, from ids and a seed alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from outgrow.data import Examples, Ids, Ints, Split
+from outgrow.errors import UserError
+
+__all__ = ["Sizes", "interval_halfwidth", "small_test_warning", "split_examples"]
+
+Counts = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_PARTS = ("A", "B", "T")
+_SHARES = np.array([0.375, 0.375, 0.25])
+_ROLES = {"A": "supervisor", "B": "transfer", "T": "test"}
+_IMBALANCE = 1.1
+"""A class over 1.1 times its fair share is an imbalance: the paper's 55 %, said for any number of classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Rows of each part, counted after balancing; for T rounded down to a multiple of the number of classes.
+
+    A size that is None is a share of the pool's labelled rows: 0.375 for A, 0.375 for B, 0.25 for T, or less where
+    the sizes that were given leave less. A given size is met exactly or is an error; a share is met as nearly as
+    groups and balance allow.
+    """
+
+    supervisor: int | None = None
+    """A and A_val together."""
+    transfer: int | None = None
+    """B and B_val together."""
+    test: int | None = None
+    validation: float = 0.1
+    """Share of A that becomes A_val, and of B that becomes B_val; 0 for none."""
+    balance: bool = True
+    """Balance A and B where a class has more than 1.1 times its fair share (55 % of two). T is balanced always."""
+
+    def __post_init__(self) -> None:
+        for role in _ROLES.values():
+            size = getattr(self, role)
+            if size is not None and size < 2:
+                raise UserError(f"the size {role}={size} is too small; give at least 2 rows, or leave it out")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation={self.validation} must be a share from 0 to below 1")
+
+
+def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
+    """Split a pool into A, A_val, B, B_val and T, no group in two of them.
+
+    T has exactly as many rows of each class. A and B are balanced where a class exceeds 1.1 times its fair share (the
+    paper's 55 %), by dropping rows of the larger classes at random. Rows whose gold is unknown go to B only; otherwise
+    gold of B serves balancing and nothing else. A meta column ``split`` (A, B or T per row) fixes the parts; then a
+    size, if given, draws from that part. Validation rows are carved out of A and B, at least one each.
+
+    The result depends on the rows and the seed, not on the order of the rows; ids come sorted. Groups are drawn in
+    random order where they fit what a part still needs; where that leaves a part short, largest groups go first.
+
+    Raises:
+        UserError: one line, with the numbers, where groups are too few, a class is missing in a part, the sizes asked
+            for are larger than the data, or the user's own ``split`` tears a group apart.
+    """
+    assert examples.gold is not None, "a split needs gold"
+    order = np.argsort(examples.ids)
+    pool = _Pool.of(examples, order)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    _check_enough_groups(pool, sizes)
+    needs = _needs(pool, sizes)
+    room = needs.copy()
+    room[[0, 2], -1] = len(pool.gold)  # a group goes to A or T whatever it holds of unknown gold; those rows stay out
+    home = _assigned(pool.counts, room, pool.allowed, rng)
+    rows = {part: _drawn(pool, np.flatnonzero(home == p), needs[p], part, sizes, rng) for p, part in enumerate(_PARTS)}
+    _check_classes(rows, pool)
+    _check_sizes(rows, pool, sizes)
+    parts = {}
+    for part in ("A", "B"):
+        parts[part], parts[f"{part}_val"] = _carved(pool, rows[part], part, sizes.validation, rng)
+    parts["T"] = rows["T"]
+    _check_classes(parts, pool)
+    ids = examples.ids[order]
+    return Split(parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")})
+
+
+def interval_halfwidth(num_rows: int, accuracy: float = 0.5) -> float:
+    """Half the width of the 95 % interval of an accuracy measured on independent rows: 1.96 sqrt(p (1 - p) / n)."""
+    return 1.96 * sqrt(accuracy * (1 - accuracy) / num_rows)
+
+
+def small_test_warning(num_rows: int) -> str | None:
+    """What to tell the user of a test too small to tell students apart (wider than ±0.05); None for a good one."""
+    half = interval_halfwidth(num_rows)
+    if half <= 0.05:
+        return None
+    return (
+        f"test has {num_rows} rows: the 95 % interval of an accuracy is ±{half:.2f}; "
+        "smaller differences cannot be seen, use 400 rows or more"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pool:
+    """The rows in the order of their ids, and their groups in the order of their names."""
+
+    gold: Ints
+    """(n,), C for unknown."""
+    group: Ints
+    """(n,) number of each row's group."""
+    counts: Counts
+    """(G, C + 1) rows of each group in each class; the last column is unknown gold."""
+    allowed: Bools
+    """(G, 3) the parts a group may go to."""
+    fixed: bool
+    """Whether the user fixed the parts."""
+    classes: Sequence[str]
+
+    @classmethod
+    def of(cls, examples: Examples, order: Ints) -> "_Pool":
+        assert examples.gold is not None
+        names, group = np.unique(examples.groups[order], return_inverse=True)
+        num_classes = examples.num_classes
+        gold = np.where(examples.gold < 0, num_classes, examples.gold)[order]
+        counts = _counted(group, gold, len(names), num_classes + 1)
+        fixed = "split" in examples.meta
+        allowed = np.ones((len(names), len(_PARTS)), dtype=np.bool_)
+        if fixed:
+            part = np.searchsorted(_PARTS, examples.meta["split"][order])
+            allowed = _counted(group, part, len(names), len(_PARTS)) > 0
+            _check_not_torn(names, allowed)
+        has_gold = counts[:, :-1].any(axis=1)
+        allowed = allowed & np.stack([has_gold, np.ones_like(has_gold), has_gold], axis=1)
+        return cls(gold=gold, group=group, counts=counts, allowed=allowed, fixed=fixed, classes=examples.classes)
+
+
+def _counted(rows: Ints, columns: Ints, num_rows: int, num_columns: int) -> Counts:
+    flat = np.bincount(rows * num_columns + columns, minlength=num_rows * num_columns)
+    return flat.reshape(num_rows, num_columns).astype(np.int64)
+
+
+# --- how many rows of each class a part needs ---------------------------------------------------------------------
+
+
+def _needs(pool: _Pool, sizes: Sizes) -> Counts:
+    """(3, C + 1) rows wanted in A, B and T of each class and, last, of unknown gold (B only)."""
+    asked = {p: getattr(sizes, _ROLES[part]) for p, part in enumerate(_PARTS)}
+    needs = np.zeros((len(_PARTS), pool.counts.shape[1]), dtype=np.int64)
+    # T first: it is balanced exactly, and what is left sets the class shares of A and B. B last: it alone can do
+    # with unknown gold.
+    for p in (p for p in (2, 0, 1) if asked[p] is not None):
+        there = (pool.counts * pool.allowed[:, [p]]).sum(axis=0)
+        left = there if pool.fixed else there - needs.sum(axis=0)
+        needs[p] = _need_asked(left, asked[p], _PARTS[p], pool, sizes)
+    shared = [p for p in asked if asked[p] is None]
+    left = pool.counts.sum(axis=0) - needs.sum(axis=0)
+    for p in shared:
+        if pool.fixed:
+            share = (pool.counts * pool.allowed[:, [p]]).sum(axis=0)
+        else:
+            most = np.minimum(pool.counts.sum(axis=0) * _SHARES[p], left * _SHARES[p] / _SHARES[shared].sum())
+            share = np.where(left >= len(shared), np.maximum(1, np.floor(most)), np.floor(most)).astype(np.int64)
+            share[-1] = left[-1]
+        needs[p] = _balanced(share, _PARTS[p], sizes)
+    return needs
+
+
+def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -> Counts:
+    """(C + 1,) rows of each class for a part of exactly ``size`` rows, out of those that are left."""
+    num_classes = len(left) - 1
+    usable = left if part == "B" else np.append(left[:-1], 0)
+    if size > usable.sum():
+        raise UserError(
+            f"{_ROLES[part]}={size} rows were asked for, but only {usable.sum()} "
+            f"{'' if part == 'B' else 'labelled '}rows are there for part {part}; ask for fewer"
+        )
+    need = _apportioned(usable, size)
+    known = int(need[:-1].sum())
+    if part == "T":
+        known -= known % num_classes
+    if part == "T" or (sizes.balance and _is_imbalanced(need[:-1])):
+        need[:-1] = _apportioned(np.ones(num_classes, dtype=np.int64), known)
+    short = np.flatnonzero(need[:-1] > left[:-1])
+    if len(short):
+        c = int(short[0])
+        free = "" if part == "T" else ", or set balance=False"
+        raise UserError(
+            f"{_ROLES[part]}={size} balanced rows need {need[c]} of class {pool.classes[c]!r}, but only {left[c]} are "
+            f"there for part {part}; ask for fewer{free}"
+        )
+    return need
+
+
+def _balanced(share: Counts, part: str, sizes: Sizes) -> Counts:
+    """Counts of each class, the larger classes cut to the smallest where the part has to be balanced."""
+    known = share[:-1]
+    if part == "T":
+        return np.append(np.full_like(known, known.min()), 0)
+    if sizes.balance and _is_imbalanced(known):
+        known = np.minimum(known, known.min())
+    return np.append(known, share[-1] if part == "B" else 0)
+
+
+def _is_imbalanced(known: Counts) -> bool:
+    # One row more than the others is no imbalance: it may be all that an odd size leaves.
+    return bool(known.max() > _IMBALANCE * known.sum() / len(known) and known.max() - known.min() > 1)
+
+
+def _apportioned(weights: Counts, size: int) -> Counts:
+    """``size`` whole rows in proportion to ``weights``, by largest remainders."""
+    exact = size * weights / max(1, weights.sum())
+    rows: Counts = np.floor(exact).astype(np.int64)
+    rows[np.argsort(rows - exact, kind="stable")[: size - int(rows.sum())]] += 1
+    return rows
+
+
+# --- which group goes where ---------------------------------------------------------------------------------------
+
+
+def _assigned(counts: Counts, needs: Counts, allowed: Bools, rng: np.random.Generator) -> Ints:
+    """(G,) part of each group, -1 for none: the better of two orders, at random and largest first."""
+    drawn = rng.permutation(len(counts))
+    home, short = _placed(drawn, counts, needs, allowed)
+    if short > 0:
+        largest_first = drawn[np.argsort(-counts[drawn].sum(axis=1), kind="stable")]
+        other, other_short = _placed(largest_first, counts, needs, allowed)
+        if other_short < short:
+            return other
+    return home
+
+
+def _placed(order: Ints, counts: Counts, needs: Counts, allowed: Bools) -> tuple[Ints, float]:
+    """Place groups in this order; returns the part of each, and the sum over parts of the share they are short.
+
+    The last column, unknown gold, is only a limit: which part needs a group most is told by the known classes.
+    """
+    home = np.full(len(counts), -1, dtype=np.int64)
+    left = needs.copy()
+    known, left_known = counts[:, :-1], left[:, :-1]  # a view: it follows what is subtracted from left
+    wanted = np.maximum(left_known.sum(axis=1), 1)
+    waiting = []
+    for group in order.tolist():
+        rows = counts[group]
+        fits = allowed[group] & (rows <= left).all(axis=1)
+        if not fits.any():
+            waiting.append(group)
+            continue
+        part = int(np.argmax(np.where(fits, (left_known * (known[group] > 0)).sum(axis=1) / wanted, -1)))
+        home[group] = part
+        left[part] -= rows
+    # What fits nowhere whole serves where most of it is of use, the least wasteful first; the rest of it is dropped.
+    useful = [np.minimum(known[g], left_known).sum(axis=1).max() / counts[g].sum() for g in waiting]
+    for w in np.argsort(-np.array(useful), kind="stable").tolist():
+        group = waiting[w]
+        gain = np.where(allowed[group], np.minimum(known[group], left_known).sum(axis=1), 0)
+        if gain.max() > 0:
+            part = int(np.argmax(gain / wanted))
+            home[group] = part
+            left[part] = np.maximum(left[part] - counts[group], 0)
+    return home, float((left_known.sum(axis=1) / wanted).sum())
+
+
+def _drawn(pool: _Pool, groups: Ints, need: Counts, part: str, sizes: Sizes, rng: np.random.Generator) -> Ints:
+    """The rows of a part's groups that it keeps: at most ``need`` of each class, balanced where it has to be."""
+    rows = np.flatnonzero(np.isin(pool.group, groups))
+    there = np.bincount(pool.gold[rows], minlength=len(need))
+    keep = np.minimum(there, need)
+    if part != "T" and not (sizes.balance and _is_imbalanced(keep[:-1])):
+        # Where groups do not give the wanted mixture, rows of other classes make up the number.
+        usable = there if part == "B" else np.append(there[:-1], 0)
+        filled = keep + _apportioned(usable - keep, min(int(need.sum() - keep.sum()), int((usable - keep).sum())))
+        keep = keep if sizes.balance and _is_imbalanced(filled[:-1]) else filled
+    keep = _balanced(keep, part, sizes)
+    shuffled = rng.permutation(rows)
+    return np.concatenate([shuffled[pool.gold[shuffled] == c][: keep[c]] for c in range(len(need))])
+
+
+def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Rows for training and for validation, whole groups each; every row is kept."""
+    if share == 0:
+        return rows, rows[:0]
+    names, group = np.unique(pool.group[rows], return_inverse=True)
+    if len(names) < 2:
+        raise UserError(
+            f"part {part} has {len(names)} groups and needs 2, one of them for validation; "
+            "use smaller groups, or validation=0"
+        )
+    counts = _counted(group, pool.gold[rows], len(names), pool.counts.shape[1])
+    total = counts.sum(axis=0)
+    need = _apportioned(total, max(1, round(share * int(total.sum()))))
+    everywhere = np.ones((len(names), 2), dtype=np.bool_)
+    home = _assigned(counts, np.stack([total - need, need]), everywhere, rng)
+    if not (home == 1).any():
+        home[int(np.argmin(counts.sum(axis=1)))] = 1
+    if not (home != 1).any():
+        home[int(np.argmax(counts.sum(axis=1)))] = 0
+    held_out = (home == 1)[group]
+    return rows[~held_out], rows[held_out]
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def _check_enough_groups(pool: _Pool, sizes: Sizes) -> None:
+    required = 3 + 2 * (sizes.validation > 0)
+    if len(pool.counts) < required:
+        raise UserError(
+            f"the pool has {len(pool.counts)} groups and needs at least {required}, "
+            f"one for each part{' and each validation part' if sizes.validation > 0 else ''}; "
+            "use smaller groups, or more data"
+        )
+
+
+def _check_not_torn(names: Ids, parts: Bools) -> None:
+    torn = np.flatnonzero(parts.sum(axis=1) > 1)
+    if len(torn):
+        where = " and ".join(part for part, there in zip(_PARTS, parts[torn[0]], strict=True) if there)
+        raise UserError(
+            f"{len(torn)} groups have rows in two parts of the column split, the first is {str(names[torn[0]])!r} "
+            f"in {where}; give all rows of a group one part (without a group column, rows with the same text are one)"
+        )
+
+
+def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
+    num_classes = len(pool.classes)
+    total = pool.counts.sum(axis=0)
+    for part in _PARTS:
+        gold = pool.gold[rows[part]]
+        missing = set(range(num_classes)) - set(gold.tolist())
+        if missing and not (part == "B" and (gold == num_classes).any()):
+            rarest = min(missing, key=lambda c: (total[c], c))  # balance may have taken the others with it
+            raise UserError(
+                f"class {pool.classes[rarest]!r} is missing in part {part} (the pool has {total[rarest]} rows of it in "
+                f"{int((pool.counts[:, rarest] > 0).sum())} groups, and each of A, B and T needs some); "
+                "add rows of it, use smaller groups, or drop the class"
+            )
+
+
+def _check_sizes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
+    num_classes = len(pool.classes)
+    for part in _PARTS:
+        size: int | None = getattr(sizes, _ROLES[part])
+        wanted = size if size is None or part != "T" else size - size % num_classes
+        if wanted is not None and len(rows[part]) < wanted:
+            raise UserError(
+                f"{_ROLES[part]}={size} rows were asked for, but whole groups give only {len(rows[part])}; "
+                "ask for fewer, or use smaller groups"
+            )

@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
+
+from outgrow.data import Examples, Split
+from outgrow.errors import UserError
+from outgrow.tasks.splits import Sizes, interval_halfwidth, small_test_warning, split_examples
+
+PARTS = ("A", "A_val", "B", "B_val", "T")
+
+
+def pool(
+    gold: list[int], groups: list[int] | None = None, num_classes: int = 2, split: list[str] | None = None
+) -> Examples:
+    groups = groups or list(range(len(gold)))
+    return Examples(
+        ids=np.array([f"row-{i}" for i in range(len(gold))], dtype=np.str_),
+        inputs=tuple(f"text {i}" for i in range(len(gold))),
+        gold=np.array(gold, dtype=np.int64),
+        classes=tuple("abcdefg"[:num_classes]),
+        groups=np.array([f"g{g}" for g in groups], dtype=np.str_),
+        meta={} if split is None else {"split": np.array(split, dtype=np.str_)},
+    )
+
+
+def class_counts(data: Examples, split: Split, *parts: str) -> list[int]:
+    gold = data.take(split.ids(parts)).gold
+    assert gold is not None
+    return [int((gold == c).sum()) for c in range(data.num_classes)]
+
+
+def check(data: Examples, split: Split, *, balance: bool = True) -> None:
+    """The laws of every split."""
+    assert tuple(split.parts) == PARTS
+    everything = split.ids(PARTS).tolist()
+    assert len(set(everything)) == len(everything)
+    assert set(everything) <= set(data.ids.tolist())
+    groups = [set(data.take(split.parts[part]).groups.tolist()) for part in PARTS]
+    assert sum(map(len, groups)) == len(set().union(*groups)), "a group is in two parts"
+    assert len(set(class_counts(data, split, "T"))) == 1, "T is not balanced"
+    for part in ("A", "A_val", "T"):
+        gold = data.take(split.parts[part]).gold
+        assert gold is not None
+        assert (gold >= 0).all(), "unknown gold outside B"
+    for part in ("A", "B"):
+        counts = class_counts(data, split, part, f"{part}_val")
+        assert not balance or max(counts) <= max(1.1 * sum(counts) / len(counts), min(counts) + 1)
+        assert len(split.parts[part])
+
+
+def possible(data: Examples, sizes: Sizes, seed: int) -> Split:
+    """The split, or another example where it is refused (any other exception fails the test)."""
+    try:
+        return split_examples(data, sizes, seed)
+    except UserError:
+        event("refused")
+        raise UnsatisfiedAssumption from None
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Examples:
+    num_classes = draw(st.integers(2, 4))
+    sizes = draw(st.lists(st.integers(1, 12), min_size=8, max_size=60))
+    if draw(st.booleans()):
+        sizes[0] = sum(sizes)  # one huge group
+    groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+    seed = draw(st.integers(0, 10_000))
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.full(num_classes, draw(st.sampled_from([0.5, 2.0, 50.0]))))
+    gold = rng.choice(num_classes, size=len(groups), p=weights)
+    gold[rng.random(len(groups)) < draw(st.sampled_from([0.0, 0.2]))] = -1
+    return pool(gold.tolist(), groups, num_classes)
+
+
+@given(pools(), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.4]), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_the_laws_hold_for_any_pool_that_can_be_split(
+    data: Examples, seed: int, validation: float, balance: bool
+) -> None:
+    sizes = Sizes(validation=validation, balance=balance)
+    split = possible(data, sizes, seed)
+    check(data, split, balance=balance)
+    assert (len(split.parts["A_val"]) > 0) == (validation > 0)
+    rows = np.random.default_rng(seed + 1).permutation(len(data))
+    again = split_examples(data.take(data.ids[rows]), sizes, seed)
+    assert all(np.array_equal(split.parts[part], again.parts[part]) for part in PARTS)
+
+
+@given(pools(), st.integers(6, 24), st.integers(6, 24), st.integers(2, 16))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_sizes_asked_for_are_met_or_refused(data: Examples, supervisor: int, transfer: int, test: int) -> None:
+    split = possible(data, Sizes(supervisor=supervisor, transfer=transfer, test=test), 0)
+    check(data, split)
+    assert len(split.ids(["A", "A_val"])) == supervisor
+    assert len(split.ids(["B", "B_val"])) == transfer
+    assert len(split.parts["T"]) == test - test % data.num_classes
+
+
+@given(st.integers(10, 100), st.integers(2, 40), st.integers(2, 40), st.integers(2, 40))
+@settings(max_examples=60, deadline=None)
+def test_what_fits_is_not_refused(pairs: int, supervisor: int, transfer: int, test: int) -> None:
+    assume(supervisor + transfer + test <= 2 * pairs - 2)
+    sizes = Sizes(supervisor=supervisor, transfer=transfer, test=test, validation=0)
+    split = split_examples(pool([0, 1] * pairs), sizes, 0)
+    assert [len(split.parts[part]) for part in ("A", "B", "T")] == [supervisor, transfer, test - test % 2]
+
+
+def test_default_shares_of_a_balanced_pool() -> None:
+    data = pool([0, 1] * 500)
+    split = split_examples(data, Sizes(), 0)
+    check(data, split)
+    assert [len(split.parts[part]) for part in PARTS] == [337, 37, 337, 37, 250]
+
+
+def test_an_imbalanced_pool_is_balanced_in_every_part() -> None:
+    data = pool([0] * 900 + [1] * 100)
+    split = split_examples(data, Sizes(), 0)
+    assert class_counts(data, split, "T") == [25, 25]
+    assert class_counts(data, split, "A", "A_val") == [37, 37]
+    natural = split_examples(data, Sizes(balance=False), 0)
+    assert class_counts(data, natural, "A", "A_val") == [337, 37]
+    assert class_counts(data, natural, "T") == [25, 25]
+
+
+def test_a_slight_imbalance_stays() -> None:
+    data = pool([0] * 540 + [1] * 460)
+    assert class_counts(data, split_examples(data, Sizes(), 0), "A", "A_val") == [202, 172]
+
+
+def test_seeds_differ_and_validation_leaves_the_test_as_it_is() -> None:
+    data = pool([0, 1] * 200)
+    first, second = (split_examples(data, Sizes(), seed) for seed in (0, 1))
+    assert set(first.parts["T"].tolist()) != set(second.parts["T"].tolist())
+    other = split_examples(data, Sizes(validation=0.3), 0)
+    assert np.array_equal(first.parts["T"], other.parts["T"])
+    assert sorted(first.ids(["A", "A_val"]).tolist()) == sorted(other.ids(["A", "A_val"]).tolist())
+
+
+def test_rows_without_gold_go_to_b_only() -> None:
+    data = pool([0, 1] * 100 + [-1] * 300)
+    split = split_examples(data, Sizes(), 0)
+    check(data, split)
+    assert len(split.ids(["B", "B_val"])) == 74 + 300
+    assert len(split_examples(data, Sizes(transfer=100), 0).ids(["B", "B_val"])) == 100
+
+
+def test_one_huge_group_leaves_the_other_parts_their_rows() -> None:
+    data = pool([0, 1] * 500, [0] * 600 + list(range(1, 401)))
+    split = split_examples(data, Sizes(), 0)
+    check(data, split)
+    assert len(split.parts["T"]) >= 150
+    assert min(len(split.ids(["A", "A_val"])), len(split.ids(["B", "B_val"]))) >= 150
+
+
+def test_the_users_own_split_is_kept() -> None:
+    parts = ["A"] * 40 + ["B"] * 40 + ["T"] * 20
+    data = pool([0, 1] * 45 + [1] * 10, split=parts)
+    split = split_examples(data, Sizes(), 0)
+    check(data, split)
+    of = dict(zip(data.ids.tolist(), parts, strict=True))
+    for part in PARTS:
+        assert {of[i] for i in split.parts[part].tolist()} == {part[0]}
+    assert len(split.ids(["A", "A_val"])) == 40
+    assert class_counts(data, split, "T") == [5, 5]
+    assert len(split_examples(data, Sizes(supervisor=10), 0).ids(["A", "A_val"])) == 10
+
+
+@pytest.mark.parametrize(
+    ("data", "sizes", "expected"),
+    [
+        (pool([0, 1] * 20, [0, 1] * 20), Sizes(), "has 2 groups and needs at least 5"),
+        (pool([0, 1] * 20, [0, 1, 2] * 13 + [0]), Sizes(), "has 3 groups and needs at least 5"),
+        (pool([0, 1] * 20), Sizes(supervisor=50), "supervisor=50 rows were asked for, but only 40 labelled rows"),
+        (pool([0, 1] * 20), Sizes(test=30, supervisor=20), "supervisor=20 rows were asked for, but only 10"),
+        (pool([0] * 90 + [1] * 10), Sizes(test=40), "need 20 of class 'b', but only 10 are there for part T"),
+        (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but only 10 are there for part A"),
+        (pool([0, 1] * 20, num_classes=3), Sizes(), "class 'c' is missing in part A (the pool has 0 rows"),
+        (pool([0] * 50 + [1]), Sizes(), "class 'b' is missing in part"),
+        (
+            pool([0, 1] * 20, [0, 0, *range(1, 39)], split=["A", "T"] + ["A", "B"] * 19),
+            Sizes(),
+            "1 groups have rows in two parts of the column split, the first is 'g0' in A and T",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_one_clear_line(data: Examples, sizes: Sizes, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        split_examples(data, sizes, 0)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="test=0 is too small"):
+        Sizes(test=0)
+    with pytest.raises(UserError, match=r"validation=1\.0 must be a share"):
+        Sizes(validation=1.0)
+
+
+def test_a_small_test_is_told() -> None:
+    assert interval_halfwidth(400) == pytest.approx(0.049)
+    assert small_test_warning(400) is None
+    assert "test has 40 rows: the 95 % interval of an accuracy is ±0.15" in str(small_test_warning(40))

@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
@@ -12,9 +14,9 @@ PARTS = ("A", "A_val", "B", "B_val", "T")
 
 
 def pool(
-    gold: list[int], groups: list[int] | None = None, num_classes: int = 2, split: list[str] | None = None
+    gold: list[int], groups: Iterable[int] | None = None, num_classes: int = 2, split: list[str] | None = None
 ) -> Examples:
-    groups = groups or list(range(len(gold)))
+    groups = range(len(gold)) if groups is None else groups
     return Examples(
         ids=np.array([f"row-{i}" for i in range(len(gold))], dtype=np.str_),
         inputs=tuple(f"text {i}" for i in range(len(gold))),
@@ -48,6 +50,7 @@ def check(data: Examples, split: Split, *, balance: bool = True) -> None:
         counts = class_counts(data, split, part, f"{part}_val")
         assert not balance or max(counts) <= max(1.1 * sum(counts) / len(counts), min(counts) + 1)
         assert len(split.parts[part])
+    assert min(class_counts(data, split, "A")) > 0, "a class is missing in A"
 
 
 def possible(data: Examples, sizes: Sizes, seed: int) -> Split:
@@ -178,6 +181,7 @@ def test_the_users_own_split_is_kept() -> None:
         (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but only 10 are there for part A"),
         (pool([0, 1] * 20, num_classes=3), Sizes(), "class 'c' is missing in part A (the pool has 0 rows"),
         (pool([0] * 50 + [1]), Sizes(), "class 'b' is missing in part"),
+        (pool([0, 1, 0, 1, 0, 1], range(6)), Sizes(), "cannot spare one for validation without losing a class"),
         (
             pool([0, 1] * 20, [0, 0, *range(1, 39)], split=["A", "T"] + ["A", "B"] * 19),
             Sizes(),

@@ -81,7 +81,6 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
     for part in ("A", "B"):
         parts[part], parts[f"{part}_val"] = _carved(pool, rows[part], part, sizes.validation, rng)
     parts["T"] = rows["T"]
-    _check_classes(parts, pool)
     ids = examples.ids[order]
     return Split(parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")})
 
@@ -282,20 +281,22 @@ def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Gen
     if share == 0:
         return rows, rows[:0]
     names, group = np.unique(pool.group[rows], return_inverse=True)
-    if len(names) < 2:
-        raise UserError(
-            f"part {part} has {len(names)} groups and needs 2, one of them for validation; "
-            "use smaller groups, or validation=0"
-        )
     counts = _counted(group, pool.gold[rows], len(names), pool.counts.shape[1])
     total = counts.sum(axis=0)
     need = _apportioned(total, max(1, round(share * int(total.sum()))))
     everywhere = np.ones((len(names), 2), dtype=np.bool_)
     home = _assigned(counts, np.stack([total - need, need]), everywhere, rng)
-    if not (home == 1).any():
-        home[int(np.argmin(counts.sum(axis=1)))] = 1
-    if not (home != 1).any():
-        home[int(np.argmax(counts.sum(axis=1)))] = 0
+    # Training keeps every class it has: where the draw would take the last group of one, the smallest that will not.
+    spare = ((total - counts > 0) | (total == 0))[:, :-1].all(axis=1)
+    remaining = total - counts[home == 1].sum(axis=0)
+    if not (home == 1).any() or (home == 1).all() or ((remaining == 0) & (total > 0))[:-1].any():
+        if len(names) < 2 or not spare.any():
+            raise UserError(
+                f"part {part} has {len(names)} groups and cannot spare one for validation without losing a class; "
+                "use smaller groups, more rows, or validation=0"
+            )
+        home = np.zeros(len(names), dtype=np.int64)
+        home[min(np.flatnonzero(spare), key=lambda g: int(counts[g].sum()))] = 1
     held_out = (home == 1)[group]
     return rows[~held_out], rows[held_out]
 

@@ -88,12 +88,24 @@ class Store:
         Raises:
             Damaged: if a file is missing or its checksum differs.
         """
-        record = self.record(step)
+        return self._read(self.folder(step))
+
+    def read_key(self, key: str) -> Any:
+        """The result with this key, verified.
+
+        Raises:
+            UserError: if there is none.
+            Damaged: if a file is missing or its checksum differs.
+        """
+        return self._read(self._folder_of(key))
+
+    def _read(self, folder: str) -> Any:
+        record = self._read_record(folder)
         if record["kind"] is None:
             return record["result"]
         kind: type[Artifact] = getattr(importlib.import_module(self.kinds[record["kind"]]), record["kind"])
-        with self._local(self.folder(step), record["files"]) as folder:
-            return kind.load(folder)
+        with self._local(folder, record["files"]) as local:
+            return kind.load(local)
 
     def verify(self, folder: str) -> Record:
         """Check every file of one stored result; returns its record.
@@ -165,12 +177,15 @@ class Store:
         Raises:
             UserError: if none or more than one does.
         """
-        found = [f for f in self.folders() if f.rsplit("/", 1)[1].startswith(key)] if key else []
+        return self._read_record(self._folder_of(key))
+
+    def _folder_of(self, key: str) -> str:
+        found = [str(r) for r in self.fs.glob(f"{self.path}/*/{key}*/record.json")] if key.isalnum() else []
         if len(found) != 1:
             raise UserError(
                 f"{len(found)} results in {self.root} have a key that starts with {key!r}; see `outgrow ls`"
             )
-        return self._read_record(found[0])
+        return found[0].rsplit("/", 1)[0]
 
     def _read_record(self, folder: str) -> Record:
         try:

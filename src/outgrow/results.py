@@ -1,0 +1,85 @@
+"""From the store to tables: one row per experiment, and one per test example. Read from records only."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from outgrow.data import Labels
+from outgrow.store import Record, Store
+from outgrow.strategies import CONTROLS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["predictions", "results", "table_of"]
+
+ROLES = ("weak", "student", "ceiling")
+_SCORES = ("accuracy", "auroc", "xent", "brier", "ece")
+
+
+def results(store: Store) -> "pl.DataFrame":
+    """One row per finished experiment in the store, see :func:`table_of`."""
+    return table_of(store.records("compare"))
+
+
+def table_of(records: Iterable[Record]) -> "pl.DataFrame":
+    """A tidy table from records of ``compare``.
+
+    Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
+    ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
+    ``brier``, ``ece``); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
+    ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``.
+    Every number with an interval has two more columns, ``..._low`` and ``..._high``.
+    """
+    import polars as pl
+
+    rows = [_row(record) for record in records if record["note"]]
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return frame.sort("task", "train", "control", "strategy", "weak", "strong") if rows else frame
+
+
+def _row(record: Record) -> dict[str, Any]:
+    experiment, result = record["note"]["experiment"], record["result"]
+    row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
+    row["num_seeds"] = len(experiment["seeds"])
+    row["control"] = experiment["strategy"].partition("(")[0] in CONTROLS
+    row |= {name: result[name] for name in ("test_rows", "test_rows_per_seed", "num_classes", "majority")}
+    for role in ROLES:
+        for name in _SCORES:
+            row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
+    for name in ("gain", "gap", "pgr"):
+        row |= _spread(name, result[name])
+    row["pgr_undefined"] = result["pgr_undefined"]
+    for name, value in result["agreement"].items():
+        row |= _spread(f"agreement_{name}", value)
+    return row | {"key": record["key"], "finished": record["finished"]}
+
+
+def _spread(name: str, value: list[float | None] | None) -> dict[str, float | None]:
+    middle, low, high = value or (None, None, None)
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
+
+
+def predictions(store: Store, key: str) -> "pl.DataFrame":
+    """Every test example of one experiment, for each seed and role: ``seed``, ``role``, ``id``, ``gold``,
+    ``predicted`` (class numbers) and the probabilities ``p0``, ``p1`` ...
+
+    Raises:
+        UserError: if no experiment, or more than one, has a key that starts with ``key``.
+    """
+    import polars as pl
+
+    record = store.find(key)
+    args: Mapping[str, Any] = record["args"]
+    frames = []
+    for i, seed in enumerate(args["seeds"]):
+        truth: Labels = store.read_key(args["truth"][i]["$step"])
+        for role in (r for r in ROLES if args[r]):
+            labels = store.read_key(args[role][i]["$step"]).take(truth.ids)
+            columns = {f"p{c}": labels.probs[:, c] for c in range(labels.probs.shape[1])}
+            known = {"id": truth.ids.tolist(), "gold": truth.hard, "predicted": labels.hard}
+            frames.append(
+                pl.DataFrame({**known, **columns}).select(
+                    pl.lit(seed).alias("seed"), pl.lit(role).alias("role"), pl.all()
+                )
+            )
+    return pl.concat(frames)

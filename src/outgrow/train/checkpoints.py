@@ -1,0 +1,78 @@
+"""The checkpoint of a training run: one file, replaced as a whole, read without running anything in it."""
+
+import logging
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outgrow.models.transformer import Classifier
+from outgrow.train.fitted import put, taken
+
+__all__ = ["SECONDS", "Best", "Position", "read", "write"]
+
+SECONDS = 120.0
+"""Least time between two checkpoints; a kill loses at most this much work."""
+_NAME = "finetune.pt"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Best:
+    """The weights that agree best with the labels of the validation rows so far."""
+
+    agreement: float
+    cross_entropy: float
+    state: dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far a run is. Order, dropout and learning rate follow from ``update``, so no random state is kept."""
+
+    update: int = 0
+    """Updates done."""
+    losses: list[float] = field(default_factory=list)
+    """Loss of each update since the last check."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: Best | None = None
+
+
+def write(folder: Path, identity: str, model: Classifier, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "identity": identity,
+        "weights": taken(model),
+        "optimizer": optimizer.state_dict(),
+        "position": {**vars(position), "best": vars(position.best) if position.best else None},
+    }
+    beside = folder / f"{_NAME}.{os.getpid()}.tmp"
+    torch.save(content, beside)
+    beside.replace(folder / _NAME)
+
+
+def read(folder: Path, identity: str, model: Classifier, optimizer: torch.optim.Optimizer) -> Position:
+    """Put the checkpoint's weights and optimizer state in place and say where it stands.
+
+    Without a checkpoint, or with one that is damaged or of another run, training starts anew; the log says why.
+    """
+    path = folder / _NAME
+    if not path.exists():
+        return Position()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        _log.warning("training starts anew: the checkpoint %s is damaged (%s)", path, error)
+        return Position()
+    if content["identity"] != identity:
+        _log.warning("training starts anew: the checkpoint %s is of another run", path)
+        return Position()
+    put(model, content["weights"])
+    optimizer.load_state_dict(content["optimizer"])
+    best = content["position"].pop("best")
+    return Position(**content["position"], best=Best(**best) if best else None)

@@ -1,0 +1,159 @@
+"""Finetuning of any transformer on soft labels: the loop, checks on validation labels, and resume."""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from outgrow.data import Floats, hardened
+from outgrow.errors import UserError
+from outgrow.losses import Loss
+from outgrow.models.transformer import Classifier, Tokens, load_tokenizer, recompute_layers, tokenize
+from outgrow.runtime import Runtime
+from outgrow.train import checkpoints
+from outgrow.train.checkpoints import Best, Position
+from outgrow.train.fitted import FinetunedModel, build, predict, probabilities, put, taken
+from outgrow.train.settings import Finetune
+from outgrow.train.updates import accumulate, apply, batches, check_points, make_optimizer, rate
+
+__all__ = ["Finetune", "FinetunedModel", "finetune", "predict"]
+
+
+def finetune(
+    folder: Path,
+    texts: Sequence[str],
+    targets: Floats,
+    val_texts: Sequence[str],
+    val_targets: Floats,
+    loss: Loss,
+    settings: Finetune,
+    seed: int,
+    runtime: Runtime,
+    start: FinetunedModel | None = None,
+) -> FinetunedModel:
+    """Finetune the pretrained model in ``folder`` on soft labels (Burns et al. 2023, section 4 and appendix A.1).
+
+    The same arguments give the same bits on the same machine's CPU; the caller's random state is neither used nor
+    changed. With ``runtime.scratch``, a run that was killed goes on from its last checkpoint to the same result.
+
+    Args:
+        folder: config, tokenizer and safetensors of an encoder or decoder.
+        texts: n training texts.
+        targets: (n, C) class probabilities.
+        val_texts: m held-out texts; may be empty without early stopping.
+        val_targets: (m, C) their labels, from the same source as ``targets``, never ground truth for a student.
+        loss: what is minimised: its mean over each batch.
+        settings: everything else that changes the result.
+        seed: draws the order of each epoch, LoRA adapters and dropout.
+        runtime: device, microbatch and gradient checkpointing, progress ("updates"), scratch.
+        start: weights to begin with, finetuned from the same folder with the same ``lora``.
+
+    Raises:
+        UserError: if the model cannot be used with these settings, early stopping has no validation rows, or the loss
+            stops being finite.
+    """
+    if not len(texts) == len(targets) > 0 or len(val_texts) != len(val_targets):
+        raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")
+    if settings.early_stopping and not len(val_texts):
+        raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
+    num_classes = targets.shape[1]
+    model = build(folder, settings, num_classes, seed)
+    if start:
+        put(model, start.state)
+    tokenizer = load_tokenizer(folder)
+    rows, val_rows = (tokenize(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
+    identity = _identity(model, rows, targets, val_rows, val_targets, loss, settings, seed)
+    if runtime.gradient_checkpointing:
+        recompute_layers(model.body)
+    model.to(runtime.torch_device())
+    optimizer = make_optimizer(model, settings)
+    position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
+    run = _Run(model, optimizer, rows, targets, val_rows, val_targets, loss, settings, seed, identity)
+    _train(run, position, runtime)
+    state = position.best.state if position.best else taken(model)
+    return FinetunedModel(state=state, settings=settings, num_classes=num_classes, history=tuple(position.history))
+
+
+class _Run(NamedTuple):
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    rows: list[Tokens]
+    targets: Floats
+    val_rows: list[Tokens]
+    val_targets: Floats
+    loss: Loss
+    settings: Finetune
+    seed: int
+    identity: str
+
+
+def _train(run: _Run, position: Position, runtime: Runtime) -> None:
+    """Make all updates from ``position`` on, and move it along."""
+    model, settings = run.model, run.settings
+    targets = torch.as_tensor(run.targets, dtype=torch.float32, device=runtime.torch_device())
+    per_epoch = math.ceil(len(run.rows) / settings.batch_size)
+    total = per_epoch * settings.epochs
+    looks = check_points(per_epoch, settings.epochs, settings.checks)
+    saved = time.monotonic()
+    model.train()
+    order = batches(len(run.rows), settings.batch_size, settings.epochs, run.seed)
+    for batch in islice(order, position.update, None):
+        value = accumulate(
+            model,
+            [run.rows[i] for i in batch],
+            targets[torch.as_tensor(batch, device=targets.device)],
+            run.loss,
+            position.update / total,
+            microbatch=runtime.microbatch,
+            seed=(run.seed, position.update),
+        )
+        if not math.isfinite(value):
+            raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")
+        apply(run.optimizer, rate(position.update, total, settings), settings.clip)
+        position.update += 1
+        position.losses.append(value)
+        if position.update in looks:
+            _check(run, position, runtime)
+        if runtime.scratch and time.monotonic() - saved >= checkpoints.SECONDS:
+            checkpoints.write(runtime.scratch, run.identity, model, run.optimizer, position)
+            saved = time.monotonic()
+        runtime.report(position.update, total, "updates")
+
+
+def _check(run: _Run, position: Position, runtime: Runtime) -> None:
+    """Add an entry to the history, and keep the weights if they are the best so far (a tie goes to the earlier)."""
+    loss = sum(position.losses) / len(position.losses)
+    position.losses.clear()
+    entry = {"step": position.update, "loss": loss, "agreement": None, "cross_entropy": None}
+    position.history.append(entry)
+    if not run.val_rows:
+        return
+    probs = probabilities(run.model, run.val_rows, runtime, report=lambda done, total, unit: None)
+    run.model.train()
+    agreement = float((hardened(probs) == hardened(run.val_targets)).mean())
+    log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+    cross_entropy = float(-(run.val_targets * log_probs).sum(axis=1).mean())
+    entry |= {"agreement": agreement, "cross_entropy": cross_entropy}
+    best = position.best
+    if run.settings.early_stopping and (
+        best is None or (agreement, -cross_entropy) > (best.agreement, -best.cross_entropy)
+    ):
+        position.best = Best(agreement=agreement, cross_entropy=cross_entropy, state=taken(run.model))
+
+
+def _identity(model: Classifier, *parts: object) -> str:
+    """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().contiguous().numpy().data)
+    for part in parts:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()

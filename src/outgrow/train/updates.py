@@ -1,0 +1,125 @@
+"""One update: batches, learning rates, and the gradient of a whole batch made from microbatches."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from outgrow.data import Ints
+from outgrow.losses import Loss
+from outgrow.models.transformer import Classifier, Tokens, pad
+from outgrow.train.settings import Finetune
+
+__all__ = ["accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
+
+
+def batches(num_rows: int, batch_size: int, epochs: int, seed: int) -> Iterator[Ints]:
+    """Row numbers of each batch: every row once in each epoch, in an order of the epoch's own.
+
+    The last batch of an epoch may be smaller; no row is left out.
+    """
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+        for start in range(0, num_rows, batch_size):
+            yield order[start : start + batch_size]
+
+
+def check_points(updates_per_epoch: int, epochs: int, checks: int) -> set[int]:
+    """After how many updates the validation rows are looked at: ``checks`` times an epoch, the last at its end."""
+    within = {math.ceil(k * updates_per_epoch / checks) for k in range(1, checks + 1)}
+    return {epoch * updates_per_epoch + step for epoch in range(epochs) for step in within}
+
+
+def rate(update: int, total: int, settings: Finetune) -> float:
+    """Learning rate of an update in 0 .. total - 1: linear rise over the warm-up, then the schedule's fall.
+
+    A function of the position alone, so that a resumed run needs no scheduler state; no update has rate zero.
+    """
+    rise = round(settings.warmup * total)
+    if update < rise:
+        return settings.lr * (update + 1) / (rise + 1)
+    left = (total - update) / (total - rise)
+    fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
+    return settings.lr * fall[settings.schedule]
+
+
+def make_optimizer(model: Classifier, settings: Finetune) -> torch.optim.Optimizer:
+    """AdamW or Adafactor on the trained tensors, weight decay on matrices only."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.lr)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+def apply(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
+    """One update with the gradient that is there, clipped to the norm ``clip`` (0: not at all); then drop it."""
+    if clip:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def accumulate(
+    model: Classifier,
+    rows: Sequence[Tokens],
+    targets: Tensor,
+    loss: Loss,
+    progress: float,
+    *,
+    microbatch: int,
+    seed: Sequence[int],
+) -> float:
+    """Add the gradient of the batch's mean loss to the model's; returns that loss.
+
+    Exact for any ``microbatch`` (0: the whole batch at once), also where the loss needs statistics of the whole
+    batch: then the logits of all microbatches are computed first without a graph, the gradient of the loss is taken
+    with respect to them, and each microbatch carries its part back. Only one microbatch's graph is alive at a time.
+
+    Args:
+        model: in train mode.
+        rows: token rows of the batch, n of them.
+        targets: (n, C), on the model's device.
+        loss: of logits, targets and ``progress``, the share of training done before this update.
+        progress: in [0, 1].
+        microbatch: rows per forward and backward pass.
+        seed: what the dropout masks are drawn from, together with the microbatch's number; the same in both passes.
+    """
+    # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    parts = [order[i : i + (microbatch or len(rows))] for i in range(0, len(rows), microbatch or len(rows))]
+    if loss.per_example or len(parts) == 1:
+        total = 0.0
+        for number, part in enumerate(parts):
+            logits = _logits(model, [rows[i] for i in part], (*seed, number))
+            share = loss(logits, targets[part], progress).sum() / len(rows)
+            torch.autograd.backward(share)
+            total += share.item()
+        return total
+    with torch.no_grad():
+        first = [_logits(model, [rows[i] for i in part], (*seed, number)) for number, part in enumerate(parts)]
+    whole = torch.cat(first).requires_grad_()
+    mean = loss(whole, targets[order], progress).mean()
+    (gradient,) = torch.autograd.grad(mean, whole)
+    pieces = torch.split(gradient, [len(part) for part in parts])
+    for number, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
+        torch.autograd.backward(_logits(model, [rows[i] for i in part], (*seed, number)), piece)
+    return mean.item()
+
+
+def _logits(model: Classifier, rows: Sequence[Tokens], seed: Sequence[int]) -> Tensor:
+    """Logits (n, C) with the dropout masks that this seed draws; the caller's random state is left as it was."""
+    device = model.head.weight.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        logits: Tensor = model(pad(rows, str(device)))
+    return logits

@@ -27,7 +27,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
     ``brier``, ``ece``); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
-    ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``.
+    ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
+    (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``.
     """
     import polars as pl
@@ -42,7 +43,8 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
     row["num_seeds"] = len(experiment["seeds"])
     row["control"] = experiment["strategy"].partition("(")[0] in CONTROLS
-    row |= {name: result[name] for name in ("test_rows", "test_rows_per_seed", "num_classes", "majority")}
+    row |= {"num_test": result["test_rows"], "num_test_per_seed": result["test_rows_per_seed"]}
+    row |= {name: result[name] for name in ("num_classes", "majority")}
     for role in ROLES:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))

@@ -1,16 +1,19 @@
 """Experiments: supervisor, student and ceiling wired into one result; grids of them; and running them."""
 
 import functools
+import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import combinations, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outgrow import runner, steps
+from outgrow.config import OWN_LABELS, Experiment, Grid
 from outgrow.errors import UserError
 from outgrow.graph import Step
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
+from outgrow.results import table_of
 from outgrow.runner import Monitor, Outcome, Plan
 from outgrow.runtime import Runtime
 from outgrow.store import Store
@@ -25,10 +28,22 @@ from outgrow.strategies import (
 )
 from outgrow.tasks import Sizes, TaskSpec
 
-__all__ = ["OWN_LABELS", "Experiment", "Grid", "open_store", "plan", "run_steps", "wire"]
+if TYPE_CHECKING:
+    import polars as pl
 
-OWN_LABELS = "labels"
-"""Written for the supervisor where the weak labels are a column of the user's table."""
+__all__ = [
+    "Experiment",
+    "Grid",
+    "experiments_of",
+    "grid_of",
+    "open_store",
+    "pairs",
+    "plan",
+    "run",
+    "run_steps",
+    "sweep",
+    "wire",
+]
 
 _KINDS = (
     "outgrow.data:Examples",
@@ -41,107 +56,39 @@ _KINDS = (
 _TRANSFER = ("B", "B_val")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One weak-to-strong result over several seeds. Every field is spelled as in YAML and on the command line."""
-
-    task: str = "sentiment-movies"
-    """Name of a task, with options: ``table(path='mine.csv', weak='guess')``."""
-    weak: str = "glove"
-    """The supervisor's model; ``labels`` takes the weak labels of the user's own table."""
-    strong: str = "minilm-l6"
-    """The model of student and ceiling."""
-    strategy: str = "naive"
-    """How the weak labels become a student, see ``outgrow methods``."""
-    train: str = "probe"
-    """How student and ceiling are trained: ``probe(...)`` or ``finetune(...)``."""
-    weak_train: str | None = None
-    """How the supervisor is trained; like the student where not said."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; None for 3/8 of the data."""
-    transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; None for 3/8 of the data."""
-    test_rows: int | None = None
-    """Rows of T; None for 1/4 of the data."""
-    validation: float = 0.1
-    """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share; T always is."""
-    ceiling: bool = True
-    """Train the ceiling. Without gold labels on B there is none, and no PGR."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise UserError("an experiment needs at least one seed")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise UserError(f"seeds {list(self.seeds)} repeat; each seed is one draw")
+def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+    """Supervisor and student of every pair. ``accepted`` are restricted models that may join a ladder."""
+    if grid.weak:
+        return list(product(grid.weak, grid.strong))
+    if "," in grid.ladder:
+        return list(combinations([m.strip() for m in grid.ladder.split(",")], 2))
+    return list(combinations(ladder(grid.ladder, accepted), 2))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Experiments by the list: every task, pair, strategy and trainer with every other. What ``outgrow run`` takes."""
+def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[Experiment]:
+    """All experiments of the grid, controls last."""
+    strategies = list(dict.fromkeys([*grid.strategy, *(CONTROLS if grid.controls else ())]))
+    varied = {"task", "weak", "strong", "strategy", "train", "seeds"}
+    rest: dict[str, Any] = {f.name: getattr(grid, f.name) for f in fields(Experiment) if f.name not in varied}
+    rest["seeds"] = tuple(range(grid.first_seed, grid.first_seed + grid.seeds))
+    return [
+        Experiment(task=task, weak=weak, strong=strong, strategy=s, train=train, **rest)
+        for task, train, s, (weak, strong) in product(grid.task, grid.train, strategies, pairs(grid, accepted))
+    ]
 
-    task: tuple[str, ...] = ("sentiment-movies",)
-    """Tasks, see ``outgrow tasks``."""
-    ladder: str = "three"
-    """``three``, ``six``, or models from weak to strong separated by commas; every weaker one supervises every
-    stronger one."""
-    weak: tuple[str, ...] = ()
-    """Supervisors, in place of the ladder's (with ``strong``)."""
-    strong: tuple[str, ...] = ()
-    """Students, in place of the ladder's (with ``weak``)."""
-    strategy: tuple[str, ...] = ("naive", "confidence")
-    """Strategies, see ``outgrow methods``."""
-    train: tuple[str, ...] = ("probe",)
-    """Trainers of student and ceiling: probe(...) or finetune(...)."""
-    weak_train: str | None = None
-    """Trainer of the supervisors; like the student's where not said."""
-    seeds: int = 5
-    """Number of seeds, counted from 0."""
-    supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; 3/8 of the data where not said."""
-    transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; 3/8 of the data where not said."""
-    test_rows: int | None = None
-    """Rows of T; 1/4 of the data where not said."""
-    validation: float = 0.1
-    """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share."""
-    ceiling: bool = True
-    """Train ceilings; without gold labels on B there are none, and no PGR."""
-    controls: bool = True
-    """Run the controls (shuffled weak labels, clusters without labels) beside every pair."""
 
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"seeds is {self.seeds}; it must be at least 1")
-        if bool(self.weak) != bool(self.strong):
-            raise UserError("weak and strong go together; give both, or a ladder")
-        for name in ("task", "strategy", "train"):
-            if not getattr(self, name):
-                raise UserError(f"{name} is empty; name at least one")
+def grid_of(experiment: Experiment) -> Grid:
+    """The grid that holds this experiment and nothing else.
 
-    def pairs(self, accepted: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-        """Supervisor and student of every pair."""
-        if self.weak:
-            return list(product(self.weak, self.strong))
-        if "," in self.ladder:
-            return list(combinations([m.strip() for m in self.ladder.split(",")], 2))
-        return list(combinations(ladder(self.ladder, accepted), 2))
-
-    def experiments(self, accepted: frozenset[str] = frozenset()) -> list[Experiment]:
-        """All experiments of the grid, controls last. ``accepted`` are restricted models that may join a ladder."""
-        strategies = list(dict.fromkeys([*self.strategy, *(CONTROLS if self.controls else ())]))
-        shared = {f.name for f in fields(Experiment)} - {"task", "weak", "strong", "strategy", "train", "seeds"}
-        rest: dict[str, Any] = {name: getattr(self, name) for name in sorted(shared)}
-        return [
-            Experiment(
-                task=task, weak=weak, strong=strong, strategy=s, train=train, seeds=tuple(range(self.seeds)), **rest
-            )
-            for task, train, s, (weak, strong) in product(self.task, self.train, strategies, self.pairs(accepted))
-        ]
+    Raises:
+        UserError: if its seeds do not follow each other.
+    """
+    first, last = experiment.seeds[0], experiment.seeds[-1]
+    if experiment.seeds != tuple(range(first, last + 1)):
+        raise UserError(f"the seeds {list(experiment.seeds)} do not follow each other; run this experiment from Python")
+    single = {name: (getattr(experiment, name),) for name in ("task", "weak", "strong", "strategy", "train")}
+    kept = {f.name: getattr(experiment, f.name) for f in fields(Experiment) if f.name in {g.name for g in fields(Grid)}}
+    return Grid(**{**kept, **single, "seeds": len(experiment.seeds), "first_seed": first, "controls": False})
 
 
 def wire(experiment: Experiment) -> Step:
@@ -230,14 +177,50 @@ def _model(text: str) -> ModelSpec:
     return ModelSpec.parse(text)
 
 
-def open_store(root: str) -> Store:
-    """The store at ``root``, able to read every kind of result."""
-    return Store(root, _KINDS)
+def open_store(root: str | None = None) -> Store:
+    """The store at ``root`` (else ``$OUTGROW_STORE``, else ``outgrow-store``), able to read every kind of result."""
+    return Store(root or os.environ.get("OUTGROW_STORE") or "outgrow-store", _KINDS)
 
 
 def plan(experiments: Iterable[Experiment], store: Store) -> Plan:
     """What running these experiments would do, without doing it."""
     return runner.plan([wire(e) for e in experiments], store)
+
+
+def run(
+    experiment: Experiment,
+    store: str | None = None,
+    runtime: Runtime | None = None,
+    monitor: Monitor | None = None,
+) -> "pl.DataFrame":
+    """Run one experiment; returns its row of :func:`outgrow.results`. What is stored already is not run again."""
+    return sweep([experiment], store, runtime, monitor)
+
+
+def sweep(
+    experiments: Grid | Iterable[Experiment],
+    store: str | None = None,
+    runtime: Runtime | None = None,
+    monitor: Monitor | None = None,
+) -> "pl.DataFrame":
+    """Run many experiments, shared steps once; returns their rows of :func:`outgrow.results`.
+
+    Args:
+        experiments: a grid or a list.
+        store: folder or fsspec URL; ``$OUTGROW_STORE`` or ``outgrow-store`` where not given.
+        runtime: device, batching, licences accepted.
+        monitor: told of the progress.
+
+    Raises:
+        UserError: for anything the user can mend.
+        StepsFailed: if steps failed; all others are done and stored.
+    """
+    runtime = runtime or Runtime()
+    if isinstance(experiments, Grid):
+        experiments = experiments_of(experiments, runtime.accept_license)
+    opened = open_store(store)
+    targets, _ = run_steps(experiments, opened, runtime, monitor)
+    return table_of([opened.record(t) for t in targets])
 
 
 def run_steps(

@@ -1,0 +1,95 @@
+"""What a user asks for: experiments and grids of them, as plain data. Importing this costs nothing."""
+
+from dataclasses import dataclass
+
+from outgrow.errors import UserError
+
+__all__ = ["OWN_LABELS", "Experiment", "Grid"]
+
+OWN_LABELS = "labels"
+"""Written for the supervisor where the weak labels are a column of the user's table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One weak-to-strong result over several seeds. Every field is spelled as in YAML and on the command line."""
+
+    task: str = "sentiment-movies"
+    """Name of a task, with options: ``table(path='mine.csv', weak='guess')``."""
+    weak: str = "glove"
+    """The supervisor's model; ``labels`` takes the weak labels of the user's own table."""
+    strong: str = "minilm-l6"
+    """The model of student and ceiling."""
+    strategy: str = "naive"
+    """How the weak labels become a student, see ``outgrow methods``."""
+    train: str = "probe"
+    """How student and ceiling are trained: ``probe(...)`` or ``finetune(...)``."""
+    weak_train: str | None = None
+    """How the supervisor is trained; like the student where not said."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    supervisor_rows: int | None = None
+    """Rows of A, which the supervisor is trained on; None for 3/8 of the data."""
+    transfer_rows: int | None = None
+    """Rows of B, which the supervisor labels for the student; None for 3/8 of the data."""
+    test_rows: int | None = None
+    """Rows of T; None for 1/4 of the data."""
+    validation: float = 0.1
+    """Share of A and of B held out for early stopping."""
+    balance: bool = True
+    """Balance A and B where a class has more than 1.1 times its fair share; T always is."""
+    ceiling: bool = True
+    """Train the ceiling. Without gold labels on B there is none, and no PGR."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise UserError("an experiment needs at least one seed")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"seeds {list(self.seeds)} repeat; each seed is one draw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Experiments by the list: every task, pair, strategy and trainer with every other. What ``outgrow run`` takes."""
+
+    task: tuple[str, ...] = ("sentiment-movies",)
+    """Tasks, see ``outgrow tasks``."""
+    ladder: str = "three"
+    """``three``, ``six``, or models from weak to strong separated by commas; every weaker one supervises every
+    stronger one."""
+    weak: tuple[str, ...] = ()
+    """Supervisors, in place of the ladder's (with ``strong``)."""
+    strong: tuple[str, ...] = ()
+    """Students, in place of the ladder's (with ``weak``)."""
+    strategy: tuple[str, ...] = ("naive", "confidence")
+    """Strategies, see ``outgrow methods``."""
+    train: tuple[str, ...] = ("probe",)
+    """Trainers of student and ceiling: probe(...) or finetune(...)."""
+    weak_train: str | None = None
+    """Trainer of the supervisors; like the student's where not said."""
+    seeds: int = 5
+    """Number of seeds; each draws its own split, order and start."""
+    first_seed: int = 0
+    """The first of them; the others follow it."""
+    supervisor_rows: int | None = None
+    """Rows of A, which the supervisor is trained on; 3/8 of the data where not said."""
+    transfer_rows: int | None = None
+    """Rows of B, which the supervisor labels for the student; 3/8 of the data where not said."""
+    test_rows: int | None = None
+    """Rows of T; 1/4 of the data where not said."""
+    validation: float = 0.1
+    """Share of A and of B held out for early stopping."""
+    balance: bool = True
+    """Balance A and B where a class has more than 1.1 times its fair share."""
+    ceiling: bool = True
+    """Train ceilings; without gold labels on B there are none, and no PGR."""
+    controls: bool = True
+    """Run the controls (shuffled weak labels, clusters without labels) beside every pair."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds is {self.seeds}; it must be at least 1")
+        if bool(self.weak) != bool(self.strong):
+            raise UserError("weak and strong go together; give both, or a ladder")
+        for name in ("task", "strategy", "train"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty; name at least one")

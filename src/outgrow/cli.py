@@ -1,0 +1,453 @@
+"""The command ``outgrow``. Every command parses, calls one function of the library, and prints."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from outgrow.config import Grid
+from outgrow.errors import UserError
+
+if TYPE_CHECKING:
+    from outgrow.config import Experiment
+    from outgrow.runtime import Runtime
+    from outgrow.store import Store
+
+__all__ = ["main"]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("outgrow")
+
+
+app = App(
+    name="outgrow",
+    help="Train a strong student on a weak supervisor's labels, and measure how far it outgrows its teacher.",
+    version=_version,
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How and where to run; changes no result."""
+
+    device: str = "auto"
+    """auto takes a GPU where one works, else the CPU; cpu, cuda, cuda:1, mps insist."""
+    microbatch: int = 0
+    """Examples per pass in finetuning; 0 takes the whole batch at once. Same result either way."""
+    tokens_at_once: int = 4096
+    """Token budget of one batch in feature extraction and prediction."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in finetuning: less memory, more time."""
+    offline: bool = False
+    """Fetch nothing; say what is missing instead."""
+    accept_license: tuple[str, ...] = ()
+    """Restricted models whose licences you accept, such as gemma-3-270m."""
+
+    def runtime(self) -> "Runtime":
+        """The library's form of these."""
+        from outgrow.models.packaged import accepted_licenses
+        from outgrow.runtime import Runtime
+
+        return Runtime(
+            device=self.device,
+            microbatch=self.microbatch,
+            tokens_at_once=self.tokens_at_once,
+            gradient_checkpointing=self.gradient_checkpointing,
+            offline=self.offline,
+            accept_license=frozenset(self.accept_license) | accepted_licenses(),
+        )
+
+
+Flat = Parameter(name="*")
+StorePlace = Annotated[
+    str | None, Parameter(help="Folder or fsspec URL of results; $OUTGROW_STORE, else outgrow-store.")
+]
+ReportPlace = Annotated[Path, Parameter(help="Folder the report is written to.")]
+_DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@app.command
+def run(
+    *,
+    grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
+    config: Annotated[
+        str | None, Parameter(help="YAML file with these options, or the key of a result to rerun.")
+    ] = None,
+    print_config: Annotated[bool, Parameter(help="Print the options as YAML and stop.", negative=())] = False,
+    store: StorePlace = None,
+    report: ReportPlace = Path("outgrow-report"),
+    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+) -> None:
+    """Run supervisors, students and ceilings; print the table and write the report.
+
+    Without arguments: the default experiment, real models and data on any laptop. What is stored already is reused.
+    """
+    if print_config:
+        from outgrow.configfile import to_yaml
+
+        print(to_yaml(grid), end="")
+        return
+    _run([grid], store, report, machine, "outgrow run")
+
+
+@app.command
+def sweep(
+    file: Annotated[Path, Parameter(help="YAML file with one grid or a list of grids.")],
+    /,
+    *,
+    store: StorePlace = None,
+    report: ReportPlace = Path("outgrow-report"),
+    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+) -> None:
+    """Run every grid of a file, shared steps once."""
+    from outgrow.configfile import read_sweep
+
+    _run(read_sweep(file), store, report, machine, f"outgrow sweep {file}")
+
+
+@app.command
+def plan(
+    file: Annotated[Path | None, Parameter(help="YAML file with one grid or a list of grids.")] = None,
+    /,
+    *,
+    grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
+    config: Annotated[str | None, Parameter(help="YAML file with these options, or the key of a result.")] = None,
+    store: StorePlace = None,
+    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+) -> None:
+    """Show what would run, what is reused and how long it may take, and do nothing."""
+    from collections import Counter
+
+    from outgrow import experiment
+    from outgrow.configfile import read_sweep
+    from outgrow.progress import clock
+
+    grids = read_sweep(file) if file else [grid]
+    experiments = _experiments(grids, machine)
+    planned = experiment.plan(experiments, experiment.open_store(store))
+    counts = Counter(s.function.name for s in planned.to_run)
+    rows = [[name, str(count)] for name, count in counts.most_common()]
+    if rows:
+        _print_rows(["step", "to run"], rows)
+    reused = Counter(s.function.name for s in planned.reused)
+    print(f"{len(experiments)} experiments: {len(planned.to_run)} steps to run, {sum(reused.values())} results reused")
+    if planned.to_run:
+        known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
+        more = f", without {planned.unknown} steps never timed in this store" if planned.unknown else ""
+        print(f"estimated time: {known}{more}")
+
+
+def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
+    from outgrow.experiment import experiments_of
+
+    accepted = machine.runtime().accept_license
+    return [e for grid in grids for e in experiments_of(grid, accepted)]
+
+
+def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine, command: str) -> None:
+    from outgrow import experiment
+    from outgrow.progress import Progress
+    from outgrow.results import table_of
+    from outgrow.runner import plan as plan_of
+
+    opened, runtime = experiment.open_store(store), machine.runtime()
+    experiments = _experiments(grids, machine)
+    targets = [experiment.wire(e) for e in experiments]
+    planned = plan_of(targets, opened)
+    with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
+        targets, outcome = experiment.run_steps(experiments, opened, runtime, progress)
+    _print_report(table_of([opened.record(t) for t in targets]), opened, report, grids, command, outcome)
+
+
+def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], command: str, outcome: Any) -> None:
+    from rich.console import Console
+
+    from outgrow.progress import clock
+    from outgrow.provenance import provenance
+    from outgrow.report import print_table, write_report
+
+    print_table(table, Console())
+    facts = provenance(table, store, grids, command, outcome)
+    page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
+    if outcome is not None:
+        print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
+    print(f"report: {page}")
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@app.command
+def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """List the finished experiments, or with --steps what is stored of every step.
+
+    Args:
+        steps: count stored steps by function instead.
+    """
+    from collections import defaultdict
+
+    from outgrow.experiment import open_store
+    from outgrow.results import results
+
+    opened = open_store(store)
+    if steps:
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for record in opened.records():
+            seconds[record["fn"]].append(record["seconds"])
+        _print_rows(["step", "stored", "seconds"], [[k, str(len(v)), f"{sum(v):.1f}"] for k, v in seconds.items()])
+        return
+    rows = [
+        [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
+        for r in results(opened).to_dicts()
+    ]
+    if not rows:
+        print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
+    else:
+        _print_rows(["key", "task", "pair", "strategy", "train", "PGR"], rows)
+
+
+@app.command
+def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Print the record of a result: arguments, scores, seconds, versions, files.
+
+    Args:
+        key: the key of a result, or its first digits.
+        config: print the options that rerun it, as YAML.
+    """
+    import json
+
+    from outgrow.configfile import to_yaml
+    from outgrow.experiment import open_store
+
+    record = open_store(store).find(key)
+    print(to_yaml(_grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False))
+
+
+@app.command
+def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
+    """Write the report of everything in the store."""
+    from outgrow.experiment import open_store
+    from outgrow.results import results
+
+    opened = open_store(store)
+    table = results(opened)
+    if table.is_empty():
+        raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
+    _print_report(table, opened, folder, [], "outgrow report", None)
+
+
+@app.command
+def tasks(name: str | None = None, /, *, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
+    """List the tasks, or show one: rows, classes, groups.
+
+    Args:
+        name: a task with its options, such as "table(path='mine.csv')".
+    """
+    from outgrow.tasks import describe, tasks_table
+
+    if name is None:
+        rows = [
+            [
+                t["name"],
+                t["kind"],
+                ", ".join(t["classes"] or ["yours"]),
+                str(t["rows"] or "yours"),
+                t["licence"],
+                t["about"],
+            ]
+            for t in tasks_table()
+        ]
+        _print_rows(["task", "kind", "classes", "rows", "licence", "a row"], rows)
+        return
+    found = describe(name, machine.runtime())
+    print(f"{found['task']}: {found['about']}")
+    print(f"source: {found['source']}; licence: {found['licence']}")
+    balance = ", ".join(f"{label} {count}" for label, count in found["balance"].items())
+    print(f"{found['rows']} rows ({balance}; unknown {found['unknown']}), {found['groups']} groups, ")
+    print(f"largest group {found['largest_group']} rows; further columns: {', '.join(found['meta']) or 'none'}")
+    for example in found["examples"]:
+        print(f"\n[{example['id']}] {example['class']}\n{example['text']}")
+
+
+@app.command
+def models() -> None:
+    """List the packaged models, weak to strong, with their licences. Hub models are written hf:org/name@commit."""
+    from outgrow.models.packaged import models_table
+
+    rows = [
+        [
+            str(m["name"]),
+            f"{int(m['parameters']) / 1e6:,.1f} M",
+            f"{int(m['download_bytes']) / 1e6:,.0f} MB",
+            "yes" if m["cached"] else "no",
+            str(m["licence"]) + (" (restricted)" if m["restricted"] else ""),
+            str(m["description"]),
+        ]
+        for m in models_table()
+    ]
+    _print_rows(["model", "parameters", "download", "here", "licence", "what it is"], rows)
+
+
+@app.command
+def methods() -> None:
+    """List the strategies, losses and trainers with their options and sources."""
+    from outgrow.losses import LOSSES
+    from outgrow.strategies import STRATEGIES, TRAINERS
+
+    for kind, registry in (("strategies", STRATEGIES), ("losses", LOSSES), ("trainers", TRAINERS)):
+        rows = [[repr_of(name, cls), (cls.__doc__ or "").strip().partition("\n")[0]] for name, cls in registry.items()]
+        _print_rows([kind, "what it does"], rows)
+
+
+def repr_of(name: str, cls: type[Any]) -> str:
+    """The spelling of a registered value with all its options."""
+    from dataclasses import fields
+
+    from outgrow.losses import LOSSES
+    from outgrow.spelling import spell_call
+
+    value = cls()
+    return spell_call(name, {f.name: getattr(value, f.name) for f in fields(cls)}, LOSSES)
+
+
+# --- housekeeping -----------------------------------------------------------------------------------------------------
+
+
+@app.command
+def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
+    """Fetch models and data now, so that later runs work offline.
+
+    Args:
+        names: models, ladders (three, six) or tasks; nothing for what the default experiment needs.
+    """
+    from outgrow.fetching import pull as fetch
+
+    fetch(names or ("three", "sentiment-movies"), machine.runtime(), print)
+
+
+@app.command
+def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
+    """Check devices, memory, disk, cache, versions and stored results; exit code 1 if something is wrong."""
+    from outgrow.doctor import examine
+    from outgrow.experiment import open_store
+
+    findings = examine(machine.runtime(), open_store(store))
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}")
+    if not all(f.ok for f in findings):
+        sys.exit(1)
+
+
+@app.command
+def clean(
+    *,
+    store: StorePlace = None,
+    results: Annotated[bool, Parameter(negative=())] = False,
+    cache: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Remove what killed runs left behind.
+
+    Args:
+        results: remove all stored results too.
+        cache: remove fetched models and data too.
+    """
+    from outgrow.experiment import open_store
+    from outgrow.fetching import clean as remove
+
+    for line in remove(open_store(store), results=results, cache=cache):
+        print(line)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "undefined"
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+
+def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _grid_of_record(record: dict[str, Any]) -> Grid:
+    from outgrow.config import Experiment
+    from outgrow.experiment import grid_of
+
+    if not record["note"]:
+        raise UserError(
+            f"{record['fn']}/{record['key'][:12]} is a step inside an experiment; rerun an experiment of `outgrow ls`"
+        )
+    fields = record["note"]["experiment"]
+    return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
+
+
+def _configured(tokens: Sequence[str]) -> dict[str, Any]:
+    """The fields set by the file or result named with ``--config``; flags on the command line go over them."""
+    from dataclasses import asdict
+
+    value = None
+    for i, token in enumerate(tokens):
+        if token == "--config" and i + 1 < len(tokens):
+            value = tokens[i + 1]
+        elif token.startswith("--config="):
+            value = token.partition("=")[2]
+    if value is None or tokens[0] not in ("run", "plan"):
+        return {}
+    if Path(value).exists() or not value.isalnum():
+        from outgrow.configfile import read_grid
+
+        fields = read_grid(Path(value))
+    else:
+        from outgrow.experiment import open_store
+
+        stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
+        fields = asdict(_grid_of_record(open_store(stores[0] if stores else None).find(value)))
+    return {k.replace("_", "-"): list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 for what the user can mend, with 1 for anything else that failed."""
+    sys.exit(_main(list(sys.argv[1:] if tokens is None else tokens)))
+
+
+def _main(tokens: list[str]) -> int:
+    try:
+        configured = _configured(tokens) if tokens else {}
+        app.config = (Dict(configured, source="--config", use_commands_as_keys=False),) if configured else ()
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
+    except (UserError, CycloptsError) as error:
+        print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("outgrow: interrupted; finished steps are kept, run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        from outgrow.runner import StepsFailed
+
+        if not isinstance(error, StepsFailed):
+            raise
+        print(f"outgrow: {error}", file=sys.stderr)
+        return 2 if error.by_user else 1
+    return 0

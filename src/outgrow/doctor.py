@@ -1,0 +1,120 @@
+"""What this machine has, what is missing, and whether stored results are intact."""
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from outgrow.errors import UserError
+from outgrow.models.packaged import models_table
+from outgrow.packages import megabytes
+from outgrow.runtime import Runtime, cache_folder
+from outgrow.store import Damaged, Store
+
+__all__ = ["Finding", "examine"]
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "scikit-learn", "numpy", "polars", "altair")
+_LEAST_MEMORY = 3 << 30
+_LEAST_DISK = 2 << 30
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    ok: bool = True
+
+
+def examine(runtime: Runtime, store: Store) -> list[Finding]:
+    """Look at versions, devices, memory, disk, cache and store; nothing is fetched or changed."""
+    return [_python(), *_packages(), *_devices(runtime), _memory(), _disk(), _fetching(), _models(), _stored(store)]
+
+
+def _python() -> Finding:
+    return Finding("python", f"{platform.python_version()} on {platform.platform()}", sys.version_info >= (3, 11))
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(Finding(name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(name, f"not installed; `pip install {name}`", ok=False))
+    return found
+
+
+def _devices(runtime: Runtime) -> list[Finding]:
+    import torch
+
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    found = [Finding("cpu", f"{threads}, {torch.backends.cpu.get_cpu_capability()}")]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(i)
+            found.append(Finding(f"cuda:{i}", f"{facts.name}, {facts.total_memory >> 30} GiB"))
+    elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+        found.append(
+            Finding(
+                "gpu", f"THERE IS A GPU THAT torch {torch.__version__} CANNOT USE; install a CUDA build of it", ok=False
+            )
+        )
+    else:
+        found.append(Finding("gpu", "none; the CPU is used"))
+    try:
+        found.append(Finding("device used", runtime.torch_device()))
+    except UserError as error:
+        found.append(Finding("device used", f"NONE: {error}", ok=False))
+    return found
+
+
+def _memory() -> Finding:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    enough = memory.available >= _LEAST_MEMORY
+    found = f"{memory.available >> 20:,} MiB free of {memory.total >> 20:,}"
+    return Finding("memory", found if enough else f"{found}; the default run needs {_LEAST_MEMORY >> 20:,}", enough)
+
+
+def _disk() -> Finding:
+    place = cache_folder()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return Finding("disk", f"{free >> 20:,} MiB free at {cache_folder()}", free >= _LEAST_DISK)
+
+
+def _fetching() -> Finding:
+    try:
+        return Finding("pip", f"{metadata.version('pip')}, fetches the packaged models and data")
+    except metadata.PackageNotFoundError:
+        on_path = shutil.which("pip")
+        return Finding(
+            "pip", on_path or "missing: packaged models cannot be fetched; `pip` or `uv pip install pip`", bool(on_path)
+        )
+
+
+def _models() -> Finding:
+    here = [str(m["name"]) for m in models_table() if m["cached"]]
+    missing = [str(m["name"]) for m in models_table() if not m["cached"] and not m["restricted"]]
+    size = sum(f.stat().st_size for f in cache_folder().rglob("*") if f.is_file())
+    to_get = f"; not yet fetched: {', '.join(missing)} (`outgrow pull NAME`)" if missing else ""
+    return Finding("models", f"{', '.join(here) or 'none'} ({megabytes(size)} in the cache){to_get}")
+
+
+def _stored(store: Store) -> Finding:
+    damaged, intact = [], 0
+    for folder in store.folders():
+        try:
+            store.verify(folder)
+            intact += 1
+        except Damaged as damage:
+            damaged.append(str(damage))
+    if damaged:
+        return Finding("results", f"{len(damaged)} damaged (run again to mend), the first: {damaged[0]}", ok=False)
+    return Finding("results", f"{intact} in {store.root}, all intact")

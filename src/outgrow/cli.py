@@ -161,6 +161,8 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.runner import plan as plan_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
+    if runtime.device != "auto":
+        runtime.torch_device()  # a device asked for by name is there or the run does not start
     experiments = _experiments(grids, machine)
     targets = [experiment.wire(e) for e in experiments]
     planned = plan_of(targets, opened)
@@ -385,7 +387,8 @@ def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 160)
 
 
 def _grid_of_record(record: dict[str, Any]) -> Grid:
@@ -448,6 +451,7 @@ def _main(tokens: list[str]) -> int:
 
         if not isinstance(error, StepsFailed):
             raise
-        print(f"outgrow: {error}", file=sys.stderr)
+        for line in error.lines:
+            print(f"outgrow: {line}", file=sys.stderr)
         return 2 if error.by_user else 1
     return 0

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -79,10 +79,16 @@ class StepsFailed(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        first = next(iter(outcome.failed.values()))
-        what = str(first) if isinstance(first, UserError) else f"{type(first).__name__}: {first}"
-        rest = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
-        super().__init__(f"{what}{rest}")
+        super().__init__("; ".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """What went wrong, one line for each different failure."""
+        errors = self.outcome.failed.values()
+        counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
+        lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
+        skipped = self.outcome.skipped
+        return [*lines, *([f"{skipped} steps that needed these were not run"] if skipped else [])]
 
     @property
     def by_user(self) -> bool:
@@ -224,7 +230,8 @@ class _Run:
             if len(steps) > 1:  # find the one at fault, so that the others do not fail with it
                 return [s for step in steps for s in self._execute([step])]
             self.failed[steps[0].key] = error
-            self._say_failure(steps[0], error)
+            if not isinstance(error, UserError):  # a user's mistake is said once, at the end
+                self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{steps[0]} failed")
             return []
         seconds = time.monotonic() - began
         for step, result in zip(steps, results, strict=True):
@@ -281,12 +288,6 @@ class _Run:
         self.values.move_to_end(key)
         while len(self.values) > _KEPT_VALUES:
             self.values.popitem(last=False)
-
-    def _say_failure(self, step: Step, error: Exception) -> None:
-        if isinstance(error, UserError):
-            self.monitor.say(f"{step} failed: {error}")
-        else:
-            self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
 
 
 def _group(step: Step) -> str:

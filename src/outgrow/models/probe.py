@@ -6,6 +6,7 @@ of that product. The width is padded to full vector tiles, which makes a student
 neighbours: alone or among a thousand, it comes out the same.
 """
 
+import contextlib
 import json
 import math
 from collections import defaultdict
@@ -28,6 +29,7 @@ __all__ = ["FittedProbe", "ProbeJob", "fit_probes"]
 
 _TILE = 16  # columns of one tile of the matrix product; a full tile is computed the same whatever stands beside it
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
+_ONE_THREAD_BELOW = 2e7  # floating-point operations of one product; smaller ones lose more to waiting than they win
 _MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
 
 
@@ -102,12 +104,25 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
     done = 0
     for numbers in _bundles(jobs, features.shape[1]):
         bundle = _Bundle(features, [[jobs[i] for i in group] for group in numbers], device)
-        fitted = bundle.train()
+        with _threads_for(bundle):
+            fitted = bundle.train()
         for group, probes in zip(numbers, fitted, strict=True):
             results.update(zip(group, probes, strict=True))
             done += sum(updates[i] for i in group)
         runtime.report(done, sum(updates), "updates")
     return [results[i] for i in range(len(jobs))]
+
+
+@contextlib.contextmanager
+def _threads_for(bundle: "_Bundle") -> Iterator[None]:
+    """One thread for small products. How many compute a tile does not change it."""
+    before = torch.get_num_threads()
+    if bundle.operations_of_a_product < _ONE_THREAD_BELOW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _bundles(jobs: Sequence[ProbeJob], width: int) -> Iterator[list[list[int]]]:
@@ -161,6 +176,12 @@ class _Bundle:
         self.lr = self._per_student("lr")
         self.decay = self._per_student("l2") * self.lr
         self.decays = bool(self.decay.any())
+
+    @property
+    def operations_of_a_product(self) -> float:
+        """Multiplications and additions of one minibatch forward."""
+        rows = min(self.n, self.settings.batch_size) * len(self.groups)
+        return 2.0 * rows * self.dim * self.students * self.columns
 
     def _standardized(
         self, features: Floats, leaders: list[ProbeJob]

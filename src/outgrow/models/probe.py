@@ -6,13 +6,14 @@ of that product. The width is padded to full vector tiles, which makes a student
 neighbours: alone or among a thousand, it comes out the same.
 """
 
-import contextlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
@@ -29,7 +30,6 @@ __all__ = ["FittedProbe", "ProbeJob", "fit_probes"]
 
 _TILE = 16  # columns of one tile of the matrix product; a full tile is computed the same whatever stands beside it
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
-_ONE_THREAD_BELOW = 2e7  # floating-point operations of one product; smaller ones lose more to waiting than they win
 _MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
 
 
@@ -98,35 +98,38 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
     Minibatch Adam on mean loss + l2/2 |w|^2 (bias free), weights from zero (the problem is convex; the seed decides the
     order of the examples, another one in every epoch). Results come in the order of the jobs.
     """
-    results: dict[int, FittedProbe] = {}
     device = torch.device(runtime.torch_device())
-    updates = [j.settings.epochs * math.ceil(len(j.rows) / j.settings.batch_size) for j in jobs]
+    threads = torch.get_num_threads()
+    workers = threads if device.type == "cpu" else 1
+    bundles = list(_bundles(jobs, features.shape[1], workers))
+    total = sum(j.settings.epochs * len(j.rows) for j in jobs)
     done = 0
-    for numbers in _bundles(jobs, features.shape[1]):
-        bundle = _Bundle(features, [[jobs[i] for i in group] for group in numbers], device)
-        with _threads_for(bundle):
-            fitted = bundle.train()
-        for group, probes in zip(numbers, fitted, strict=True):
-            results.update(zip(group, probes, strict=True))
-            done += sum(updates[i] for i in group)
-        runtime.report(done, sum(updates), "updates")
+    lock = Lock()
+
+    def report(rows: int) -> None:
+        nonlocal done
+        with lock:
+            done += rows
+            runtime.report(done, total, "rows")
+
+    def train(numbers: list[list[int]]) -> list[tuple[int, FittedProbe]]:
+        torch.set_num_threads(1)
+        fitted = _Bundle(features, [[jobs[i] for i in group] for group in numbers], device).train(report)
+        return [pair for group, probes in zip(numbers, fitted, strict=True) for pair in zip(group, probes, strict=True)]
+
+    # One thread for each bundle and no waiting inside: threads that share one small product wait for each other at
+    # every operation, and wait long when something else wants a core.
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            results = dict(pair for pairs in pool.map(train, bundles) for pair in pairs)
+    finally:
+        torch.set_num_threads(threads)
     return [results[i] for i in range(len(jobs))]
 
 
-@contextlib.contextmanager
-def _threads_for(bundle: "_Bundle") -> Iterator[None]:
-    """One thread for small products. How many compute a tile does not change it."""
-    before = torch.get_num_threads()
-    if bundle.operations_of_a_product < _ONE_THREAD_BELOW:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _bundles(jobs: Sequence[ProbeJob], width: int) -> Iterator[list[list[int]]]:
-    """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order)."""
+def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[list[list[int]]]:
+    """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), so many that every
+    worker has as much to do where there is enough."""
     shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, job in enumerate(jobs):
         s = job.settings
@@ -136,17 +139,21 @@ def _bundles(jobs: Sequence[ProbeJob], width: int) -> Iterator[list[list[int]]]:
         shapes[s.view, shape, type(job.loss).__name__, tuple(kind)][order].append(i)
     for (_, shape, *_), groups in shapes.items():
         columns_each = 1 if shape[5] == 2 else shape[5]
-        most = max(1, _MAX_COLUMNS // columns_each)
+        students = sum(len(g) for g in groups.values())
+        share = _TILE * math.ceil(students / workers / _TILE)
+        most = max(1, min(share, _MAX_COLUMNS // columns_each))
         pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
         pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
-        at_once = max(1, _MAX_ROWS_BYTES // (4 * width * (shape[3] + shape[4]) or 1))
-        bundle: list[list[int]] = []
-        for piece in pieces:
-            if bundle and (len(bundle) >= at_once or (len(bundle) + 1) * len(piece) > most):
-                yield bundle
-                bundle = []
-            bundle.append(piece)
-        yield bundle
+        rows_fit = max(1, _MAX_ROWS_BYTES // (4 * width * (shape[3] + shape[4]) or 1) // workers)
+        at_once = min(rows_fit, math.ceil(len(pieces) / workers))
+        for at in range(0, len(pieces), at_once):
+            bundle: list[list[int]] = []
+            for piece in pieces[at : at + at_once]:
+                if bundle and (len(bundle) + 1) * len(piece) * columns_each > _MAX_COLUMNS:
+                    yield bundle
+                    bundle = []
+                bundle.append(piece)
+            yield bundle
 
 
 class _Bundle:
@@ -176,12 +183,6 @@ class _Bundle:
         self.lr = self._per_student("lr")
         self.decay = self._per_student("l2") * self.lr
         self.decays = bool(self.decay.any())
-
-    @property
-    def operations_of_a_product(self) -> float:
-        """Multiplications and additions of one minibatch forward."""
-        rows = min(self.n, self.settings.batch_size) * len(self.groups)
-        return 2.0 * rows * self.dim * self.students * self.columns
 
     def _standardized(
         self, features: Floats, leaders: list[ProbeJob]
@@ -239,7 +240,7 @@ class _Bundle:
                 table[g, 0, s] = getattr(job.settings, name)
         return table.flatten(2).to(self.device)
 
-    def train(self) -> list[list[FittedProbe]]:
+    def train(self, report: Callable[[int], None]) -> list[list[FittedProbe]]:
         """Run all epochs; returns the probes of each group in order."""
         num_groups, batch_size = len(self.groups), self.settings.batch_size
         # Held in units of each student's learning rate, so that one optimizer with lr 1 serves all of them.
@@ -259,6 +260,7 @@ class _Bundle:
                 self._gradient(weight, where_rows[:, batch], where_targets[:, batch], progress)
                 optimizer.step()
             kept.offer(weight, *self._validation(weight), always=not self.settings.early_stopping)
+            report(self.n * sum(len(g) for g in self.groups))
         return self._fitted(kept)
 
     def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:

@@ -72,19 +72,16 @@ class Step:
         bound = signature.bind(**args, **hidden)
         bound.apply_defaults()
         self.args: dict[str, Any] = {k: v for k, v in bound.arguments.items() if k not in hidden}
+        # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
+        self.canonical_args = json.dumps(
+            canonical(self.args), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+        """The arguments as canonical JSON, input steps replaced by their keys."""
+        head = json.dumps([self.function.name, self.function.version])
+        self.key = hashlib.sha256(f"{head}{self.canonical_args}".encode()).hexdigest()
+        """sha256 over function name, function version and canonical arguments."""
         self.note: dict[str, Any] | None = None
         """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
-
-    @cached_property
-    def canonical_args(self) -> str:
-        """The arguments as canonical JSON, input steps replaced by their keys."""
-        return json.dumps(canonical(self.args), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-    @cached_property
-    def key(self) -> str:
-        """sha256 over function name, function version and canonical arguments."""
-        head = json.dumps([self.function.name, self.function.version])
-        return hashlib.sha256(f"{head}{self.canonical_args}".encode()).hexdigest()
 
     @cached_property
     def inputs(self) -> tuple["Step", ...]:
@@ -101,7 +98,7 @@ def canonical(value: Any) -> Any:
     Dataclasses become their class name and fields; steps become their keys; tuples and lists are the same.
 
     Raises:
-        TypeError: for anything that has no such form, and for NaN and infinity.
+        TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
     """
     match value:
         case Step():
@@ -115,11 +112,14 @@ def canonical(value: Any) -> Any:
         case tuple() | list():
             return [canonical(v) for v in value]
         case Mapping():
-            if not all(isinstance(k, str) for k in value):
-                raise TypeError("mappings in arguments must have text keys")
+            if not all(isinstance(k, str) and not k.startswith("$") for k in value):
+                raise TypeError("mappings in arguments must have text keys that do not start with $")
             return {k: canonical(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
+        if any(_steps_in(fields)):
+            raise TypeError(f"a {type(value).__name__} cannot hold steps; hand them over as arguments of their own")
+        fields = {k: canonical(v) for k, v in fields.items()}
         return {"$class": type(value).__name__, **fields}
     raise TypeError(f"{type(value).__name__} cannot be an argument of a step")
 

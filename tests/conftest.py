@@ -1,0 +1,92 @@
+"""Shared doubles: a task of made-up words, tiny models on disk, and stores."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import torch
+
+from outgrow.data import Examples
+from outgrow.experiment import Experiment, open_store
+from outgrow.store import Store
+from outgrow.tasks.registry import task
+from tiny_models import WORDS, make_model
+
+torch.set_num_threads(1)  # tiny tensors: threads that wait for each other would cost ten times the work itself
+
+
+@task(name="words", content="made up", licence="none", source="tests", about="Which class word the text holds.")
+def words(*, rows: int = 240, classes: int = 2, fixed: bool = False, poisoned: bool = False) -> Examples:
+    """Texts with one class word among others; rows come in groups of up to two.
+
+    ``fixed`` says the part of each row in a meta column; ``poisoned`` deals the gold of B and of T to wrong rows,
+    class counts kept, so that nothing but gold itself differs.
+    """
+    rng = np.random.default_rng(0)
+    names = ("bad", "good", "no")[:classes]
+    gold = np.arange(rows) % classes
+    # The class word often comes late: a supervisor that reads few tokens makes mistakes.
+    places, fillers = rng.integers(4, size=rows), rng.choice(WORDS[5:], size=(rows, 3))
+    texts = [" ".join([*f[:p], names[g], *f[p:]]) for g, p, f in zip(gold, places, fillers, strict=True)]
+    parts = np.array(["A", "B", "T"])[(np.arange(rows) // classes) % 3]
+    if poisoned:
+        for part in ("B", "T"):
+            here = np.flatnonzero(parts == part)
+            gold[here] = rng.permutation(gold[here])
+    order = rng.permutation(rows)
+    return Examples(
+        ids=np.array([f"id-{i}" for i in range(rows)])[order],
+        inputs=tuple(texts[i] for i in order),
+        gold=gold[order],
+        classes=names,
+        groups=np.array([f"group-{i if fixed else i // (2 * classes) * classes + i % classes}" for i in order]),
+        meta={"split": parts[order]} if fixed else {},
+    )
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random BERT with two layers."""
+    folder: Path = make_model(tmp_path_factory.mktemp("models") / "bert", "bert")
+    return folder
+
+
+MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="session")
+def make(model: Path) -> MakeExperiment:
+    """Make an experiment that runs offline in about a second: the supervisor reads two words of each text."""
+
+    def make(**changed: Any) -> Experiment:
+        fields: dict[str, Any] = {
+            "task": "words",
+            "weak": str(model),
+            "strong": str(model),
+            "train": "probe(epochs=6, lr=0.03)",
+            "weak_train": "probe(epochs=6, lr=0.03, max_tokens=4)",
+            "seeds": (0, 1),
+        }
+        return Experiment(**fields | changed)
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture(params=["disk", "memory"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store on local disk and one at an fsspec URL."""
+    if request.param == "disk":
+        yield open_store(str(tmp_path / "store"))
+    else:
+        opened = open_store(f"memory://{uuid4().hex}")
+        yield opened
+        if opened.fs.exists(opened.path):
+            opened.fs.rm(opened.path, recursive=True)

@@ -1,5 +1,6 @@
 """Experiments: supervisor, student and ceiling wired into one result; grids of them; and running them."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from outgrow.errors import UserError
 from outgrow.graph import Step
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
+from outgrow.progress import Progress
 from outgrow.results import table_of
 from outgrow.runner import Monitor, Outcome, Plan
 from outgrow.runtime import Runtime
@@ -39,6 +41,7 @@ __all__ = [
     "open_store",
     "pairs",
     "plan",
+    "results",
     "run",
     "run_steps",
     "sweep",
@@ -191,17 +194,19 @@ def run(
     experiment: Experiment,
     store: str | None = None,
     runtime: Runtime | None = None,
-    monitor: Monitor | None = None,
+    *,
+    quiet: bool = False,
 ) -> "pl.DataFrame":
     """Run one experiment; returns its row of :func:`outgrow.results`. What is stored already is not run again."""
-    return sweep([experiment], store, runtime, monitor)
+    return sweep([experiment], store, runtime, quiet=quiet)
 
 
 def sweep(
     experiments: Grid | Iterable[Experiment],
     store: str | None = None,
     runtime: Runtime | None = None,
-    monitor: Monitor | None = None,
+    *,
+    quiet: bool = False,
 ) -> "pl.DataFrame":
     """Run many experiments, shared steps once; returns their rows of :func:`outgrow.results`.
 
@@ -209,7 +214,7 @@ def sweep(
         experiments: a grid or a list.
         store: folder or fsspec URL; ``$OUTGROW_STORE`` or ``outgrow-store`` where not given.
         runtime: device, batching, licences accepted.
-        monitor: told of the progress.
+        quiet: show no progress.
 
     Raises:
         UserError: for anything the user can mend.
@@ -219,8 +224,17 @@ def sweep(
     if isinstance(experiments, Grid):
         experiments = experiments_of(experiments, runtime.accept_license)
     opened = open_store(store)
-    targets, _ = run_steps(experiments, opened, runtime, monitor)
+    with contextlib.nullcontext() if quiet else Progress() as progress:
+        targets, _ = run_steps(experiments, opened, runtime, progress)
     return table_of([opened.record(t) for t in targets])
+
+
+def results(store: str | None = None) -> "pl.DataFrame":
+    """One row per finished experiment in the store: its fields, and every score with its interval.
+
+    See :func:`outgrow.tables.table_of` for the columns.
+    """
+    return table_of(open_store(store).records("compare"))
 
 
 def run_steps(

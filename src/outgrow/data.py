@@ -120,7 +120,10 @@ class Examples:
             gold=table["gold"].to_numpy() if "gold" in table.column_names else None,
             classes=tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))),
             groups=_text(table["group"].to_pylist()),
-            meta={k: _text(v.to_pylist()) if str(v.type) == "string" else v.to_numpy() for k, v in meta.items()},
+            # Text without a single row is stored without a type.
+            meta={
+                k: _text(v.to_pylist()) if str(v.type) in ("string", "null") else v.to_numpy() for k, v in meta.items()
+            },
         )
 
 

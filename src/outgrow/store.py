@@ -6,6 +6,7 @@ finished result or none. Files carry checksums, and whoever reads them verifies.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import importlib
 import json
@@ -162,8 +163,8 @@ class Store:
 
     def folders(self, function: str | None = None) -> Iterator[str]:
         """The folders of all finished results, or of those of one step function."""
-        for record in sorted(self.fs.glob(f"{self.path}/{function or '*'}/*/record.json")):
-            yield str(record).rsplit("/", 1)[0]
+        for record in sorted(self._matching(f"{function or '*'}/*")):
+            yield record.rsplit("/", 1)[0]
 
     def records(self, function: str | None = None) -> Iterator[Record]:
         """The records of all finished results; a damaged one is left out (``outgrow doctor`` finds those)."""
@@ -180,12 +181,16 @@ class Store:
         return self._read_record(self._folder_of(key))
 
     def _folder_of(self, key: str) -> str:
-        found = [str(r) for r in self.fs.glob(f"{self.path}/*/{key}*/record.json")] if key.isalnum() else []
+        found = self._matching(f"*/{key}*") if key.isalnum() else []
         if len(found) != 1:
             raise UserError(
                 f"{len(found)} results in {self.root} have a key that starts with {key!r}; see `outgrow ls`"
             )
         return found[0].rsplit("/", 1)[0]
+
+    def _matching(self, pattern: str) -> list[str]:
+        """The paths of all records in folders that match; the root itself may hold characters of patterns."""
+        return [str(r) for r in self.fs.glob(f"{glob.escape(self.path)}/{pattern}/record.json")]
 
     def _read_record(self, folder: str) -> Record:
         try:
@@ -193,6 +198,9 @@ class Store:
             record: Record = wrapped["record"]
             if wrapped["sha256"] != _digest(record):
                 raise Damaged(f"{folder}/record.json was altered")
+            for name in record["files"]:  # others may write to a shared store: a name must not lead out of the folder
+                if name in ("", ".", "..") or "/" in name or "\\" in name:
+                    raise Damaged(f"{folder}/record.json names {name!r}, which is no file of its folder")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{folder}/record.json cannot be read ({type(error).__name__})") from error
         return record

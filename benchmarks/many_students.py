@@ -1,6 +1,6 @@
 """A thousand students at the price of one: fused probes against one at a time, scikit-learn, and the matrix peak.
 
-    python benchmarks/many_students.py [--rounds 3] [--batch-size 32]
+    python benchmarks/many_students.py [--rounds 3] [--batch-size 128]
 
 1,000 students (100 settings x 10 seeds) on 4,000 x 768 features, two classes, 10 epochs of minibatch Adam. Everything
 is measured side by side in one run and reported as a ratio; rounds alternate and the median is shown, because the
@@ -33,7 +33,7 @@ SAMPLE = 6  # students timed one at a time
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Fused probe students, as ratios.")
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--batch-size", type=int, default=32)
+    arguments.add_argument("--batch-size", type=int, default=128)
     options = arguments.parse_args()
 
     features, targets = data()

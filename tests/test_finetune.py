@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError
 from outgrow.losses import LogConf, Loss, Xent
@@ -121,7 +122,7 @@ def test_label_words_and_the_weights_of_an_earlier_run_can_be_the_start(folders:
     first = train(folders["gpt2"])
     second = train(folders["gpt2"], replace(QUICK, lr=1e-12, early_stopping=False), start=first)
     torch.testing.assert_close(dict(second.state), dict(first.state), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="LoRA"):
+    with pytest.raises(UserError, match="LoRA"):
         train(folders["gpt2"], replace(QUICK, lora=2), start=first)
 
 
@@ -305,10 +306,20 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(folders: dict[str
 
 
 @pytest.mark.parametrize("lora", [0, 2])
-def test_a_run_with_checkpointing_is_the_same_run(folders: dict[str, Path], lora: int) -> None:
+def test_a_run_with_checkpointing_is_the_same_run(
+    folders: dict[str, Path], lora: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(QUICK, lora=lora)
     plain = train(folders["llama"], settings)
+    used = []
+
+    def spy(*arguments: Any, **named: Any) -> Any:
+        used.append(1)
+        return checkpoint(*arguments, **named)
+
+    monkeypatch.setattr(transformer, "checkpoint", spy)
     assert same(plain, train(folders["llama"], settings, runtime=replace(CPU, gradient_checkpointing=True)))
+    assert used
 
 
 def test_the_gradient_of_the_whole_batch_is_clipped(folders: dict[str, Path]) -> None:

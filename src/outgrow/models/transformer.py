@@ -178,9 +178,9 @@ class Classifier(nn.Module):
 
     ``pooling`` is ``last`` (the text's last token), ``mean``, ``first``, or ``auto``: ``last`` for decoders, whose
     last token alone has seen the whole text, and ``mean`` for encoders. The head has no bias, as in the paper's
-    released code, and starts at zero, or from the rows of the unembedding that belong to C label words (paper,
-    appendix A.1). The body may run in bfloat16 (``bf16``; weights stay float32), pooling and head never do: logits
-    rounded to bfloat16 tie.
+    released code, and starts at zero, or from the rows of the unembedding that belong to C label words (as is
+    reported of Burns et al. 2023). The body may run in bfloat16 (``bf16``; weights stay float32), pooling and head
+    never do: logits rounded to bfloat16 tie.
     """
 
     def __init__(self, body: Any, num_classes: int, *, pooling: str = "auto", bf16: bool = False) -> None:

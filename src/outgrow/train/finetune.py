@@ -37,7 +37,7 @@ def finetune(
     runtime: Runtime,
     start: FinetunedModel | None = None,
 ) -> FinetunedModel:
-    """Finetune the pretrained model in ``folder`` on soft labels (Burns et al. 2023, section 4 and appendix A.1).
+    """Finetune the pretrained model in ``folder`` on soft labels; with ``Xent``, Burns et al. 2023's naive way.
 
     The same arguments give the same bits on the same machine's CPU; the caller's random state is neither used nor
     changed. With ``runtime.scratch``, a run that was killed goes on from its last checkpoint to the same result.
@@ -55,8 +55,9 @@ def finetune(
         start: weights to begin with, finetuned from the same folder with the same ``lora``.
 
     Raises:
-        UserError: if the model cannot be used with these settings, early stopping has no validation rows, or the loss
-            stops being finite.
+        UserError: if the model or ``start`` cannot be used with these settings, early stopping has no validation rows,
+            or the loss stops being finite.
+        ValueError: if there is not one row of labels for each text.
     """
     if not len(texts) == len(targets) > 0 or len(val_texts) != len(val_targets):
         raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from outgrow.errors import UserError
 from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
 from outgrow.runtime import Report, Runtime
 from outgrow.train.settings import Finetune
@@ -97,11 +98,11 @@ def put(model: Classifier, state: Mapping[str, Tensor]) -> None:
     """Put back what :func:`taken` took.
 
     Raises:
-        ValueError: if these are not the trained tensors of this model, all of them and no others.
+        UserError: if these are not the trained tensors of this model, all of them and no others.
     """
     trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
     if trained.keys() != state.keys() or any(p.shape != state[k].shape for k, p in trained.items()):
-        raise ValueError("these weights belong to another model, or to other LoRA settings")
+        raise UserError("these weights belong to another model, or to other LoRA settings; use the ones they came from")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state[name])

@@ -18,7 +18,10 @@ _AT_LEAST = {"epochs": 1, "batch_size": 1, "weight_decay": 0, "clip": 0, "lora":
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Optimisation of a finetuned model. Epochs, batch and early stopping as in Burns et al. 2023, appendix A.1.
+    """Optimisation of a finetuned model.
+
+    Two epochs, batches of 32 and early stopping on weak labels are reported of Burns et al. 2023 (its optimizer and
+    learning rates are not); where the released code is followed instead, the field says so.
 
     Device, microbatch size and gradient checkpointing are not here but in ``Runtime``: they change no result.
 
@@ -48,7 +51,8 @@ class Finetune:
     lora: int = 0
     """Rank of LoRA adapters on every linear layer, scaled by alpha = 2 * rank; 0 finetunes all weights."""
     head: str = "zero"
-    """Start of the head: ``zero``, or ``words``: the unembedding rows of ``words`` (decoders; the paper's way)."""
+    """Start of the head: ``zero``, or ``words``: the unembedding rows of ``words`` (decoders), as is
+    reported of the paper, there with the words 0 and 1."""
     words: tuple[str, ...] = ()
     """One label word for each class, each a single token, such as ("no", "yes")."""
     pooling: str = "auto"

@@ -1,0 +1,277 @@
+"""The command line: what a user types, what comes back, and one line for everything that is wrong."""
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outgrow import cli
+from outgrow.experiment import open_store
+from outgrow.store import Store
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command line in an empty folder; returns exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OUTGROW_STORE", raising=False)
+
+    def run(*tokens: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(list(tokens))
+        out, err = capsys.readouterr()
+        code = exit_.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def words(model: Path) -> list[str]:
+    """Flags of a run that takes about a second."""
+    trained = ["--train", "probe(epochs=3, lr=0.03)", "--weak-train", "probe(epochs=3, lr=0.03, max_tokens=4)"]
+    return ["--task", "words", "--weak", str(model), "--strong", str(model), "--seeds", "2", *trained]
+
+
+def one_line(err: str) -> str:
+    """The single line of a refusal."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("outgrow: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_table_writes_the_report_and_runs_nothing_twice(call: Call, words: list[str]) -> None:
+    code, out, err = call("run", *words)
+    assert code == 0, err
+    assert Path("outgrow-report/index.html").is_file()
+    assert " 0 reused" in out
+    code, out, _ = call("run", *words)
+    assert code == 0
+    assert out.count("0 steps run") == 1
+
+
+def test_plan_shows_what_run_then_does(call: Call, words: list[str]) -> None:
+    _, before, _ = call("plan", *words)
+    assert "0 results reused" in before
+    call("run", *words)
+    _, after, _ = call("plan", *words)
+    assert "0 steps to run" in after
+
+
+def test_yaml_and_flags_spell_the_same_and_flags_go_over_the_file(call: Call, words: list[str]) -> None:
+    _, printed, _ = call("run", *words, "--print-config")
+    Path("mine.yaml").write_text(printed)
+    assert call("run", "--config", "mine.yaml", "--print-config")[1] == printed
+    changed = call("run", "--config", "mine.yaml", "--seeds", "7", "--print-config")[1]
+    assert changed == printed.replace("seeds: 2", "seeds: 7")
+
+
+def test_a_record_reruns_itself(call: Call, words: list[str]) -> None:
+    call("run", *words)
+    key = next(open_store("outgrow-store").records("compare"))["key"]
+    code, out, err = call("run", "--config", key[:16])
+    assert code == 0, err
+    assert "0 steps run, 1 reused" in out
+    _, config, _ = call("show", key, "--config")
+    Path("again.yaml").write_text(config)
+    assert "0 steps run, 1 reused" in call("sweep", "again.yaml")[1]
+
+
+def test_listings(call: Call, words: list[str]) -> None:
+    assert "no finished experiments" in call("ls")[1]
+    call("run", *words)
+    assert "naive" in call("ls")[1]
+    assert "fit_probe" in call("ls", "--steps")[1]
+    assert "sentiment-movies" in call("tasks")[1]
+    assert "groups" in call("tasks", "words")[1]
+    models = call("models")[1]
+    assert "minilm-l6" in models
+    assert "Apache-2.0" in models
+    methods = call("methods")[1]
+    assert "confidence" in methods
+    assert "LogConf" in methods
+    assert call("report", "--folder", "page")[0] == 0
+    assert Path("page/index.html").is_file()
+
+
+def test_doctor_finds_a_damaged_result_and_run_mends_it(call: Call, words: list[str]) -> None:
+    call("run", *words)
+    good = call("doctor")[1]
+    assert "all intact" in good
+    damaged = next(Path("outgrow-store/fit_probe").glob("*/probe.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    code, out, _ = call("doctor")
+    assert code == 1
+    assert "1 damaged" in out
+
+
+def test_doctor_says_loudly_that_a_gpu_asked_for_is_not_used(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, _ = call("doctor", "--device", "cuda")
+    assert code == 1
+    assert "NONE: device 'cuda' was asked for" in out
+
+
+def test_clean_removes_leftovers_and_keeps_results(call: Call, words: list[str], tmp_path: Path) -> None:
+    call("run", *words)
+    left = Path("outgrow-store/fit_probe/0123")
+    left.mkdir()
+    (left / "probe.safetensors").write_bytes(b"half")
+    results = len(list(open_store("outgrow-store").folders()))
+    assert "left by killed runs" in call("clean")[1]
+    assert not left.exists()
+    assert len(list(open_store("outgrow-store").folders())) == results
+    assert f"{results} results removed" in call("clean", "--results")[1]
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["run", "--task", "sentiment-movie"], "did you mean sentiment-movies"),
+        (["run", "--ladder", "glove,minilm-l7"], "did you mean minilm-l6"),
+        (["run", "--ladder", "seven"], "unknown ladder 'seven'"),
+        (["run", "--strategy", "confidense"], "did you mean confidence"),
+        (["run", "--strategy", "naive(loss=LogCon)"], "did you mean LogConf"),
+        (["run", "--strategy", "naive(los=Xent)"], "did you mean loss"),
+        (["run", "--train", "prob"], "did you mean probe"),
+        (["run", "--train", "probe(view='meen')"], "did you mean mean"),
+        (["run", "--train", "probe(epochs=0)"], "at least 1"),
+        (["run", "--train", "finetune", "--weak", "glove", "--strong", "minilm-l6"], "train it with probe"),
+        (["run", "--weak", "glove"], "weak and strong go together"),
+        (["run", "--sedes", "3"], "--seeds"),
+        (["run", "--seeds", "0"], "at least 1"),
+        (["run", "--seeds", "many"], "--seeds"),
+        (["rum"], "run"),
+        (["run", "--device", "tpu"], "unknown device 'tpu'"),
+        (["run", "--ladder", "hf:org/name@main,minilm-l6"], "pinned"),
+        (["run", "--ladder", "./nowhere,minilm-l6"], "no model folder"),
+        (["run", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["sweep", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["show", "abcdef"], "0 results"),
+        (["pull", "minilm-l5"], "did you mean minilm-l"),
+        (["run", "--store", "nothing://x"], "cannot open the store"),
+    ],
+)
+def test_a_wrong_word_is_one_line_with_the_nearest(call: Call, tokens: list[str], said: str) -> None:
+    code, _, err = call(*tokens)
+    assert code == 2
+    assert said in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("task: [a\nseeds: 3", "bad.yaml line 2"),
+        ("task: words\nsedes: 3", "bad.yaml line 2: unknown field 'sedes'; did you mean seeds"),
+        ("seeds: three", "bad.yaml line 1: seeds must be of type int"),
+        ("strategy: [1, 2]", "bad.yaml line 1: strategy must be a name or a list of names"),
+        ("just words", "expected field: value"),
+        ("", "bad.yaml is empty"),
+        ("- seeds: 1\n- 5", "bad.yaml line 2"),
+    ],
+)
+def test_wrong_yaml_is_one_line_with_its_line(call: Call, yaml: str, said: str) -> None:
+    Path("bad.yaml").write_text(yaml)
+    code, _, err = call("sweep", "bad.yaml")
+    assert code == 2
+    assert said in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ("text,label\na,x\nb,y\n", "label='lable'", "no column 'lable'"),
+        ("text,label\na,x\nb,y\nc,z\n", "classes=('x', 'y')", "line 4"),
+        ("", "", "empty"),
+        ("text,label\n", "", "no rows"),
+        ("text,label\na,x\nb,x\n", "", "class"),
+        ("id,text,label\n1,a,x\n1,b,y\n", "id='id'", "line 3"),
+        ("text,label\na,x\nb,y\nc,y\n", "", "group"),
+        ("text,label\na,x\nb,y,z\n", "", "line 3"),
+    ],
+)
+def test_a_wrong_table_is_one_line_with_its_place(call: Call, model: Path, rows: str, options: str, said: str) -> None:
+    Path("mine.csv").write_text(rows)
+    task = f"table(path='mine.csv'{', ' + options if options else ''})"
+    code, _, err = call("run", "--task", task, "--weak", str(model), "--strong", str(model), "--no-controls")
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("outgrow: ")]
+    assert said in lines[0]
+    assert "Traceback" not in err
+
+
+def test_a_small_test_is_warned_of_with_the_width_of_its_interval(call: Call, words: list[str]) -> None:
+    _, out, err = call("run", *words)
+    assert "95 % interval of an accuracy is ±" in out + err
+
+
+def test_no_space_left_is_one_line_and_finished_steps_stay(
+    call: Call, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Store._put
+    stored: list[str] = []
+
+    def full(self: Store, local: Path, folder: str, names: list[str]) -> None:
+        if len(stored) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stored.append(folder)
+        whole(self, local, folder, names)
+
+    monkeypatch.setattr(Store, "_put", full)
+    code, _, err = call("run", *words)
+    assert code == 2
+    said = [line for line in err.splitlines() if line.startswith("outgrow: ")]
+    assert len(said) == 1
+    assert "no space left" in said[0]
+    monkeypatch.setattr(Store, "_put", whole)
+    assert len(list(open_store("outgrow-store").folders())) == 5
+    code, out, _ = call("run", *words)
+    assert code == 0
+    assert "reused" in out
+
+
+def test_what_is_not_the_users_fault_gives_one(call: Call, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("outgrow.models.probe.fit_probes", broken)
+    code, _, err = call("run", *words)
+    assert code == 1
+    assert "RuntimeError: a bug" in err
+    assert "Traceback" in err  # a bug's trace is shown; a user's mistake has none
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from outgrow.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'polars', 'sklearn', 'altair', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_outgrow_costs_nothing() -> None:
+    code = "import sys, outgrow; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -217,7 +217,7 @@ class _Run:
                     waiting[child.key] -= 1
                     if not waiting[child.key]:
                         ready(child)
-        return left - len(self.failed)
+        return left - sum(key in by_key for key in self.failed)  # a damaged input may have failed too
 
     def _execute(self, steps: list[Step]) -> list[Step]:
         """Run steps in one call and store their results; returns those that succeeded."""
@@ -229,19 +229,30 @@ class _Run:
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others do not fail with it
                 return [s for step in steps for s in self._execute([step])]
-            self.failed[steps[0].key] = error
-            if not isinstance(error, UserError):  # a user's mistake is said once, at the end
-                self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{steps[0]} failed")
+            self._fail(steps[0], error)
             return []
         seconds = time.monotonic() - began
+        stored = []
         for step, result in zip(steps, results, strict=True):
             facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
-            self.store.write(step, result, facts)
+            try:
+                record = self.store.write(step, result, facts)
+            except UserError:  # the disk refuses: no step could be stored
+                raise
+            except (TypeError, ValueError) as error:  # this result cannot be stored, such as NaN in plain values
+                self._fail(step, error)
+                continue
             shutil.rmtree(self.store.scratch(step), ignore_errors=True)
-            self._keep(step.key, result)
-        self.ran += len(steps)
-        self.monitor.end(steps, seconds)
-        return steps
+            self._keep(step.key, result if record["kind"] else record["result"])  # plain values as a reader sees them
+            stored.append(step)
+        self.ran += len(stored)
+        self.monitor.end(stored, seconds)
+        return stored
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        self.failed[step.key] = error
+        if not isinstance(error, UserError):  # a user's mistake is said once, at the end
+            self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
 
     def _call(self, steps: list[Step], arguments: list[dict[str, Any]]) -> list[Any]:
         first = steps[0]
@@ -271,6 +282,8 @@ class _Run:
         if step.key in self.values:
             self.values.move_to_end(step.key)
             return self.values[step.key]
+        if step.key in self.failed:  # it was damaged, and could not be computed again
+            raise self.failed[step.key]
         try:
             value = self.store.read(step)
         except Damaged as damage:

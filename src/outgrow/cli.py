@@ -42,8 +42,8 @@ class Machine:
     """auto takes a GPU where one works, else the CPU; cpu, cuda, cuda:1, mps insist."""
     microbatch: int = 0
     """Examples per pass in finetuning; 0 takes the whole batch at once. Same result either way."""
-    tokens_at_once: int = 4096
-    """Token budget of one batch in feature extraction and prediction."""
+    tokens_at_once: int = 0
+    """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
     gradient_checkpointing: bool = False
     """Recompute activations in finetuning: less memory, more time."""
     offline: bool = False

@@ -108,11 +108,11 @@ def over_batches(
     """
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
-    device = runtime.torch_device()
+    device, budget = runtime.torch_device(), runtime.token_budget()
     done = 0
     with torch.inference_mode():
         while done < len(distinct):
-            here = distinct[done : done + max(1, runtime.tokens_at_once // len(distinct[done]))]
+            here = distinct[done : done + max(1, budget // len(distinct[done]))]
             out[done : done + len(here)] = forward(pad(here, device)).float().cpu().numpy()
             done += len(here)
             report(done, len(distinct), "texts")

@@ -177,8 +177,12 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     from outgrow.progress import clock
     from outgrow.provenance import provenance
     from outgrow.report import print_table, write_report
+    from outgrow.tasks import small_test_warning
 
     print_table(table, Console())
+    for rows in sorted(set(table["num_test_per_seed"])):
+        if warning := small_test_warning(rows):
+            print(f"warning: {warning}", file=sys.stderr)
     facts = provenance(table, store, grids, command, outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:

@@ -6,8 +6,11 @@ A value's spelling is the call that makes it: ``confidence``, ``LogConf(alpha=0.
 
 import ast
 import dataclasses
+import math
 import re
+import typing
 from collections.abc import Callable, Mapping
+from types import UnionType
 from typing import Any
 
 from outgrow.errors import UserError, unknown_name
@@ -30,12 +33,10 @@ def read_call(text: str, kind: str, nested: Registry | None = None) -> tuple[str
     name, arguments = match.groups()
     try:
         call = ast.parse(f"f({arguments or ''})", mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: thousands of nested brackets
         raise UserError(f"cannot read the {kind} {text!r}; check its brackets and quotes") from None
     assert isinstance(call, ast.Call)
-    if call.args or any(k.arg is None for k in call.keywords):
-        raise UserError(f"the arguments of the {kind} {text!r} must be written name=value")
-    return name, {str(k.arg): _argument(k.value, nested or {}, kind, text) for k in call.keywords}
+    return name, _arguments(call, nested or {}, kind, text)
 
 
 def parse(text: str, registry: Registry, kind: str, nested: Registry | None = None) -> Any:
@@ -54,11 +55,16 @@ def make(name: str, arguments: Mapping[str, Any], registry: Registry, kind: str)
     if name not in registry:
         raise unknown_name(kind, name, registry)
     factory = registry[name]
-    known = [f.name for f in dataclasses.fields(factory) if f.init] if dataclasses.is_dataclass(factory) else None
-    for argument in arguments:
-        if known is not None and argument not in known:
+    if not dataclasses.is_dataclass(factory):
+        return factory(**arguments)
+    known = [f.name for f in dataclasses.fields(factory) if f.init]
+    hints = typing.get_type_hints(factory)
+    fitted = {}
+    for argument, value in arguments.items():
+        if argument not in known:
             raise unknown_name(f"option of {kind} {name}", argument, known)
-    return factory(**arguments)
+        fitted[argument] = _fitted(value, hints[argument], f"option {argument} of {kind} {name}")
+    return factory(**fitted)
 
 
 def spell(value: Any, registry: Registry, nested: Registry | None = None) -> str:
@@ -80,17 +86,55 @@ def spell_call(name: str, arguments: Mapping[str, Any], nested: Registry | None 
     return f"{name}({inner})" if inner else name
 
 
+def _arguments(call: ast.Call, nested: Registry, kind: str, text: str) -> dict[str, Any]:
+    names = [k.arg for k in call.keywords]
+    if call.args or None in names:
+        raise UserError(f"the arguments of the {kind} {text!r} must be written name=value")
+    if len(set(names)) < len(names):
+        raise UserError(f"an argument of the {kind} {text!r} is given twice")
+    return {str(k.arg): _argument(k.value, nested, kind, text) for k in call.keywords}
+
+
 def _argument(node: ast.expr, nested: Registry, kind: str, text: str) -> Any:
     if isinstance(node, ast.Name):
         return make(node.id, {}, nested, "value")
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        arguments = {str(k.arg): _argument(k.value, nested, kind, text) for k in node.keywords}
-        return make(node.func.id, arguments, nested, "value")
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return make(node.func.id, _arguments(node, nested, kind, text), nested, "value")
     try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):
+        return _frozen(ast.literal_eval(node))
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise UserError(f"cannot read an argument of the {kind} {text!r}; write a number or a quoted text") from None
-    return tuple(value) if isinstance(value, list) else value
+
+
+def _frozen(literal: Any) -> Any:
+    match literal:
+        case None | bool() | int() | float() | str():
+            return literal
+        case list() | tuple():
+            return tuple(_frozen(v) for v in literal)
+    raise ValueError
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a quoted text", tuple: "a list"}
+
+
+def _fitted(value: Any, hint: Any, what: str) -> Any:
+    """``value`` if it is what the annotation asks for; 1 is a float where one is asked for."""
+    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if type(value) is int and float in kinds and int not in kinds and abs(value) < 1e300:
+        value = float(value)
+    if not any(_is_a(value, kind) for kind in kinds):
+        wanted = [_KINDS.get(typing.get_origin(k) or k) or ("None" if k is type(None) else k.__name__) for k in kinds]
+        raise UserError(f"{what} must be {' or '.join(wanted)}, not {value!r}")
+    return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:  # of any length
+        return type(value) is tuple and all(_is_a(v, typing.get_args(kind)[0]) for v in value)
+    if kind in _KINDS:  # True is no whole number here
+        return type(value) is kind and (kind is not float or math.isfinite(value))
+    return kind is Any or isinstance(value, kind)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

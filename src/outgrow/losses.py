@@ -164,6 +164,8 @@ def stacked(losses: Sequence[Loss]) -> Loss:
     import torch
 
     first: Any = losses[0]
+    if any(type(loss) is not type(first) for loss in losses):
+        raise ValueError("losses of different kinds cannot be trained in one product")
     changed = {}
     for field in dataclasses.fields(first):
         values = [getattr(loss, field.name) for loss in losses]

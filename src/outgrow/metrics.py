@@ -55,12 +55,15 @@ def per_example(probs: Floats, gold: Ints) -> dict[str, Floats]:
 
 
 def auroc(probs: Floats, gold: Ints) -> float:
-    """Area under the ROC curve; for C > 2 the mean over classes of one against the rest."""
+    """Area under the ROC curve; for C > 2 the mean over classes of one against the rest. NaN where a class is missing
+    in ``gold``."""
     from sklearn.metrics import roc_auc_score
 
-    if probs.shape[1] == 2:
-        return float(roc_auc_score(gold, probs[:, 1]))
-    return float(roc_auc_score(gold, probs, multi_class="ovr", labels=np.arange(probs.shape[1])))
+    num_classes = probs.shape[1]
+    if len(np.unique(gold)) < num_classes:
+        return math.nan
+    columns = range(1, 2) if num_classes == 2 else range(num_classes)
+    return float(np.mean([roc_auc_score(gold == c, probs[:, c]) for c in columns]))
 
 
 def ece(probs: Floats, gold: Ints, bins: int = 15) -> float:

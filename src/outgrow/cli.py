@@ -13,6 +13,8 @@ from outgrow.config import Grid
 from outgrow.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from outgrow.config import Experiment
     from outgrow.runtime import Runtime
     from outgrow.store import Store
@@ -172,14 +174,12 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 
 
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], command: str, outcome: Any) -> None:
-    from rich.console import Console
-
     from outgrow.progress import clock
     from outgrow.provenance import provenance
     from outgrow.report import print_table, write_report
     from outgrow.tasks import small_test_warning
 
-    print_table(table, Console())
+    print_table(table, _console())
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
@@ -384,19 +384,23 @@ def _interval(row: dict[str, Any], name: str) -> str:
 
 
 def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    _console().print(table)
+
+
+def _console() -> "Console":
+    """Standard output; files and pipes get wide lines, so that nothing in them is cut."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _grid_of_record(record: dict[str, Any]) -> Grid:

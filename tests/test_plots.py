@@ -78,7 +78,8 @@ def test_every_figure_draws_every_table(name: str, capfd: pytest.CaptureFixture[
     assert list(charts)[-1] == "controls"
     assert ("accuracy" in charts) == (name != "controls only")
     for chart in charts.values():
-        svg, png = plots.render(chart)
+        spec, svg, png = plots.render(chart)
+        assert spec == chart.to_dict(validate=True)
         assert svg.startswith("<svg")
         assert "NaN" not in svg
         assert png.startswith(b"\x89PNG")

@@ -52,7 +52,7 @@ def tidy(table: "pl.DataFrame") -> list[Row]:
     """
     rows: list[Row] = table.to_dicts()
     weak, strong = _ranks(rows, "weak", "weak_accuracy"), _ranks(rows, "strong", "ceiling_accuracy")
-    methods = sorted({r["strategy"] for r in rows}, key=lambda s: (s != "naive", s != "confidence", s))
+    methods = sorted({r["strategy"] for r in rows}, key=_strategy_order)
     names = _short_names({r[k] for r in rows for k in ("weak", "strong")})
     panels, short_methods = _panels(rows), _short_names(methods)
     rows.sort(key=lambda r: (weak[r["weak"]], strong[r["strong"]], r["control"], methods.index(r["strategy"])))
@@ -150,7 +150,8 @@ def agreement(table: "pl.DataFrame") -> "Chart":
 
     rows = _students(table)
     values = [{**_point(r, f"agreement_{split}"), "split": title} for split, title in _SPLITS.items() for r in rows]
-    look = _look(rows, ceiling=False)
+    width = max(180, _width(rows) // 2)
+    look = _look(rows, ceiling=False, width=width)
     y = alt.Y("value:Q", title="Agreement (% of rows)", axis=_percent(), scale=alt.Scale(zero=False, padding=8))
     known = [v for v in values if v["value"] is not None]
     layered = alt.layer(*_lines(look, "student", y, "Agreement"), data=_inline(known))
@@ -158,7 +159,7 @@ def agreement(table: "pl.DataFrame") -> "Chart":
     panels = _panel_names(rows)
     header = alt.Header(labelExpr="split(datum.label, ' · ')", labelLimit=220)
     row = alt.Row("panel:N", title=None, sort=panels, header=header) if len(panels) > 1 else alt.Undefined
-    chart = layered.properties(width=max(180, _width(rows) // 2), height=200).facet(column=column, row=row)
+    chart = layered.properties(width=width, height=200).facet(column=column, row=row)
     chart = chart.resolve_scale(x="independent", xOffset="independent")
     about = ["High agreement where the supervisor is wrong: the student imitates mistakes.", "Bars: 95 % intervals."]
     return _finished(chart, "Do students repeat their supervisors' mistakes?", about)
@@ -170,9 +171,8 @@ def controls(table: "pl.DataFrame") -> "Chart":
     import altair as alt
 
     everything = tidy(table)
-    students = [r for r in everything if not r["control"]]
-    shown = students[0]["strategy"] if students else None  # naive where there is one
-    values = [v for r in everything if r["control"] or r["strategy"] == shown for v in _control_points(r)]
+    students = _once([r for r in everything if not r["control"]], "panel", "weak", "strong")  # naive where it ran
+    values = [v for r in everything if r["control"] or r in students for v in _control_points(r)]
     values = _once(values, "panel", "pair", "kind")
     pairs = list(dict.fromkeys(v["pair"] for v in values))
     kinds = [k for k in _KINDS if any(v["kind"] == k for v in values)]
@@ -196,21 +196,24 @@ def controls(table: "pl.DataFrame") -> "Chart":
     if len(panels) > 1:
         facet = alt.Facet("panel:N", title=None, sort=panels)
         chart = layered.facet(facet, columns=1).resolve_scale(y="independent")
-    about = [
-        f"Supervisor → student, by the strategy {shown}. Bars: 95 % intervals." if shown else "Bars: 95 % intervals."
-    ]
+    methods = " or ".join(dict.fromkeys(r["method"] for r in students)) or "none"
+    about = [f"Each row: supervisor → student; strategy: {methods}. Bars: 95 % intervals."]
     return _finished(chart, "Do students beat what needs no good supervisor?", about)
 
 
 def figures(table: "pl.DataFrame") -> "dict[str, Chart]":
     """Every figure that the table has rows for, by the name of its file."""
+    from altair.utils.schemapi import debug_mode
+
     by_student = {"accuracy": accuracy, "pgr": pgr, "agreement": agreement} if _students(table) else {}
-    return {name: draw(table) for name, draw in {**by_student, "controls": controls}.items()}
+    with debug_mode(False):  # checking every part against the schema takes longer than the rest; the tests check
+        return {name: draw(table) for name, draw in {**by_student, "controls": controls}.items()}
 
 
 class Rendered(NamedTuple):
-    """A static picture of a chart."""
+    """A chart as its Vega-Lite specification and as static pictures."""
 
+    spec: dict[str, Any]
     svg: str
     png: bytes
 
@@ -219,8 +222,9 @@ def render(chart: "Chart") -> Rendered:
     """The chart as SVG and as PNG at twice the size, without a browser."""
     import vl_convert
 
-    svg: str = vl_convert.vegalite_to_svg(chart.to_dict())
-    return Rendered(svg, vl_convert.svg_to_png(svg, scale=2))
+    spec = chart.to_dict(validate=False)
+    svg: str = vl_convert.vegalite_to_svg(spec)
+    return Rendered(spec, svg, vl_convert.svg_to_png(svg, scale=2))
 
 
 def save(chart: "Chart", path: str | Path) -> Path:
@@ -251,6 +255,10 @@ def _ranks(rows: Sequence[Row], field: str, by: str) -> dict[str, float]:
         values = [r[by] for r in own if r[by] is not None] or [r["student_accuracy"] for r in own]
         ranks[model] = sum(values) / len(values)
     return ranks
+
+
+def _strategy_order(name: str) -> tuple[bool, bool, str]:
+    return name != "naive", name != "confidence", name
 
 
 def _short_names(names: Iterable[str]) -> dict[str, str]:
@@ -383,12 +391,12 @@ class _Look:
     dash: "alt.StrokeDash"
 
 
-def _look(rows: Sequence[Row], ceiling: bool) -> _Look:
+def _look(rows: Sequence[Row], ceiling: bool, width: int | None = None) -> _Look:
     import altair as alt
 
     supervisors = list(dict.fromkeys(r["supervisor"] for r in rows))
     students = list(dict.fromkeys(r["student"] for r in sorted(rows, key=lambda r: r["rank"])))
-    methods = list(dict.fromkeys(r["method"] for r in rows))
+    methods = sorted({r["method"] for r in rows}, key=_strategy_order)
     series = list(dict.fromkeys(f"{r['supervisor']}, {r['method']}" for r in rows)) + [CEILING] * ceiling
     colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(supervisors))] + ["#000000"] * ceiling
     others = [m for m in methods if m not in _STYLES]
@@ -396,8 +404,10 @@ def _look(rows: Sequence[Row], ceiling: bool) -> _Look:
     dashes = alt.Scale(domain=methods, range=[list(styles[m][1]) for m in methods])
     shapes = alt.Scale(domain=methods, range=[styles[m][0] for m in methods])
     legend = alt.Legend(symbolFillColor="#444", symbolStrokeWidth=0)
+    crowded = len(students) * max((7 * len(s) for s in students), default=0) > (width or _width(rows))
+    axis = alt.Axis(labelAngle=-30 if crowded else 0)
     return _Look(
-        x=alt.X("student:N", sort=students, title="Student, weak to strong", scale=_dodge()),
+        x=alt.X("student:N", sort=students, title="Student, weak to strong", axis=axis, scale=_dodge()),
         offset=alt.XOffset("series:N", scale=alt.Scale(domain=series)),
         colour=alt.Color(
             "supervisor:N", title="Supervisor", scale=alt.Scale(domain=supervisors + [CEILING] * ceiling, range=colours)
@@ -475,7 +485,7 @@ def _dodge() -> "alt.Scale":
 
 def _width(rows: Sequence[Row]) -> int:
     series, students = {(r["supervisor"], r["method"]) for r in rows}, {r["student"] for r in rows}
-    return min(900, max(320, len(students) * (50 + 18 * len(series))))
+    return min(900, max(400, len(students) * (50 + 18 * len(series))))
 
 
 def _panelled(
@@ -506,7 +516,7 @@ def _finished(chart: "Chart", title: str, about: list[str]) -> "Chart":
         chart.properties(title=heading)
         .configure(background="white", font=_FONT, padding=12)
         .configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#e8e8e8")
-        .configure_axisX(labelAngle=0, labelLimit=170, labelOverlap=False)
+        .configure_axisX(labelLimit=170, labelOverlap=False)
         .configure_axisY(labelLimit=320)
         .configure_legend(labelFontSize=12, titleFontSize=12, labelLimit=240, symbolSize=90, symbolOpacity=1)
         .configure_header(labelFontSize=13, labelLimit=600)

@@ -144,7 +144,7 @@ def _threshold(values: "Tensor", share: "Tensor") -> "Tensor":
     import torch
 
     n = values.shape[-2]
-    ranked = values.sort(dim=-2).values
+    ranked = _ranked(values)
     place = n * (1 - share) - 0.5
     below = place.floor().clamp(0, n - 1).long()
     above = (below + 1).clamp_max(n - 1)
@@ -153,6 +153,16 @@ def _threshold(values: "Tensor", share: "Tensor") -> "Tensor":
         return torch.lerp(ranked[..., below, None, :], ranked[..., above, None, :], part)
     threshold = torch.lerp(ranked.gather(-2, below), ranked.gather(-2, above), part)
     return threshold.masked_fill(place < 0, -torch.inf).masked_fill(place > n - 1, torch.inf)
+
+
+def _ranked(values: "Tensor") -> "Tensor":
+    """Each column of n values in rising order."""
+    import numpy as np
+    import torch
+
+    if values.device.type == "cpu":  # numpy's vectorized sort takes a tenth of torch's time on many short columns
+        return torch.from_numpy(np.sort(values.numpy(), axis=-2))
+    return values.sort(dim=-2).values
 
 
 def stacked(losses: Sequence[Loss]) -> Loss:

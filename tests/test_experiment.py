@@ -76,7 +76,7 @@ def test_behind_a_student_there_is_no_gold_but_the_supervisors(make: MakeExperim
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_with_own_labels_there_is_no_gold_behind_a_student_at_all(tmp_path: Path, strategy: str, model: Path) -> None:
     table = write_table(tmp_path)
-    target = wire(Experiment(task=f"table(path={str(table)!r}, weak='guess')", weak="labels", strong=str(model)))
+    target = wire(own(table, model, strategy=strategy))
     for made in (*target.args["student"], *target.args["weak"]):
         assert {name for name, *_ in paths_to_load(made)} <= {"texts", "split", "weak_column"}
 

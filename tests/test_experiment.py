@@ -27,11 +27,11 @@ from outgrow.experiment import (
 )
 from outgrow.graph import Step, in_order, step
 from outgrow.models.spec import LADDERS
-from outgrow.results import predictions, results
 from outgrow.runner import StepsFailed
 from outgrow.runtime import Runtime
 from outgrow.store import Store
 from outgrow.strategies import CONTROLS, STRATEGIES
+from outgrow.tables import predictions, table_of
 
 CPU = Runtime(device="cpu", offline=True)
 PROBE = "probe(epochs=6, lr=0.03)"
@@ -240,13 +240,13 @@ def test_without_a_ceiling_there_is_no_pgr(make: MakeExperiment, store: Store) -
     assert "ceiling" not in found
     assert (found["gap"], found["pgr"]) == (None, None)
     assert found["pgr_undefined"] == "there is no ceiling"
-    assert results(store)["pgr"].to_list() == [None]
+    assert table_of(store.records("compare"))["pgr"].to_list() == [None]
 
 
 def test_the_table_has_a_row_for_each_experiment(make: MakeExperiment, store: Store) -> None:
-    assert results(store).is_empty()
+    assert table_of(store.records("compare")).is_empty()
     run(store, make(), make(strategy="shuffled"), make(ceiling=False))
-    table = results(store)
+    table = table_of(store.records("compare"))
     assert table.height == 3
     columns = {"task", "weak", "strong", "strategy", "train", "control", "pgr", "pgr_low", "pgr_high", "gain_low",
                "weak_accuracy", "student_accuracy_low", "ceiling_auroc", "majority", "num_test", "key"}  # fmt: skip

@@ -159,8 +159,8 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine, command: str) -> None:
     from outgrow import experiment
     from outgrow.progress import Progress
-    from outgrow.results import table_of
     from outgrow.runner import plan as plan_of
+    from outgrow.tables import table_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
@@ -203,7 +203,7 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
     from collections import defaultdict
 
     from outgrow.experiment import open_store
-    from outgrow.results import results
+    from outgrow.tables import table_of
 
     opened = open_store(store)
     if steps:
@@ -214,7 +214,7 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
         return
     rows = [
         [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
-        for r in results(opened).to_dicts()
+        for r in table_of(opened.records("compare")).to_dicts()
     ]
     if not rows:
         print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
@@ -243,10 +243,10 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
 def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
     """Write the report of everything in the store."""
     from outgrow.experiment import open_store
-    from outgrow.results import results
+    from outgrow.tables import table_of
 
     opened = open_store(store)
-    table = results(opened)
+    table = table_of(opened.records("compare"))
     if table.is_empty():
         raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
     _print_report(table, opened, folder, [], "outgrow report", None)

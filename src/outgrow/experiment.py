@@ -15,7 +15,6 @@ from outgrow.graph import Step
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
 from outgrow.progress import Progress
-from outgrow.results import table_of
 from outgrow.runner import Monitor, Outcome, Plan
 from outgrow.runtime import Runtime
 from outgrow.store import Store
@@ -28,6 +27,7 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
+from outgrow.tables import table_of
 from outgrow.tasks import Sizes, TaskSpec
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ _FONT = "Arial, Helvetica, sans-serif"
 
 
 def tidy(table: "pl.DataFrame") -> list[Row]:
-    """The rows of :func:`outgrow.results.results`, ready to be shown: weak supervisors and students first.
+    """The rows of :func:`outgrow.experiment.results`, ready to be shown: weak supervisors and students first.
 
     Each row gains ``supervisor``, ``student`` and ``method``, which are short and distinct names of ``weak``,
     ``strong`` and ``strategy``; ``panel``, which names task, trainer and whatever else differs between rows that are

@@ -54,7 +54,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
     The page needs no network and no other file. Nothing is written where the page already shows the same results.
 
     Args:
-        table: as :func:`outgrow.results.results` gives it.
+        table: as :func:`outgrow.experiment.results` gives it.
         folder: made if need be.
         title: of the page.
         provenance: what ran and how to run it again: ``command``, ``config`` (YAML), ``versions``, ``host``, ``git``,
@@ -78,7 +78,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
         (folder / f"{name}.png").write_bytes(png)
         figures[name] = _figure(name, spec, svg)
-    _write_csv(table, folder / "results.csv")
+    table.write_csv(folder / "results.csv")
     _replace(page, _page(tidy(table), figures, title, provenance, inputs))
     return page
 
@@ -313,7 +313,7 @@ def _what_ran(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
 
     sizes = {"supervisor_rows": "supervisor", "transfer_rows": "transfer", "test_rows": "test"}
     asked = [f"{said} {', '.join(dict.fromkeys(str(r[k] or 'default') for r in rows))}" for k, said in sizes.items()]
-    seeds = ", ".join(dict.fromkeys(" ".join(map(str, r["seeds"])) for r in rows))
+    seeds = ", ".join(dict.fromkeys(r["seeds"] for r in rows))
     steps = [
         f"{provenance[k]} {said}" for k, said in (("steps_run", "run"), ("steps_reused", "reused")) if k in provenance
     ]
@@ -362,12 +362,6 @@ def _is_current(page: Path, inputs: str) -> bool:
         return False
     with page.open(encoding="utf-8") as file:
         return f'<meta name="outgrow-inputs" content="{inputs}">' in file.read(4096)
-
-
-def _write_csv(table: "pl.DataFrame", path: Path) -> None:
-    import polars as pl
-
-    table.with_columns(pl.col("seeds").cast(pl.List(pl.String)).list.join(" ")).write_csv(path)
 
 
 def _replace(path: Path, text: str) -> None:

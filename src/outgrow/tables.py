@@ -10,15 +10,10 @@ from outgrow.strategies import CONTROLS
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["predictions", "results", "table_of"]
+__all__ = ["predictions", "table_of"]
 
-ROLES = ("weak", "student", "ceiling")
+_ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "auroc", "xent", "brier", "ece")
-
-
-def results(store: Store) -> "pl.DataFrame":
-    """One row per finished experiment in the store, see :func:`table_of`."""
-    return table_of(store.records("compare"))
 
 
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
@@ -29,23 +24,30 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``brier``, ``ece``); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
     ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
     (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
-    Every number with an interval has two more columns, ``..._low`` and ``..._high``.
+    Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
+    a number where it is not bounded on that side.
     """
     import polars as pl
 
     rows = [_row(record) for record in records if record["note"]]
     frame = pl.DataFrame(rows, infer_schema_length=None)
+    nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
+    numbers = [name for name in nothing if name not in ("pgr_undefined", "weak_train")]
+    frame = frame.with_columns(
+        pl.col(numbers).cast(pl.Float64), pl.col([n for n in nothing if n not in numbers]).cast(pl.String)
+    )
     return frame.sort("task", "train", "control", "strategy", "weak", "strong") if rows else frame
 
 
 def _row(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
+    row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
     row["num_seeds"] = len(experiment["seeds"])
     row["control"] = experiment["strategy"].partition("(")[0] in CONTROLS
     row |= {"num_test": result["test_rows"], "num_test_per_seed": result["test_rows_per_seed"]}
     row |= {name: result[name] for name in ("num_classes", "majority")}
-    for role in ROLES:
+    for role in _ROLES:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
     for name in ("gain", "gap", "pgr"):
@@ -75,7 +77,7 @@ def predictions(store: Store, key: str) -> "pl.DataFrame":
     frames = []
     for i, seed in enumerate(args["seeds"]):
         truth: Labels = store.read_key(args["truth"][i]["$step"])
-        for role in (r for r in ROLES if args[r]):
+        for role in (r for r in _ROLES if args[r]):
             labels = store.read_key(args[role][i]["$step"]).take(truth.ids)
             columns = {f"p{c}": labels.probs[:, c] for c in range(labels.probs.shape[1])}
             known = {"id": truth.ids.tolist(), "gold": truth.hard, "predicted": labels.hard}

@@ -351,13 +351,11 @@ def test_seeds_are_checked(fields: dict[str, Any]) -> None:
         Experiment(**fields)
 
 
-@pytest.mark.xfail(strict=True, reason="probe.py: without validation rows the first epoch is kept in silence")
 def test_early_stopping_without_validation_rows_is_refused(make: MakeExperiment, store: Store) -> None:
     with pytest.raises(StepsFailed, match="validation"):
         run(store, make(validation=0.0))
 
 
-@pytest.mark.xfail(strict=True, reason="experiment.py: _model is cached for good, so a folder that changes stays stale")
 def test_a_model_folder_that_changed_between_two_runs_is_another_model(make: MakeExperiment, copied: Path) -> None:
     before = wire(make(strong=str(copied))).key
     config = copied / "config.json"
@@ -365,7 +363,6 @@ def test_a_model_folder_that_changed_between_two_runs_is_another_model(make: Mak
     assert wire(make(strong=str(copied))).key != before
 
 
-@pytest.mark.xfail(strict=True, reason="spec.py: a local model's path is hashed beside its content (law 2)")
 def test_a_model_folder_elsewhere_is_the_same_model(make: MakeExperiment, copied: Path, model: Path) -> None:
     assert wire(make(strong=str(copied))).key == wire(make(strong=str(model))).key
 

@@ -240,7 +240,6 @@ def test_without_early_stopping_the_last_epoch_is_kept_and_no_validation_is_need
     assert (empty.weight == full.weight).all()
 
 
-@pytest.mark.xfail(strict=True, reason="probe.py: keeps the first epoch in silence; finetuning says what is wrong")
 def test_early_stopping_without_validation_rows_is_refused() -> None:
     with pytest.raises(UserError, match="early stopping needs validation rows"):
         fit(job(val=np.arange(0)))

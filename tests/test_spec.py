@@ -36,7 +36,7 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 
 def test_a_hub_model_is_identified_by_its_commit() -> None:
     spec = ModelSpec.parse(f"hf:org/some.model@{COMMIT}")
-    assert spec.content == COMMIT
+    assert spec.content == f"hf:org/some.model@{COMMIT}"
     assert ModelSpec.parse(str(spec)) == spec
 
 

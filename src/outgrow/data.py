@@ -141,6 +141,8 @@ class Labels:
             raise ValueError(f"probs has shape {self.probs.shape} for {len(self.ids)} ids")
         if not np.isfinite(self.probs).all() or (len(self.ids) and np.abs(self.probs.sum(axis=1) - 1).max() > 1e-3):
             raise ValueError("every row of probs must be finite and sum to 1")
+        if len(self.ids) and self.probs.min() < 0:
+            raise ValueError("probs must not be negative")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from itertools import combinations, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow import runner, steps
@@ -17,6 +18,7 @@ from outgrow.models.spec import ModelSpec, ladder
 from outgrow.progress import Progress
 from outgrow.runner import Monitor, Outcome, Plan
 from outgrow.runtime import Runtime
+from outgrow.spelling import read_call
 from outgrow.store import Store
 from outgrow.strategies import (
     CONTROLS,
@@ -165,18 +167,28 @@ def _canonical(experiment: Experiment) -> Experiment:
 
 
 def _task(text: str) -> TaskSpec:
-    return _task_now(text) if "path=" in text else _cached_task(text)
+    path = read_call(text, "task")[1].get("path")
+    return _known_task(text, _stamp(path) if isinstance(path, str) else ())
 
 
-def _task_now(text: str) -> TaskSpec:
-    return TaskSpec.parse(text)
+def _model(text: str) -> ModelSpec:
+    return _known_model(text, _stamp(text) if not text.startswith("hf:") and "/" in text else ())
 
 
-_cached_task = functools.cache(_task_now)  # packaged data never changes; a user's file may, between two runs
+def _stamp(path: str) -> tuple[Any, ...]:
+    """Changes when files do, at the price of a look: contents are read and hashed only when it does."""
+    place = Path(path).expanduser()
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
 
 
 @functools.cache
-def _model(text: str) -> ModelSpec:
+def _known_task(text: str, stamp: tuple[Any, ...]) -> TaskSpec:
+    return TaskSpec.parse(text)
+
+
+@functools.cache
+def _known_model(text: str, stamp: tuple[Any, ...]) -> ModelSpec:
     return ModelSpec.parse(text)
 
 

@@ -53,9 +53,10 @@ class LogConf:
     gradient flows through it. ``a`` rises linearly from 0 to ``alpha`` over the first ``warmup`` of training.
 
     A class is taken where the student's probability stands highest above that class's threshold, and the thresholds
-    are set in every batch such that the classes come out as often as ``marginals`` says: for two classes and
-    ``uniform`` exactly half of the batch each, as in the paper. A row exactly at its threshold (an untrained head: all
-    rows) has no belief to trust and is shared equally, where the released code gives the whole batch to class 0.
+    are set in every batch such that the classes come out as often as ``marginals`` says: for two classes exactly, with
+    ``uniform`` half of the batch each, as in the paper; for more classes (our extension) nearly. A row exactly at its
+    threshold (an untrained head: all rows) has no belief to trust and is shared equally, where the released code gives
+    the whole batch to class 0.
     """
 
     per_example: ClassVar[bool] = False

@@ -100,8 +100,8 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
 
 
 @step(version=1)
-def embed(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
-    """Frozen features of all texts, every view from one pass."""
+def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
+    """Frozen features of all texts, every view from one pass; ``max_tokens`` is None for a table of word vectors."""
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     if model.is_static:
         from outgrow.models.glove import embed_glove
@@ -110,6 +110,7 @@ def embed(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) 
         return Features(ids=texts.ids, views=dict.fromkeys(VIEWS, vectors))  # word vectors: no layers, no positions
     from outgrow.models.transformer import extract
 
+    assert max_tokens is not None
     return Features(ids=texts.ids, views=extract(folder, texts.inputs, max_tokens=max_tokens, runtime=runtime))
 
 

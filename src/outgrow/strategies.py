@@ -53,7 +53,8 @@ class Engine:
     def features(self) -> Step:
         """Frozen features of all texts."""
         assert isinstance(self.trainer, Probe)
-        return Step(steps.embed, model=self.model, texts=self.texts, max_tokens=self.trainer.max_tokens)
+        cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors have no length to cut to
+        return Step(steps.embed, model=self.model, texts=self.texts, max_tokens=cut)
 
     def fit(self, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """Train on the labels of ``part``, early-stopped on those of ``part_val``."""

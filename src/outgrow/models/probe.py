@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outgrow.data import Floats, Ints
+from outgrow.errors import UserError
 from outgrow.losses import Loss, MixesTargets, stacked
 from outgrow.models.settings import Probe
 from outgrow.runtime import Runtime
@@ -97,7 +98,12 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
 
     Minibatch Adam on mean loss + l2/2 |w|^2 (bias free), weights from zero (the problem is convex; the seed decides the
     order of the examples, another one in every epoch). Results come in the order of the jobs.
+
+    Raises:
+        UserError: if early stopping has no validation rows.
     """
+    if any(j.settings.early_stopping and not len(j.val_rows) for j in jobs):
+        raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
     device = torch.device(runtime.torch_device())
     threads = torch.get_num_threads()
     workers = threads if device.type == "cpu" else 1

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -28,8 +28,9 @@ _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 class ModelSpec:
     """A pretrained model by name and by content."""
 
-    source: str
-    """``minilm-l6``, ``hf:org/name@commit`` or the path of a folder."""
+    source: str = field(compare=False)
+    """``minilm-l6``, ``hf:org/name@commit`` or the path of a folder. Not compared and not hashed: the same weights
+    elsewhere are the same model."""
     content: str
     """Changes if and only if the weights, config or tokenizer do."""
 
@@ -42,13 +43,13 @@ class ModelSpec:
                 config.json or safetensors.
         """
         if text.startswith("hf:"):
-            if (match := _HUB.fullmatch(text)) is None:
+            if not _HUB.fullmatch(text):
                 model = text.partition("@")[0]
                 raise UserError(
                     f"the hub model {text!r} is not pinned as hf:org/name@COMMIT; write {model}@COMMIT with the 40 "
                     "digits of a commit (the model page lists them under Files, History), as a branch may change"
                 )
-            return cls(text, match[2])
+            return cls(text, text)
         if "/" in text or text.startswith((".", "~")):
             return cls(text, _folder_content(Path(text).expanduser(), text))
         if text not in RUNGS:

@@ -183,6 +183,7 @@ class _Bundle:
         leaders = [g[0] for g in groups]
         self.center, self.scale, rows, val, self.offset = self._standardized(features, leaders)
         self.rows, self.val = rows.to(device), val.to(device)
+        self.buffer = torch.empty(len(groups) * min(self.n, self.settings.batch_size), self.dim, device=device)
         self.targets = self._columns([[j.targets for j in g] for g in groups], self.n)
         self.val_targets = self._columns([[j.val_targets for j in g] for g in groups], len(first.val_rows))
         self.loss = self._stacked_loss()
@@ -200,29 +201,33 @@ class _Bundle:
             key = job.rows.tobytes()
             if key not in known:
                 known[key] = len(known)
-                chosen = features[job.rows].astype(np.float32)
+                chosen = features[job.rows]
                 center = chosen.mean(axis=0, dtype=np.float64).astype(np.float32)
-                scale = chosen.std(axis=0, dtype=np.float64).astype(np.float32)
+                rows = self._padded(chosen, center)
+                scale = np.sqrt(np.square(rows[:, : self.d]).mean(axis=0, dtype=np.float64)).astype(np.float32)
                 scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
-                train.append(self._padded((chosen - center) / scale))
+                rows[:, : self.d] /= scale
+                train.append(torch.from_numpy(rows))
                 centers.append(center)
                 scales.append(scale)
             which = known[key]
-            held_out.append(self._padded((features[job.val_rows].astype(np.float32) - centers[which]) / scales[which]))
+            val = self._padded(features[job.val_rows], centers[which])
+            val[:, : self.d] /= scales[which]
+            held_out.append(torch.from_numpy(val))
         places = [known[j.rows.tobytes()] for j in leaders]
         return (
             [centers[p] for p in places],
             [scales[p] for p in places],
-            torch.cat(train),
+            train[0] if len(train) == 1 else torch.cat(train),
             torch.stack(held_out),
             torch.tensor(places, dtype=torch.int64)[:, None] * self.n,
         )
 
-    def _padded(self, rows: Floats) -> Tensor:
+    def _padded(self, rows: Floats, center: Floats) -> NDArray[np.float32]:
         full = np.zeros((len(rows), self.dim), dtype=np.float32)
-        full[:, : self.d] = rows
+        np.subtract(rows, center, out=full[:, : self.d])
         full[:, self.d] = 1.0  # the bias is the weight of this column
-        return torch.from_numpy(full)
+        return full
 
     def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
         """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""
@@ -271,7 +276,9 @@ class _Bundle:
 
     def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:
         groups, size = rows.shape
-        x = self.rows.index_select(0, rows.reshape(-1).to(self.device)).view(groups, size, self.dim)
+        x = self.buffer[: groups * size]
+        torch.index_select(self.rows, 0, rows.reshape(-1).to(self.device), out=x)
+        x = x.view(groups, size, self.dim)
         wanted = self.targets.index_select(0, targets.reshape(-1).to(self.device))
         z = torch.bmm(x, weight).mul_(self.lr)
         slope = self._slope(self._by_student(z), self._by_student(wanted), progress)
@@ -308,10 +315,16 @@ class _Bundle:
         if size == 0:
             nothing = torch.zeros(groups * self.students, device=self.device)
             return nothing, nothing
-        z = torch.bmm(self.val, weight).mul_(self.lr)
-        logits, targets = self._two_columns(self._by_student(z), self._by_student(self.val_targets))
-        agreement = (logits.argmax(-1) == targets.argmax(-1)).float().mean(dim=-1)
-        return agreement.flatten(), -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1).flatten()
+        z = self._by_student(torch.bmm(self.val, weight).mul_(self.lr))
+        wanted = self._by_student(self.val_targets)
+        if self.columns == 1:
+            same, xent = (z > 0) == (wanted > 0.5), torch.nn.functional.softplus(z) - wanted * z
+        else:
+            same = (z.argmax(-1) == wanted.argmax(-1)).unsqueeze(-1)
+            xent = -(wanted * z.log_softmax(dim=-1)).sum(dim=-1, keepdim=True)
+        # A student's rows side by side in memory: their sum then takes one order, whoever else is in the bundle.
+        agreement, loss = (v.squeeze(-1).float().contiguous().mean(dim=-1).flatten() for v in (same, xent))
+        return agreement, loss
 
     def _fitted(self, kept: "_Kept") -> list[list[FittedProbe]]:
         weight = (kept.weight * self.lr).view(len(self.groups), self.dim, self.students, self.columns).cpu().numpy()

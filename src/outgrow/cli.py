@@ -1,5 +1,6 @@
 """The command ``outgrow``. Every command parses, calls one function of the library, and prints."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def run(
 
         print(to_yaml(grid), end="")
         return
-    _run([grid], store, report, machine, "outgrow run")
+    _run([grid], store, report, machine)
 
 
 @app.command
@@ -114,7 +115,7 @@ def sweep(
     """Run every grid of a file, shared steps once."""
     from outgrow.configfile import read_sweep
 
-    _run(read_sweep(file), store, report, machine, f"outgrow sweep {file}")
+    _run(read_sweep(file), store, report, machine)
 
 
 @app.command
@@ -156,7 +157,7 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
     return [e for grid in grids for e in experiments_of(grid, accepted)]
 
 
-def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine, command: str) -> None:
+def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
     from outgrow import experiment
     from outgrow.progress import Progress
     from outgrow.runner import plan as plan_of
@@ -170,10 +171,10 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     planned = plan_of(targets, opened)
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
         targets, outcome = experiment.run_steps(experiments, opened, runtime, progress)
-    _print_report(table_of([opened.record(t) for t in targets]), opened, report, grids, command, outcome)
+    _print_report(table_of([opened.record(t) for t in targets]), opened, report, grids, outcome)
 
 
-def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], command: str, outcome: Any) -> None:
+def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
     from outgrow.progress import clock
     from outgrow.provenance import provenance
     from outgrow.report import print_table, write_report
@@ -183,7 +184,7 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
-    facts = provenance(table, store, grids, command, outcome)
+    facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
         print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
@@ -249,7 +250,7 @@ def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-repo
     table = table_of(opened.records("compare"))
     if table.is_empty():
         raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
-    _print_report(table, opened, folder, [], "outgrow report", None)
+    _print_report(table, opened, folder, [], None)
 
 
 @app.command

@@ -73,7 +73,7 @@ class Progress(Monitor):
         """Move the inner bar; where there is no terminal, print a line now and then."""
         now = time.monotonic()
         spent = max(now - self.step_began, 1e-9)
-        rate = f"{done / spent:,.0f} {unit}/s"
+        rate = f"{done / spent:,.{0 if done >= 10 * spent else 1}f} {unit}/s"
         self.bars.update(self.inner, completed=done, total=total, rate=rate)
         if not self.console.is_terminal and now - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = now

@@ -1,0 +1,67 @@
+"""What README and docs say can be typed, can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from outgrow.cli import app
+from outgrow.models.packaged import RUNGS
+from outgrow.strategies import STRATEGIES, canonical_strategy
+from outgrow.tasks import tasks_table
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[str]:
+    text = "\n".join(block.replace("\\\n", " ") for page in PAGES for block in blocks(page, "sh"))
+    return [line for line in text.splitlines() if line.startswith("outgrow ")]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) > 8
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_one(command: str) -> None:
+    tokens = shlex.split(command, comments=True)[1:]
+    app.config = ()
+    app.parse_args(tokens, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_compiles_and_imports_what_is_there(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, str(page), "exec")
+        for line in re.findall(r"^from outgrow.*", block, re.MULTILINE):
+            exec(line, {})
+
+
+def test_the_strategy_of_the_docs_works_and_its_spellings_parse() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    spelled = re.findall(r"\| `([^`]+)` \|$", page, re.MULTILINE)
+    assert {s.partition("(")[0] for s in spelled} == set(STRATEGIES)
+    for text in spelled:
+        canonical_strategy(text)
+
+
+def test_the_tables_of_models_and_tasks_are_the_registries() -> None:
+    models = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for rung in RUNGS.values():
+        megabytes = round(sum(a.size for a in rung.archives) / 1e6)
+        row = next(line for line in models.splitlines() if line.startswith(f"| `{rung.name}`"))
+        assert f"{rung.parameters / 1e6:.1f} M" in row
+        assert f"{megabytes} MB" in row
+        assert rung.licence.split()[0] in row
+    tasks = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for task in tasks_table():
+        if task["name"].startswith("sentiment"):
+            row = next(line for line in tasks.splitlines() if line.startswith(f"| `{task['name']}`"))
+            assert f"{task['rows']:,}" in row
+            assert task["licence"] in row

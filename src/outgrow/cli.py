@@ -160,15 +160,13 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
     from outgrow import experiment
     from outgrow.progress import Progress
-    from outgrow.runner import plan as plan_of
     from outgrow.tables import table_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
         runtime.torch_device()  # a device asked for by name is there or the run does not start
     experiments = _experiments(grids, machine)
-    targets = [experiment.wire(e) for e in experiments]
-    planned = plan_of(targets, opened)
+    planned = experiment.plan(experiments, opened)
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
         targets, outcome = experiment.run_steps(experiments, opened, runtime, progress)
     _print_report(table_of([opened.record(t) for t in targets]), opened, report, grids, outcome)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from outgrow import cli
+from outgrow.errors import UserError
 from outgrow.experiment import open_store
 from outgrow.store import Store
 
@@ -255,6 +256,20 @@ def test_what_is_not_the_users_fault_gives_one(call: Call, words: list[str], mon
     assert code == 1
     assert "RuntimeError: a bug" in err
     assert "Traceback" in err  # a bug's trace is shown; a user's mistake has none
+
+
+def test_what_does_not_depend_on_a_failed_step_is_run_and_shown(
+    call: Call, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise UserError("the control is out of order")
+
+    monkeypatch.setattr("sklearn.cluster.KMeans", broken)
+    code, out, err = call("run", *words)
+    assert code == 2
+    assert "the control is out of order (2 steps)" in err
+    assert "naive" in out
+    assert Path("outgrow-report/index.html").is_file()
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------

@@ -158,18 +158,25 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
 
 
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
-    from outgrow import experiment
+    from outgrow import experiment, runner
     from outgrow.progress import Progress
     from outgrow.tables import table_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
         runtime.torch_device()  # a device asked for by name is there or the run does not start
-    experiments = _experiments(grids, machine)
-    planned = experiment.plan(experiments, opened)
+    targets = [experiment.wire(e) for e in _experiments(grids, machine)]
+    planned = runner.plan(targets, opened)
+    failure = None
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
-        targets, outcome = experiment.run_steps(experiments, opened, runtime, progress)
-    _print_report(table_of([opened.record(t) for t in targets]), opened, report, grids, outcome)
+        try:
+            outcome = runner.run(targets, opened, runtime, progress)
+        except runner.StepsFailed as failed:  # what does not depend on the failed steps is done, and is shown
+            failure, outcome = failed, failed.outcome
+    if finished := [t for t in targets if opened.is_done(t)]:
+        _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
+    if failure:
+        raise failure
 
 
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:

@@ -87,8 +87,9 @@ class StepsFailed(Exception):
         errors = self.outcome.failed.values()
         counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
         lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
-        skipped = self.outcome.skipped
-        return [*lines, *([f"{skipped} steps that needed these were not run"] if skipped else [])]
+        if self.outcome.skipped:
+            lines[-1] += f" ({self.outcome.skipped} steps behind it were not run)"
+        return lines
 
     @property
     def by_user(self) -> bool:

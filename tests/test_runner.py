@@ -193,7 +193,7 @@ def test_a_failure_fails_its_descendants_and_nothing_else(store: Store) -> None:
     failed = failing(store, top, fine, monitor=heard)
     assert failed.outcome.failed == {low.key: BROKEN[1]}
     assert (failed.outcome.ran, failed.outcome.skipped) == (2, 3)
-    assert failed.lines == ["RuntimeError: no luck", "3 steps that needed these were not run"]
+    assert failed.lines == ["RuntimeError: no luck (3 steps behind it were not run)"]
     assert not failed.by_user
     assert store.read(fine) == 2
     assert not any(store.is_done(s) for s in (low, top, *top.inputs))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from outgrow import cli
+from outgrow.config import Grid
+from outgrow.configfile import read_sweep, to_yaml
 from outgrow.errors import UserError
 from outgrow.experiment import open_store
 from outgrow.store import Store
@@ -290,3 +292,11 @@ def test_help_imports_nothing_heavy() -> None:
 def test_import_outgrow_costs_nothing() -> None:
     code = "import sys, outgrow; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_grids_survive_yaml(tmp_path: Path) -> None:
+    grids = [Grid(), Grid(task=("words",), seeds=2, weak_train="probe(l2=0.1)", weak=("a",), strong=("b", "c"))]
+    for chosen in (grids[:1], grids):
+        path = tmp_path / "grids.yaml"
+        path.write_text(to_yaml(*chosen))
+        assert read_sweep(path) == chosen

@@ -32,12 +32,12 @@ def read_sweep(path: Path) -> list[Grid]:
     return [Grid(**grid) for grid in _read(path)]
 
 
-def to_yaml(grid: Grid) -> str:
-    """A grid as YAML, every field written out."""
+def to_yaml(*grids: Grid) -> str:
+    """Grids as YAML that :func:`read_sweep` reads back, every field written out; one alone is a mapping."""
     import yaml
 
-    content = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(grid).items()}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    content = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(grid).items()} for grid in grids]
+    return yaml.safe_dump(content[0] if len(content) == 1 else content, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -27,11 +27,11 @@ def provenance(
     licences += [(t["name"], t["licence"]) for t in tasks_table() if t["name"] in names]
     return {
         "command": command,
-        "config": "\n".join(to_yaml(grid) for grid in grids),
+        "config": to_yaml(*grids) if grids else "",
         "versions": record["versions"],
         "host": record["host"],
         "git": record["git"],
-        "seconds": sum(r["seconds"] for r in store.records()),
+        "seconds": outcome.seconds if outcome else 0.0,
         "steps_run": outcome.ran if outcome else 0,
         "steps_reused": outcome.reused if outcome else 0,
         "licences": licences,

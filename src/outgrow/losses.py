@@ -131,7 +131,7 @@ def harden(logits: "Tensor", marginals: "Tensor") -> "Tensor":
     if num_classes <= 2:
         odds = logits if num_classes == 1 else logits[..., 1:] - logits[..., :1]
         share = marginals if marginals.ndim == 0 else marginals[..., -1:]
-        second = (odds - _threshold(odds, share)).sign_().add_(1).div_(2)
+        second = torch.heaviside(odds - _threshold(odds, share), odds.new_tensor(0.5))
         return second if num_classes == 1 else torch.cat([1 - second, second], dim=-1)
     log_probs = logits.log_softmax(dim=-1)
     standing = log_probs - _threshold(log_probs, marginals)
@@ -157,11 +157,12 @@ def _threshold(values: "Tensor", share: "Tensor") -> "Tensor":
 
 def _ranked(values: "Tensor") -> "Tensor":
     """Each column of n values in rising order."""
-    import numpy as np
     import torch
 
     if values.device.type == "cpu":  # numpy's vectorized sort takes a tenth of torch's time on many short columns
-        return torch.from_numpy(np.sort(values.numpy(), axis=-2))
+        columns = values.movedim(-2, -1).clone(memory_format=torch.contiguous_format)
+        columns.numpy().sort(axis=-1)
+        return columns.movedim(-1, -2)
     return values.sort(dim=-2).values
 
 

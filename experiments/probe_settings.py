@@ -3,7 +3,8 @@
     python experiments/probe_settings.py
 
 A sensitivity table, not a search: the default (mid_mean, l2 0.01) was fixed before and stays. About a minute after the
-default experiment has run. Expected: see docs/log.md.
+default experiment has run. Expected: GloVe → MiniLM-L6 PGR 0.23 at the
+default, 0.28 at L2 0.1, 0 or below on the last token; all of it in docs/log.md.
 """
 
 from outgrow import Grid, sweep

@@ -292,7 +292,7 @@ class _Bundle:
         """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
         if isinstance(self.loss, MixesTargets):
             probs = z.sigmoid() if self.columns == 1 else z.softmax(dim=-1)
-            return probs - self.loss.targets(z, wanted, progress)
+            return probs.sub_(self.loss.targets(z, wanted, progress))
         logits, targets = self._two_columns(z, wanted)
         logits.requires_grad_()
         with torch.enable_grad():

@@ -131,8 +131,7 @@ def harden(logits: "Tensor", marginals: "Tensor") -> "Tensor":
     if num_classes <= 2:
         odds = logits if num_classes == 1 else logits[..., 1:] - logits[..., :1]
         share = marginals if marginals.ndim == 0 else marginals[..., -1:]
-        standing = odds - _threshold(odds, share)
-        second = torch.heaviside(standing, odds.new_tensor(0.5), out=standing)
+        second = (odds - _threshold(odds, share)).sign_().add_(1).div_(2)
         return second if num_classes == 1 else torch.cat([1 - second, second], dim=-1)
     log_probs = logits.log_softmax(dim=-1)
     standing = log_probs - _threshold(log_probs, marginals)

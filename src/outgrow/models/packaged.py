@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.quiet import quiet_transformers
 from outgrow.packages import Archive, fetch, new_folder, sha256_of, unpack
 from outgrow.runtime import cache_folder
 
@@ -229,22 +230,6 @@ def _joined(archives: Sequence[Path], members: Sequence[str], folder: Path, name
     whole.unlink()
 
 
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and notes about its own loading off the terminal."""
-    from transformers.utils import logging
-
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _bert_from_onnx(path: Path, folder: Path, num_heads: int) -> None:
     """Write config.json and model.safetensors for the BERT encoder in an ONNX file of sentence-transformers."""
     import numpy as np
@@ -285,7 +270,7 @@ def _bert_from_onnx(path: Path, folder: Path, num_heads: int) -> None:
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@_quiet_transformers()
+@quiet_transformers()
 def _from_gguf(path: Path, folder: Path) -> None:
     """Write the model in a GGUF file as plain float32 safetensors with config and tokenizer.
 
@@ -322,7 +307,7 @@ def _check_published(folder: Path, expected: str) -> None:
         )
 
 
-@_quiet_transformers()
+@quiet_transformers()
 def _check_forward(folder: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -335,7 +320,7 @@ def _check_forward(folder: Path) -> None:
         raise _misconverted(folder, "gives numbers that are not finite")
 
 
-@_quiet_transformers()
+@quiet_transformers()
 def _check_language(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -6,8 +6,7 @@ token rows by one stated rule (:func:`tokenize`), rows become padded batches wit
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.quiet import quiet_transformers
 from outgrow.runtime import Report, Runtime
 
 __all__ = [
@@ -310,7 +310,7 @@ def _load(auto: Any, folder: Path, dropout: bool) -> Any:
             if "drop" in name and isinstance(value, float):
                 setattr(config, name, 0.0)
     config.use_cache = False
-    with _quiet(), torch.random.fork_rng(devices=[]):  # a pooler that a checkpoint lacks is drawn at random
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):  # a pooler that a checkpoint lacks is drawn at random
         model, info = auto.from_pretrained(
             folder,
             config=config,
@@ -337,19 +337,3 @@ def _existing(folder: Path) -> Path:
 def _layers(body: Any) -> nn.ModuleList:
     depth = body.config.num_hidden_layers
     return next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No table of unused heads and no bar on the screen; what matters in it, missing weights, is an error here."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

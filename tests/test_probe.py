@@ -190,6 +190,13 @@ def test_a_loss_without_a_shortcut_is_differentiated(num_classes: int) -> None:
 # --- order, early stopping, edges -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("n", [1, 2, 33, 34, 37, 61])
+def test_odd_numbers_of_rows_leave_each_student_the_same_alone(n: int) -> None:
+    jobs = [job(labels=i % 10, rows=np.arange(n), loss=LogConf() if i % 2 else Xent()) for i in range(31)]
+    together = fit(*jobs)
+    assert all(same(fit(jobs[i])[0], together[i]) for i in (0, 1, 29, 30))
+
+
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 150])
 def test_every_example_comes_once_in_each_epoch(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []

@@ -136,7 +136,7 @@ def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> lis
     return results
 
 
-@step(version=1, many=_fit_probes, together=("features",))
+@step(version=2, many=_fit_probes, together=("features",))
 def fit_probe(
     features: Features, labels: Labels, split: Split, part: str, loss: Loss, probe: Probe, seed: int, runtime: Runtime
 ) -> Any:

@@ -2,8 +2,9 @@
 
 Students that share features, rows and order differ only in labels, loss, learning rate and L2, so a minibatch of all
 of them is one matrix product forward and one back. Groups of students with different rows or orders are the batch axis
-of that product. The width is padded to full vector tiles, which makes a student's numbers independent of its
-neighbours: alone or among a thousand, it comes out the same.
+of that product. Weights stand student by student, so whatever belongs to a student lies side by side in memory, and
+their number is padded to full tiles of the product, which makes a student's numbers independent of its neighbours:
+alone or among a thousand, it comes out the same.
 """
 
 import json
@@ -29,7 +30,10 @@ from outgrow.runtime import Runtime
 
 __all__ = ["FittedProbe", "ProbeJob", "fit_probes"]
 
-_TILE = 16  # columns of one tile of the matrix product; a full tile is computed the same whatever stands beside it
+_TILE = 4  # students of one tile of the matrix product; a full tile is computed the same whatever stands beside it
+_VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded in another way
+_MIN_DIM = 64  # torch computes a product of fewer than 400 operations its own way, in which neighbours matter
+_BLOCK = 256  # rows standardized at a time, few enough to stay in the cache
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
 _MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
 
@@ -137,11 +141,13 @@ def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[lis
     """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), so many that every
     worker has as much to do where there is enough."""
     shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+    arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
+    contents = {key: a.tobytes() for key, a in arrays.items()}
     for i, job in enumerate(jobs):
         s = job.settings
         kind = [v for v in vars(job.loss).items() if not isinstance(v[1], int | float)]
         shape = (s.epochs, s.batch_size, s.early_stopping, len(job.rows), len(job.val_rows), job.targets.shape[1])
-        order = (job.seed, job.rows.tobytes(), job.val_rows.tobytes())
+        order = (job.seed, contents[id(job.rows)], contents[id(job.val_rows)])
         shapes[s.view, shape, type(job.loss).__name__, tuple(kind)][order].append(i)
     for (_, shape, *_), groups in shapes.items():
         columns_each = 1 if shape[5] == 2 else shape[5]
@@ -162,6 +168,21 @@ def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[lis
             yield bundle
 
 
+def _moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
+    """Mean and deviation (d,) of rows of ``features``, summed in double precision; a constant feature has 1."""
+    blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
+    total = sum(features[b].sum(axis=0, dtype=np.float64) for b in blocks)
+    center = np.asarray(total / len(rows), dtype=np.float32)
+    squares = sum(np.square(features[b] - center).sum(axis=0, dtype=np.float64) for b in blocks)
+    scale = np.sqrt(squares / len(rows)).astype(np.float32)
+    return center, np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
+
+
+def _students_of_a_tile(*batch_sizes: int) -> int:
+    """As many students as fill the product's tiles and, with that many examples each, the processor's vectors."""
+    return max(_TILE, _VECTOR // math.gcd(_VECTOR, *batch_sizes))
+
+
 class _Bundle:
     """Groups of students trained by one sequence of batched matrix products.
 
@@ -174,18 +195,21 @@ class _Bundle:
         first = groups[0][0]
         self.settings, self.num_classes = first.settings, first.targets.shape[1]
         self.columns = 1 if self.num_classes == 2 else self.num_classes
-        step = _TILE // math.gcd(_TILE, self.columns)
-        self.students = math.ceil(max(len(g) for g in groups) / step) * step
         self.n = len(first.rows)
+        step = _students_of_a_tile(min(self.n, self.settings.batch_size), self.n % self.settings.batch_size)
+        self.students = math.ceil(max(len(g) for g in groups) / step) * step
         self.d = features.shape[1]
-        self.dim = math.ceil((self.d + 1) / 8) * 8
+        self.dim = max(_MIN_DIM, math.ceil((self.d + 1) / 8) * 8)
 
         leaders = [g[0] for g in groups]
+        self.held_out = len(first.val_rows)
         self.center, self.scale, rows, val, self.offset = self._standardized(features, leaders)
         self.rows, self.val = rows.to(device), val.to(device)
         self.buffer = torch.empty(len(groups) * min(self.n, self.settings.batch_size), self.dim, device=device)
         self.targets = self._columns([[j.targets for j in g] for g in groups], self.n)
-        self.val_targets = self._columns([[j.val_targets for j in g] for g in groups], len(first.val_rows))
+        self.val_targets = self._of_examples(
+            self._columns([[j.val_targets for j in g] for g in groups], self.val.shape[1])
+        )
         self.loss = self._stacked_loss()
         self.lr = self._per_student("lr")
         self.decay = self._per_student("l2") * self.lr
@@ -201,19 +225,12 @@ class _Bundle:
             key = job.rows.tobytes()
             if key not in known:
                 known[key] = len(known)
-                chosen = features[job.rows]
-                center = chosen.mean(axis=0, dtype=np.float64).astype(np.float32)
-                rows = self._padded(chosen, center)
-                scale = np.sqrt(np.square(rows[:, : self.d]).mean(axis=0, dtype=np.float64)).astype(np.float32)
-                scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
-                rows[:, : self.d] /= scale
-                train.append(torch.from_numpy(rows))
+                center, scale = _moments(features, job.rows)
+                train.append(self._scaled(features, job.rows, center, scale))
                 centers.append(center)
                 scales.append(scale)
             which = known[key]
-            val = self._padded(features[job.val_rows], centers[which])
-            val[:, : self.d] /= scales[which]
-            held_out.append(torch.from_numpy(val))
+            held_out.append(self._scaled(features, job.val_rows, centers[which], scales[which], multiple=_VECTOR))
         places = [known[j.rows.tobytes()] for j in leaders]
         return (
             [centers[p] for p in places],
@@ -223,18 +240,21 @@ class _Bundle:
             torch.tensor(places, dtype=torch.int64)[:, None] * self.n,
         )
 
-    def _padded(self, rows: Floats, center: Floats) -> NDArray[np.float32]:
-        full = np.zeros((len(rows), self.dim), dtype=np.float32)
-        np.subtract(rows, center, out=full[:, : self.d])
-        full[:, self.d] = 1.0  # the bias is the weight of this column
-        return full
+    def _scaled(self, features: Floats, rows: Ints, center: Floats, scale: Floats, multiple: int = 1) -> Tensor:
+        """Standardized rows with a column of ones for the bias, and zeros up to D and to a multiple of rows."""
+        full = np.zeros((math.ceil(len(rows) / multiple) * multiple, self.dim), dtype=np.float32)
+        for at in range(0, len(rows), _BLOCK):
+            chosen = features[rows[at : at + _BLOCK]]
+            np.divide(chosen - center, scale, out=full[at : at + len(chosen), : self.d])
+        full[: len(rows), self.d] = 1.0  # the bias is the weight of this column
+        return torch.from_numpy(full)
 
     def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
         """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""
         table = np.full((len(targets), n, self.students, self.columns), 1 / self.num_classes, dtype=np.float32)
         for g, group in enumerate(targets):
             for s, probs in enumerate(group):
-                table[g, :, s] = probs[:, 1:] if self.columns == 1 else probs
+                table[g, : len(probs), s] = probs[:, 1:] if self.columns == 1 else probs
         return torch.from_numpy(table).view(-1, self.students, self.columns).to(self.device)
 
     def _stacked_loss(self) -> Loss:
@@ -245,17 +265,18 @@ class _Bundle:
         return cast(Loss, replace(loss, **tensors))
 
     def _per_student(self, name: str) -> Tensor:
-        table = torch.zeros(len(self.groups), 1, self.students, self.columns)
+        """A number of each student's settings as (G, S * K, 1)."""
+        table = torch.zeros(len(self.groups), self.students, self.columns)
         for g, group in enumerate(self.groups):
             for s, job in enumerate(group):
-                table[g, 0, s] = getattr(job.settings, name)
-        return table.flatten(2).to(self.device)
+                table[g, s] = getattr(job.settings, name)
+        return table.view(len(self.groups), -1, 1).to(self.device)
 
     def train(self, report: Callable[[int], None]) -> list[list[FittedProbe]]:
         """Run all epochs; returns the probes of each group in order."""
         num_groups, batch_size = len(self.groups), self.settings.batch_size
         # Held in units of each student's learning rate, so that one optimizer with lr 1 serves all of them.
-        weight = torch.zeros(num_groups, self.dim, self.students * self.columns, device=self.device)
+        weight = torch.zeros(num_groups, self.students * self.columns, self.dim, device=self.device)
         weight.grad = torch.zeros_like(weight)
         optimizer = torch.optim.Adam([weight], lr=1.0, fused=True)
         orders = [torch.Generator().manual_seed(g[0].seed) for g in self.groups]
@@ -263,8 +284,7 @@ class _Bundle:
         batches = math.ceil(self.n / batch_size)
         for epoch in range(self.settings.epochs):
             order = torch.stack([torch.randperm(self.n, generator=o) for o in orders])
-            starts = self.offset
-            where_rows, where_targets = order + starts, order + torch.arange(num_groups)[:, None] * self.n
+            where_rows, where_targets = order + self.offset, order + torch.arange(num_groups)[:, None] * self.n
             for k in range(batches):
                 batch = slice(k * batch_size, (k + 1) * batch_size)
                 progress = (epoch * batches + k) / (self.settings.epochs * batches)
@@ -275,18 +295,29 @@ class _Bundle:
         return self._fitted(kept)
 
     def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:
+        """Leave at the weights the gradient of the mean loss over a batch, given as places (G, b) in the tables."""
         groups, size = rows.shape
         x = self.buffer[: groups * size]
         torch.index_select(self.rows, 0, rows.reshape(-1).to(self.device), out=x)
         x = x.view(groups, size, self.dim)
-        wanted = self.targets.index_select(0, targets.reshape(-1).to(self.device))
-        z = torch.bmm(x, weight).mul_(self.lr)
-        slope = self._slope(self._by_student(z), self._by_student(wanted), progress)
+        wanted = self._of_examples(self.targets.index_select(0, targets.reshape(-1).to(self.device)))
+        slope = self._slope(self._logits(weight, x), wanted, progress).div_(size)
         gradient = weight.grad
         assert gradient is not None
-        torch.bmm(x.transpose(1, 2), slope.transpose(1, 2).reshape(z.shape).div_(size), out=gradient)
+        torch.bmm(slope.transpose(-1, -2).reshape(groups, -1, size), x, out=gradient)
         if self.decays:
-            gradient[:, : self.d].addcmul_(weight[:, : self.d], self.decay)
+            gradient[..., : self.d].addcmul_(weight[..., : self.d], self.decay)
+
+    def _logits(self, weight: Tensor, x: Tensor) -> Tensor:
+        """(G, S, examples, K), a student's examples side by side in memory."""
+        one = x.shape[1] == 1  # a product with one vector goes another way, in which neighbours matter
+        z = (weight * x).sum(dim=-1, keepdim=True) if one else torch.bmm(weight, x.transpose(1, 2))
+        return z.mul_(self.lr).view(len(self.groups), self.students, self.columns, -1).transpose(-1, -2)
+
+    def _of_examples(self, table: Tensor) -> Tensor:
+        """Rows of a target table (G * examples, S, K) as (G, S, examples, K), laid out like the logits."""
+        by_class = table.view(len(self.groups), -1, self.students, self.columns).permute(0, 2, 3, 1)
+        return by_class.contiguous().transpose(-1, -2)
 
     def _slope(self, z: Tensor, wanted: Tensor, progress: float) -> Tensor:
         """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
@@ -299,10 +330,6 @@ class _Bundle:
             (slope,) = torch.autograd.grad(self.loss(logits, targets, progress).sum(), logits)
         return slope[..., -self.columns :]
 
-    def _by_student(self, table: Tensor) -> Tensor:
-        """Seen as (G, S, examples, K)."""
-        return table.view(len(self.groups), -1, self.students, self.columns).transpose(1, 2)
-
     def _two_columns(self, z: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and targets with a column for every class."""
         if self.columns > 1:
@@ -311,23 +338,23 @@ class _Bundle:
 
     def _validation(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Agreement and cross-entropy of every student (G * S,) with its validation labels."""
-        groups, size = len(self.groups), self.val.shape[1]
-        if size == 0:
-            nothing = torch.zeros(groups * self.students, device=self.device)
+        if not self.held_out:
+            nothing = torch.zeros(len(self.groups) * self.students, device=self.device)
             return nothing, nothing
-        z = self._by_student(torch.bmm(self.val, weight).mul_(self.lr))
-        wanted = self._by_student(self.val_targets)
+        z, wanted = self._logits(weight, self.val), self.val_targets
         if self.columns == 1:
             same, xent = (z > 0) == (wanted > 0.5), torch.nn.functional.softplus(z) - wanted * z
         else:
             same = (z.argmax(-1) == wanted.argmax(-1)).unsqueeze(-1)
             xent = -(wanted * z.log_softmax(dim=-1)).sum(dim=-1, keepdim=True)
         # A student's rows side by side in memory: their sum then takes one order, whoever else is in the bundle.
-        agreement, loss = (v.squeeze(-1).float().contiguous().mean(dim=-1).flatten() for v in (same, xent))
+        agreement, loss = (
+            v[:, :, : self.held_out, 0].float().contiguous().mean(dim=-1).flatten() for v in (same, xent)
+        )
         return agreement, loss
 
     def _fitted(self, kept: "_Kept") -> list[list[FittedProbe]]:
-        weight = (kept.weight * self.lr).view(len(self.groups), self.dim, self.students, self.columns).cpu().numpy()
+        weight = (kept.weight * self.lr).view(len(self.groups), self.students, self.columns, self.dim).cpu().numpy()
         agreement, xent = (
             torch.stack(v).view(-1, len(self.groups), self.students).cpu() for v in (kept.agreement, kept.xent)
         )
@@ -338,8 +365,8 @@ class _Bundle:
                 [
                     FittedProbe(
                         view=job.settings.view,
-                        weight=self._two_sided(weight[g, : self.d, s]),
-                        bias=self._two_sided(weight[g, self.d, s]),
+                        weight=self._two_sided(weight[g, s, :, : self.d].T),
+                        bias=self._two_sided(weight[g, s, :, self.d]),
                         center=self.center[g].astype(np.float32),
                         scale=self.scale[g].astype(np.float32),
                         history=tuple(
@@ -377,9 +404,8 @@ class _Kept:
             torch.where(better, new, old) for new, old in ((agreement, self.best), (xent, self.best_xent))
         )
         self.epoch[better.cpu()] = len(self.agreement)
-        columns = better.view(weight.shape[0], 1, -1).repeat_interleave(
-            weight.shape[2] * weight.shape[0] // len(better), dim=2
-        )
-        self.weight = torch.where(columns, weight, self.weight)
+        by_student = better.view(weight.shape[0], -1, 1, 1)
+        shape = (*by_student.shape[:2], -1, weight.shape[-1])
+        self.weight = torch.where(by_student, weight.view(shape), self.weight.view(shape)).view_as(weight)
         self.agreement.append(agreement)
         self.xent.append(xent)

@@ -296,6 +296,22 @@ def test_own_weak_labels(tmp_path: Path, store: Store, model: Path) -> None:
     assert 0.6 < found["weak"]["accuracy"][0] < 0.9
 
 
+def parted(path: Path) -> str:
+    """The table with a split column that names no row of A."""
+    rows = path.read_text().splitlines()
+    parts = ["split", *("T" if i % 4 < 2 else "B" for i in range(len(rows) - 1))]
+    path.write_text("\n".join(f"{row},{part}" for row, part in zip(rows, parts, strict=True)))
+    return f"table(path={str(path)!r}, weak='guess', split='split', group=None)"
+
+
+def test_own_weak_labels_need_no_rows_of_a_supervisor(tmp_path: Path, store: Store, model: Path) -> None:
+    task = parted(write_table(tmp_path))
+    (found,) = run(store, own(tmp_path, model, task=task, ceiling=False))
+    assert 0.6 < found["weak"]["accuracy"][0] < 0.9
+    with pytest.raises(StepsFailed, match="part A has no rows to train a supervisor on"):
+        run(store, own(tmp_path, model, task=task, weak="glove"))
+
+
 def test_a_missing_weak_label_is_said_with_its_row(tmp_path: Path, store: Store, model: Path) -> None:
     with pytest.raises(StepsFailed, match=r"rows of B, B_val, T have no weak label, the first is 'row-\d+'") as failed:
         run(store, own(write_table(tmp_path, missing=30), model))

@@ -8,18 +8,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from outgrow.errors import UserError
 
-__all__ = ["Examples", "Features", "Floats", "Ids", "Ints", "Labels", "Split", "hardened", "positions"]
+__all__ = ["Examples", "Features", "Floats", "Ids", "Input", "Ints", "Labels", "Split", "hardened", "positions"]
 
 Ids = npt.NDArray[np.str_]
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
+Input = str | tuple[str, ...] | bytes
+"""What a model reads of one example: a text; the candidate texts of a choice, one for each class; or an image file."""
 
 
 def positions(wanted: Ids, ids: Ids) -> Ints:
@@ -44,10 +46,11 @@ def hardened(probs: Floats) -> Ints:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """What a task yields: ids, inputs (texts), gold classes (-1 for unknown), groups and meta columns, all (n,)."""
+    """What a task yields: ids, inputs, gold classes (-1 for unknown), groups and meta columns, all (n,)."""
 
     ids: Ids
-    inputs: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    """All of one form: texts, choices or images."""
     gold: Ints | None
     """None where gold was taken away on purpose (:meth:`without_gold`)."""
     classes: tuple[str, ...]
@@ -65,6 +68,30 @@ class Examples:
         if len(unique) != n:
             repeated = unique[counts > 1]
             raise UserError(f"{len(repeated)} ids are repeated, the first is {str(repeated[0])!r}; ids must be unique")
+        if len({type(i) for i in self.inputs}) > 1:
+            raise ValueError("inputs are of several forms")
+        if self.form == "choice" and any(len(i) != self.num_classes for i in self.inputs):
+            raise ValueError("a choice has as many candidates as there are classes")
+
+    @property
+    def form(self) -> Literal["text", "choice", "image"]:
+        """``text``: one text per example. ``choice``: C candidate texts, scored one by one, the class is the place of
+        the right one. ``image``: bytes of an image file."""
+        first = self.inputs[0] if self.inputs else ""
+        return "choice" if isinstance(first, tuple) else "image" if isinstance(first, bytes) else "text"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text (n,), or every candidate of every choice, in order (n * C,).
+
+        Raises:
+            UserError: for images.
+        """
+        if self.form == "image":
+            raise UserError("the task's inputs are images, which a text model cannot read; take an image model")
+        if self.form == "text":
+            return cast(tuple[str, ...], self.inputs)
+        return tuple(text for candidates in self.inputs for text in cast(tuple[str, ...], candidates))
 
     @property
     def num_classes(self) -> int:
@@ -116,7 +143,7 @@ class Examples:
         meta = {name.removeprefix("meta."): table[name] for name in table.column_names if name.startswith("meta.")}
         return cls(
             ids=_text(table["id"].to_pylist()),
-            inputs=tuple(table["input"].to_pylist()),
+            inputs=tuple(tuple(i) if isinstance(i, list) else i for i in table["input"].to_pylist()),
             gold=table["gold"].to_numpy() if "gold" in table.column_names else None,
             classes=tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))),
             groups=_text(table["group"].to_pylist()),

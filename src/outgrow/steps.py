@@ -74,6 +74,11 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """The truth on some parts, as certain labels."""
     chosen = pool.take(split.ids(parts))
     assert chosen.gold is not None
+    if not len(chosen):
+        raise UserError(
+            f"part {parts[0]} has no rows to train a supervisor on: the column split names none; give rows to "
+            f"{parts[0]}, or take weak labels of your own with weak='labels'"
+        )
     if unknown := int((chosen.gold < 0).sum()):
         raise UserError(
             f"{unknown} of {len(chosen)} rows of {' and '.join(parts)} have no gold label, so no ceiling can be "
@@ -106,12 +111,12 @@ def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Ru
     if model.is_static:
         from outgrow.models.glove import embed_glove
 
-        vectors = embed_glove(folder, texts.inputs)
+        vectors = embed_glove(folder, texts.texts)
         return Features(ids=texts.ids, views=dict.fromkeys(VIEWS, vectors))  # word vectors: no layers, no positions
     from outgrow.models.transformer import extract
 
     assert max_tokens is not None
-    return Features(ids=texts.ids, views=extract(folder, texts.inputs, max_tokens=max_tokens, runtime=runtime))
+    return Features(ids=texts.ids, views=extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime))
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
@@ -175,7 +180,7 @@ def finetune(
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     train, val = (labels.take(split.parts[name]) for name in (part, f"{part}_val"))
-    inputs, val_inputs = (texts.take(kept.ids).inputs for kept in (train, val))
+    inputs, val_inputs = (texts.take(kept.ids).texts for kept in (train, val))
     return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
 
 
@@ -188,7 +193,7 @@ def predict_finetuned(
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     chosen = texts.take(split.ids(parts))
-    return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.inputs, runtime), source="finetuned")
+    return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.texts, runtime), source="finetuned")
 
 
 # --- labels for controls ----------------------------------------------------------------------------------------------

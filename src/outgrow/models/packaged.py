@@ -6,7 +6,6 @@ folder that ``transformers`` loads like any other. Nothing in an archive is run,
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from pathlib import Path
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.quiet import quiet_transformers
 from outgrow.packages import Archive, fetch, new_folder, sha256_of, unpack
-from outgrow.runtime import cache_folder
+from outgrow.runtime import accepted_licenses, cache_folder
 
-__all__ = ["RUNGS", "Rung", "accepted_licenses", "content_id", "model_folder", "models_table"]
+__all__ = ["RUNGS", "Rung", "content_id", "model_folder", "models_table"]
 
 _CONVERTER = 1
 """Bump when a converted folder comes out differently; models are then converted, and results computed, anew."""
@@ -95,11 +94,6 @@ def content_id(name: str) -> str:
     """Identity of a rung's weights: sha256 over the pinned archives and the converter. Needs nothing downloaded."""
     pinned = [_CONVERTER, name, *(archive.sha256 for archive in RUNGS[name].archives)]
     return hashlib.sha256(json.dumps(pinned).encode()).hexdigest()
-
-
-def accepted_licenses() -> frozenset[str]:
-    """Names of restricted models accepted through ``OUTGROW_ACCEPT_LICENSE`` (separated by commas or spaces)."""
-    return frozenset(os.environ.get("OUTGROW_ACCEPT_LICENSE", "").replace(",", " ").split())
 
 
 def models_table() -> list[dict[str, str | int | bool]]:

@@ -1,6 +1,9 @@
 """Tasks by name: a plain function each; and :class:`TaskSpec`, a task with its options and its data's identity."""
 
 import inspect
+import io
+import re
+import string
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,12 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from outgrow.data import Examples
+from outgrow.data import Examples, Input
 from outgrow.errors import UserError, unknown_name
-from outgrow.runtime import Runtime
+from outgrow.packages import Archive, megabytes
+from outgrow.runtime import Runtime, accepted_licenses
 from outgrow.spelling import read_call, spell_call
 
-__all__ = ["TaskSpec", "describe", "load", "task", "tasks_table"]
+__all__ = ["TaskSpec", "describe", "limited", "load", "rendered", "task", "tasks_table", "where_from"]
 
 Content = str | Callable[[Mapping[str, Any]], str]
 
@@ -31,6 +35,9 @@ class _Task:
     licence: str
     source: str
     about: str
+    traps: str
+    restricted: str
+    archives: tuple[Archive, ...]
     options: Mapping[str, inspect.Parameter]
     """The function's parameters that a user sets; ``runtime`` is handed over by the runner."""
     hints: Mapping[str, Any]
@@ -53,6 +60,9 @@ def task(
     kind: str = "classification",
     classes: tuple[str, ...] | None = None,
     rows: int | None = None,
+    traps: str = "",
+    restricted: str = "",
+    archives: tuple[Archive, ...] = (),
     version: int = 1,
 ) -> Callable[[Callable[..., Examples]], Callable[..., Examples]]:
     """Register a plain function with keyword arguments that returns the whole pool of :class:`Examples`.
@@ -69,6 +79,10 @@ def task(
         kind: what the columns of the logits are.
         classes: class names in order, where the task fixes them.
         rows: number of rows with the default options, where known.
+        traps: what is known to mislead in this data and what was done about it, for people.
+        restricted: what the licence limits, where a user must accept it by the task's name before anything is
+            fetched; empty for free use.
+        archives: the pinned archives the data comes in, if any.
         version: bump it by hand whenever the same data gives other examples.
     """
 
@@ -86,6 +100,9 @@ def task(
             licence=licence,
             source=source,
             about=about,
+            traps=traps,
+            restricted=restricted,
+            archives=archives,
             options={k: p for k, p in parameters.items() if k != "runtime"},
             hints=typing.get_type_hints(fn),
         )
@@ -152,9 +169,15 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, with gold where it is known (-1 where not).
 
     Raises:
-        UserError: if the data changed since the spec was made, cannot be fetched, or is not in order.
+        UserError: if the data changed since the spec was made, cannot be fetched, is not in order, or comes under a
+            licence that was not accepted.
     """
     entry = _entry(spec.name)
+    if not _may_use(entry, runtime):
+        raise UserError(
+            f"{spec.name} comes under {entry.licence}: {entry.restricted}; if you accept that, "
+            f"pass --accept-license {spec.name} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
+        )
     if entry.identity(spec.options) != spec.content:
         raise UserError(f"the data of {spec} changed while the run was under way; start the run again")
     wants_runtime = "runtime" in inspect.signature(entry.fn).parameters
@@ -162,9 +185,25 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
 
 
 def tasks_table() -> list[dict[str, Any]]:
-    """One row per task, sorted by name: name, kind, classes, rows (None if unknown), licence, source, about."""
-    columns = ("name", "kind", "classes", "rows", "licence", "source", "about")
+    """One row per task, sorted by name: name, kind, classes, rows (None if unknown), licence, source, about, traps,
+    restricted."""
+    columns = ("name", "kind", "classes", "rows", "licence", "source", "about", "traps", "restricted")
     return [{c: getattr(_TASKS[name], c) for c in columns} for name in sorted(_TASKS)]
+
+
+def where_from(name: str, runtime: Runtime) -> str:
+    """Where the task's data would come from on this machine, in a few words. Loads and fetches nothing."""
+    entry = _entry(name)
+    if not _may_use(entry, runtime):
+        return f"needs --accept-license {name}"
+    missing = sum(archive.size for archive in entry.archives if not archive.is_cached)
+    if entry.archives:
+        return f"download, {megabytes(missing)}" if missing else "package, cached"
+    if "path" in entry.options:
+        return "your file"
+    if "data_dir" in entry.options:
+        return "hub, or your folder"
+    return "made here"
 
 
 def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
@@ -172,8 +211,9 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
 
     Returns:
         The columns of :func:`tasks_table` with ``classes`` and ``rows`` as loaded, and ``task`` (the spelling),
-        ``options`` (name to value), ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``,
-        ``largest_group`` (rows), ``meta`` (column names) and ``examples`` (up to three rows: id, text, class, group).
+        ``form`` (of the inputs), ``options`` (name to value), ``meanings`` (name of option to what its docstring
+        says), ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``, ``largest_group`` (rows),
+        ``meta`` (column names) and ``examples`` (up to three rows: id, text as people read it, class, group).
 
     Raises:
         UserError: as :meth:`TaskSpec.parse` and :func:`load`.
@@ -186,7 +226,9 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
     return {
         **about,
         "task": str(spec),
+        "form": data.form,
         "options": spec.options,
+        "meanings": _meanings(_entry(spec.name).fn),
         "classes": data.classes,
         "rows": len(data),
         "balance": {name: int((data.gold == c).sum()) for c, name in enumerate(data.classes)},
@@ -196,6 +238,29 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         "meta": sorted(data.meta),
         "examples": [_row(data, row) for row in _telling_rows(data.gold)],
     }
+
+
+def limited(text: str, limit: int) -> TaskSpec:
+    """The task that ``text`` spells, of which only ``limit`` rows are loaded.
+
+    Raises:
+        UserError: as :meth:`TaskSpec.parse`, or if the task has no option ``limit``.
+    """
+    name, arguments = read_call(text, "task")
+    if "limit" not in _entry(name).options:
+        raise UserError(f"task {name} has no option limit; it is read as a whole")
+    return TaskSpec.of(name, **{**arguments, "limit": limit})
+
+
+def _may_use(entry: _Task, runtime: Runtime) -> bool:
+    return not entry.restricted or entry.name in runtime.accept_license | accepted_licenses()
+
+
+def _meanings(fn: Callable[..., Examples]) -> dict[str, str]:
+    """What the ``Args`` of a docstring say of each option, on one line each."""
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", inspect.getdoc(fn) or "", re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(said.replace("``", "").split()) for name, said in entries}
 
 
 def _entry(name: str) -> _Task:
@@ -228,7 +293,22 @@ def _row(data: Examples, row: int) -> dict[str, Any]:
     gold = int(data.gold[row])
     return {
         "id": str(data.ids[row]),
-        "text": data.inputs[row],
+        "text": rendered(data.inputs[row]),
         "class": data.classes[gold] if gold >= 0 else None,
         "group": str(data.groups[row]),
     }
+
+
+def rendered(value: Input) -> str:
+    """An input as people read it: a text as it is, candidates by letter, an image by its size."""
+    match value:
+        case str():
+            return value
+        case tuple():
+            names = string.ascii_uppercase if len(value) <= 26 else [str(i + 1) for i in range(len(value))]
+            return "\n".join(f"{name}) {text}" for name, text in zip(names, value, strict=False))
+        case bytes():
+            from PIL import Image
+
+            with Image.open(io.BytesIO(value)) as image:
+                return f"{image.width} x {image.height} {image.format}, {len(value):,} bytes"

@@ -19,10 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from outgrow.errors import UserError
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models import transformer
-from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, recompute_layers, tokenize
+from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.finetune import Finetune, FinetunedModel, finetune, predict
+from outgrow.train.fitted import token_rows
 from outgrow.train.updates import accumulate, apply, batches, check_points, make_optimizer, rate
 from tiny_models import KINDS, make_model, make_task
 
@@ -212,7 +213,7 @@ def gradient(
         torch.manual_seed(0)
         torch.nn.init.normal_(model.head.weight)
     prepare(model)
-    rows = tokenize(load_tokenizer(folder), TRAIN[0][:11], 20)
+    rows = token_rows(load_tokenizer(folder), TRAIN[0][:11], 20)
     targets = torch.softmax(torch.linspace(-2, 2, 22).reshape(11, 2).sin() * 3, dim=1)
     value = accumulate(model, rows, targets, loss, 0.5, microbatch=microbatch, seed=(0, 0))
     return value, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -328,7 +329,7 @@ def test_the_gradient_of_the_whole_batch_is_clipped(folders: dict[str, Path]) ->
         model = load_classifier(folders["bert"], 2, max_tokens=20).train()
         torch.nn.init.normal_(model.head.weight)
         before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-        rows = tokenize(load_tokenizer(folders["bert"]), TRAIN[0][:6], 20)
+        rows = token_rows(load_tokenizer(folders["bert"]), TRAIN[0][:6], 20)
         targets = torch.as_tensor(TRAIN[1][:6])
         accumulate(model, rows, targets, Xent(), 0.0, microbatch=microbatch, seed=(0, 0))
         apply(torch.optim.SGD(model.parameters(), lr=9.0), lr=0.1, clip=0.01)

@@ -15,12 +15,26 @@ import numpy.typing as npt
 
 from outgrow.errors import UserError
 
-__all__ = ["Examples", "Features", "Floats", "Ids", "Input", "Ints", "Labels", "Split", "hardened", "positions"]
+__all__ = [
+    "Examples",
+    "Features",
+    "Floats",
+    "Ids",
+    "Input",
+    "Ints",
+    "Labels",
+    "Reading",
+    "Split",
+    "hardened",
+    "positions",
+]
 
 Ids = npt.NDArray[np.str_]
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
-Input = str | tuple[str, ...] | bytes
+Reading = str | tuple[str, ...]
+"""What a text model reads of one example: a text, or the candidate texts of a choice, which it scores one by one."""
+Input = Reading | bytes
 """What a model reads of one example: a text; the candidate texts of a choice, one for each class; or an image file."""
 
 
@@ -81,17 +95,24 @@ class Examples:
         return "choice" if isinstance(first, tuple) else "image" if isinstance(first, bytes) else "text"
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """Every text (n,), or every candidate of every choice, in order (n * C,).
+    def readings(self) -> tuple[Reading, ...]:
+        """What a text model reads of each example (n,): its text, or the texts of its candidates.
 
         Raises:
             UserError: for images.
         """
         if self.form == "image":
             raise UserError("the task's inputs are images, which a text model cannot read; take an image model")
-        if self.form == "text":
-            return cast(tuple[str, ...], self.inputs)
-        return tuple(text for candidates in self.inputs for text in cast(tuple[str, ...], candidates))
+        return cast(tuple[Reading, ...], self.inputs)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text (n,), or every candidate of every choice, in order (n * C,).
+
+        Raises:
+            UserError: for images.
+        """
+        return tuple(text for r in self.readings for text in ((r,) if isinstance(r, str) else r))
 
     @property
     def num_classes(self) -> int:
@@ -213,14 +234,15 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """Frozen features of texts: for each view (a layer and a pooling) an (n, d) float32 matrix."""
+    """Frozen features: for each view (a layer and a pooling) (n, d) float32, or (n, C, d) for the C candidates of
+    choices."""
 
     ids: Ids
     views: Mapping[str, npt.NDArray[np.float32]]
 
     def __post_init__(self) -> None:
         for name, matrix in self.views.items():
-            if matrix.ndim != 2 or len(matrix) != len(self.ids):
+            if matrix.ndim not in (2, 3) or len(matrix) != len(self.ids):
                 raise ValueError(f"view {name} has shape {matrix.shape} for {len(self.ids)} ids")
 
     def save(self, folder: Path) -> None:

@@ -5,6 +5,11 @@ of them is one matrix product forward and one back. Groups of students with diff
 of that product. Weights stand student by student, so whatever belongs to a student lies side by side in memory, and
 their number is padded to full tiles of the product, which makes a student's numbers independent of its neighbours:
 alone or among a thousand, it comes out the same.
+
+A choice of C candidates is a conditional logit (McFadden 1974): one weight vector w scores every candidate x_c, and the
+logits are the scores w . x_c. It has no bias, which would cancel. The scores of an example's candidates come out of the
+product side by side, as its logits. A pair is held as the difference of its two candidates, one logit w . (x_1 - x_0):
+the reward model sigma(r_1 - r_0) at the price of a plain text.
 """
 
 import json
@@ -56,25 +61,27 @@ class ProbeJob(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedProbe:
-    """A linear map from standardized features to logits."""
+    """A linear map from standardized features to logits, or to the score of a candidate."""
 
     view: str
     weight: NDArray[np.float32]
-    """(d, C)"""
+    """(d, C); (d, 1) for choices"""
     bias: NDArray[np.float32]
-    """(C,)"""
+    """(C,); (1,), zero, for choices"""
     center: NDArray[np.float32]
-    """(d,), mean of the training rows."""
+    """(d,), mean of the training rows, over all their candidates."""
     scale: NDArray[np.float32]
-    """(d,), standard deviation of the training rows."""
+    """(d,), standard deviation of the training rows, over all their candidates."""
     history: tuple[Mapping[str, float], ...]
     """Per epoch: agreement and cross-entropy with the validation labels."""
     best_epoch: int
 
     def predict(self, features: Floats) -> Floats:
-        """Class probabilities (n, C) of features (n, d), computed in double precision."""
+        """Class probabilities (n, C) of features (n, d), or (n, C, d) for choices, computed in double precision."""
         standard = (features.astype(np.float64) - self.center) / self.scale
         logits = standard @ self.weight.astype(np.float64) + self.bias
+        if features.ndim == 3:
+            logits = logits[..., 0]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
 
@@ -98,7 +105,9 @@ class FittedProbe:
 
 
 def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> list[FittedProbe]:
-    """Train every job on rows of ``features`` (N, d), as few matrix products as their differences allow.
+    """Train every job on rows of ``features``, as few matrix products as their differences allow.
+
+    ``features`` is (N, d), one vector for each text, or (N, C, d), one for each candidate of a choice.
 
     Minibatch Adam on mean loss + l2/2 |w|^2 (bias free), weights from zero (the problem is convex; the seed decides the
     order of the examples, another one in every epoch). Results come in the order of the jobs.
@@ -111,7 +120,7 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
     device = torch.device(runtime.torch_device())
     threads = torch.get_num_threads()
     workers = threads if device.type == "cpu" else 1
-    bundles = list(_bundles(jobs, features.shape[1], workers))
+    bundles = list(_bundles(jobs, features.shape[1:], workers))
     total = sum(j.settings.epochs * len(j.rows) for j in jobs)
     done = 0
     lock = Lock()
@@ -137,9 +146,10 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
     return [results[i] for i in range(len(jobs))]
 
 
-def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[list[list[int]]]:
+def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) -> Iterator[list[list[int]]]:
     """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), so many that every
-    worker has as much to do where there is enough."""
+    worker has as much to do where there is enough. ``of_a_row`` is the shape of one row's features."""
+    candidates = _candidates(of_a_row)
     shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
     contents = {key: a.tobytes() for key, a in arrays.items()}
@@ -150,13 +160,14 @@ def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[lis
         order = (job.seed, contents[id(job.rows)], contents[id(job.val_rows)])
         shapes[s.view, shape, type(job.loss).__name__, tuple(kind)][order].append(i)
     for (_, shape, *_), groups in shapes.items():
-        columns_each = 1 if shape[5] == 2 else shape[5]
+        columns_each = 1 if shape[5] == 2 else shape[5] // candidates
         students = sum(len(g) for g in groups.values())
         share = _TILE * math.ceil(students / workers / _TILE)
         most = max(1, min(share, _MAX_COLUMNS // columns_each))
         pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
         pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
-        rows_fit = max(1, _MAX_ROWS_BYTES // (4 * width * (shape[3] + shape[4]) or 1) // workers)
+        row_bytes = 4 * candidates * of_a_row[-1]
+        rows_fit = max(1, _MAX_ROWS_BYTES // (row_bytes * (shape[3] + shape[4]) or 1) // workers)
         at_once = min(rows_fit, math.ceil(len(pieces) / workers))
         for at in range(0, len(pieces), at_once):
             bundle: list[list[int]] = []
@@ -168,13 +179,24 @@ def _bundles(jobs: Sequence[ProbeJob], width: int, workers: int) -> Iterator[lis
             yield bundle
 
 
+def _candidates(of_a_row: tuple[int, ...]) -> int:
+    """How many vectors of the product one example is, from the shape of its features: (d,) or (C, d).
+
+    One for a text, and one for a pair, which is held as a difference; else C.
+    """
+    return 1 if len(of_a_row) == 1 or of_a_row[0] == 2 else of_a_row[0]
+
+
 def _moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
-    """Mean and deviation (d,) of rows of ``features``, summed in double precision; a constant feature has 1."""
+    """Mean and deviation (d,) of all vectors of rows of ``features``, summed in double precision; a constant feature
+    has 1."""
+    width = features.shape[-1]
+    count = len(rows) * math.prod(features.shape[1:-1])
     blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
-    total = sum(features[b].sum(axis=0, dtype=np.float64) for b in blocks)
-    center = np.asarray(total / len(rows), dtype=np.float32)
-    squares = sum(np.square(features[b] - center).sum(axis=0, dtype=np.float64) for b in blocks)
-    scale = np.sqrt(squares / len(rows)).astype(np.float32)
+    total = sum(features[b].reshape(-1, width).sum(axis=0, dtype=np.float64) for b in blocks)
+    center = np.asarray(total / count, dtype=np.float32)
+    squares = sum(np.square(features[b].reshape(-1, width) - center).sum(axis=0, dtype=np.float64) for b in blocks)
+    scale = np.sqrt(squares / count).astype(np.float32)
     return center, np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
 
 
@@ -187,25 +209,31 @@ class _Bundle:
     """Groups of students trained by one sequence of batched matrix products.
 
     Shapes: G groups, S students in each (padded), n rows, b of a batch, D features with a column of ones for the bias
-    and zero padding, K columns of a student (one logit for two classes, else C).
+    (zeros for choices) and zero padding, K logits of an example (one for two classes, else C), W weight vectors of a
+    student and V vectors of an example, one of which is always 1 and the other K.
     """
 
     def __init__(self, features: Floats, groups: list[list[ProbeJob]], device: torch.device) -> None:
         self.groups, self.device = groups, device
         first = groups[0][0]
         self.settings, self.num_classes = first.settings, first.targets.shape[1]
+        self.choice = features.ndim == 3
+        assert not self.choice or features.shape[1] == self.num_classes
         self.columns = 1 if self.num_classes == 2 else self.num_classes
+        self.candidates = _candidates(features.shape[1:])
+        self.vectors = self.columns // self.candidates
         self.n = len(first.rows)
         step = _students_of_a_tile(min(self.n, self.settings.batch_size), self.n % self.settings.batch_size)
         self.students = math.ceil(max(len(g) for g in groups) / step) * step
-        self.d = features.shape[1]
+        self.d = features.shape[-1]
         self.dim = max(_MIN_DIM, math.ceil((self.d + 1) / 8) * 8)
 
         leaders = [g[0] for g in groups]
         self.held_out = len(first.val_rows)
         self.center, self.scale, rows, val, self.offset = self._standardized(features, leaders)
         self.rows, self.val = rows.to(device), val.to(device)
-        self.buffer = torch.empty(len(groups) * min(self.n, self.settings.batch_size), self.dim, device=device)
+        most = len(groups) * min(self.n, self.settings.batch_size)
+        self.buffer = torch.empty(most, self.candidates * self.dim, device=device)
         self.targets = self._columns([[j.targets for j in g] for g in groups], self.n)
         self.val_targets = self._of_examples(
             self._columns([[j.val_targets for j in g] for g in groups], self.val.shape[1])
@@ -241,13 +269,21 @@ class _Bundle:
         )
 
     def _scaled(self, features: Floats, rows: Ints, center: Floats, scale: Floats, multiple: int = 1) -> Tensor:
-        """Standardized rows with a column of ones for the bias, and zeros up to D and to a multiple of rows."""
-        full = np.zeros((math.ceil(len(rows) / multiple) * multiple, self.dim), dtype=np.float32)
+        """Standardized rows (n, V * D) with a column of ones for the bias, zeros up to D and to a multiple of rows."""
+        full = np.zeros((math.ceil(len(rows) / multiple) * multiple, self.candidates, self.dim), dtype=np.float32)
         for at in range(0, len(rows), _BLOCK):
             chosen = features[rows[at : at + _BLOCK]]
-            np.divide(chosen - center, scale, out=full[at : at + len(chosen), : self.d])
-        full[: len(rows), self.d] = 1.0  # the bias is the weight of this column
-        return torch.from_numpy(full)
+            block = full[at : at + len(chosen), :, : self.d]
+            if not self.choice:
+                np.divide(chosen - center, scale, out=block[:, 0])
+            elif self.candidates == 1:
+                first, second = ((chosen[:, c] - center) / scale for c in (0, 1))
+                np.subtract(second, first, out=block[:, 0])
+            else:
+                np.divide(chosen - center, scale, out=block)
+        if not self.choice:
+            full[: len(rows), :, self.d] = 1.0  # the bias is the weight of this column
+        return torch.from_numpy(full.reshape(len(full), self.candidates * self.dim))
 
     def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
         """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""
@@ -265,8 +301,8 @@ class _Bundle:
         return cast(Loss, replace(loss, **tensors))
 
     def _per_student(self, name: str) -> Tensor:
-        """A number of each student's settings as (G, S * K, 1)."""
-        table = torch.zeros(len(self.groups), self.students, self.columns)
+        """A number of each student's settings as (G, S * W, 1)."""
+        table = torch.zeros(len(self.groups), self.students, self.vectors)
         for g, group in enumerate(self.groups):
             for s, job in enumerate(group):
                 table[g, s] = getattr(job.settings, name)
@@ -276,7 +312,7 @@ class _Bundle:
         """Run all epochs; returns the probes of each group in order."""
         num_groups, batch_size = len(self.groups), self.settings.batch_size
         # Held in units of each student's learning rate, so that one optimizer with lr 1 serves all of them.
-        weight = torch.zeros(num_groups, self.students * self.columns, self.dim, device=self.device)
+        weight = torch.zeros(num_groups, self.students * self.vectors, self.dim, device=self.device)
         weight.grad = torch.zeros_like(weight)
         optimizer = torch.optim.Adam([weight], lr=1.0, fused=True)
         orders = [torch.Generator().manual_seed(g[0].seed) for g in self.groups]
@@ -299,25 +335,31 @@ class _Bundle:
         groups, size = rows.shape
         x = self.buffer[: groups * size]
         torch.index_select(self.rows, 0, rows.reshape(-1).to(self.device), out=x)
-        x = x.view(groups, size, self.dim)
+        x = x.view(groups, size * self.candidates, self.dim)
         wanted = self._of_examples(self.targets.index_select(0, targets.reshape(-1).to(self.device)))
         slope = self._slope(self._logits(weight, x), wanted, progress).div_(size)
         gradient = weight.grad
         assert gradient is not None
-        torch.bmm(slope.transpose(-1, -2).reshape(groups, -1, size), x, out=gradient)
+        by_vector = slope if self.candidates > 1 else slope.transpose(-1, -2)
+        torch.bmm(by_vector.reshape(groups, -1, x.shape[1]), x, out=gradient)
         if self.decays:
             gradient[..., : self.d].addcmul_(weight[..., : self.d], self.decay)
 
     def _logits(self, weight: Tensor, x: Tensor) -> Tensor:
-        """(G, S, examples, K), a student's examples side by side in memory."""
+        """(G, S, examples, K) from vectors (G, examples * V, D), a student's examples side by side in memory."""
         one = x.shape[1] == 1  # a product with one vector goes another way, in which neighbours matter
         z = (weight * x).sum(dim=-1, keepdim=True) if one else torch.bmm(weight, x.transpose(1, 2))
-        return z.mul_(self.lr).view(len(self.groups), self.students, self.columns, -1).transpose(-1, -2)
+        z = z.mul_(self.lr)
+        if self.candidates > 1:
+            return z.view(len(self.groups), self.students, -1, self.columns)
+        return z.view(len(self.groups), self.students, self.columns, -1).transpose(-1, -2)
 
     def _of_examples(self, table: Tensor) -> Tensor:
         """Rows of a target table (G * examples, S, K) as (G, S, examples, K), laid out like the logits."""
-        by_class = table.view(len(self.groups), -1, self.students, self.columns).permute(0, 2, 3, 1)
-        return by_class.contiguous().transpose(-1, -2)
+        by_example = table.view(len(self.groups), -1, self.students, self.columns)
+        if self.candidates > 1:
+            return by_example.transpose(1, 2).contiguous()
+        return by_example.permute(0, 2, 3, 1).contiguous().transpose(-1, -2)
 
     def _slope(self, z: Tensor, wanted: Tensor, progress: float) -> Tensor:
         """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
@@ -341,7 +383,7 @@ class _Bundle:
         if not self.held_out:
             nothing = torch.zeros(len(self.groups) * self.students, device=self.device)
             return nothing, nothing
-        z, wanted = self._logits(weight, self.val), self.val_targets
+        z, wanted = self._logits(weight, self.val.view(len(self.groups), -1, self.dim)), self.val_targets
         if self.columns == 1:
             same, xent = (z > 0) == (wanted > 0.5), torch.nn.functional.softplus(z) - wanted * z
         else:
@@ -354,7 +396,7 @@ class _Bundle:
         return agreement, loss
 
     def _fitted(self, kept: "_Kept") -> list[list[FittedProbe]]:
-        weight = (kept.weight * self.lr).view(len(self.groups), self.students, self.columns, self.dim).cpu().numpy()
+        weight = (kept.weight * self.lr).view(len(self.groups), self.students, self.vectors, self.dim).cpu().numpy()
         agreement, xent = (
             torch.stack(v).view(-1, len(self.groups), self.students).cpu() for v in (kept.agreement, kept.xent)
         )
@@ -381,7 +423,7 @@ class _Bundle:
         return fitted
 
     def _two_sided(self, column: Floats) -> NDArray[np.float32]:
-        if self.columns > 1:
+        if self.columns > 1 or self.choice:
             return np.ascontiguousarray(column)
         return np.concatenate([np.zeros_like(column), column], axis=-1)
 

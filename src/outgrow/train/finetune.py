@@ -11,25 +11,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from outgrow.data import Floats, hardened
+from outgrow.data import Floats, Reading, hardened
 from outgrow.errors import UserError
 from outgrow.losses import Loss
-from outgrow.models.transformer import Classifier, Tokens, load_tokenizer, recompute_layers, tokenize
+from outgrow.models.transformer import Classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.checkpoints import Best, Position
-from outgrow.train.fitted import FinetunedModel, build, predict, probabilities, put, taken
+from outgrow.train.fitted import FinetunedModel, build, outputs, predict, probabilities, put, taken, token_rows
 from outgrow.train.settings import Finetune
-from outgrow.train.updates import accumulate, apply, batches, check_points, make_optimizer, rate
+from outgrow.train.updates import Row, accumulate, apply, batches, check_points, make_optimizer, rate
 
 __all__ = ["Finetune", "FinetunedModel", "finetune", "predict"]
 
 
 def finetune(
     folder: Path,
-    texts: Sequence[str],
+    texts: Sequence[Reading],
     targets: Floats,
-    val_texts: Sequence[str],
+    val_texts: Sequence[Reading],
     val_targets: Floats,
     loss: Loss,
     settings: Finetune,
@@ -44,9 +44,9 @@ def finetune(
 
     Args:
         folder: config, tokenizer and safetensors of an encoder or decoder.
-        texts: n training texts.
+        texts: n training texts, or n tuples of C candidate texts, each scored by one head with one output.
         targets: (n, C) class probabilities.
-        val_texts: m held-out texts; may be empty without early stopping.
+        val_texts: m held-out texts, or choices; may be empty without early stopping.
         val_targets: (m, C) their labels, from the same source as ``targets``, never ground truth for a student.
         loss: what is minimised: its mean over each batch.
         settings: everything else that changes the result.
@@ -57,18 +57,18 @@ def finetune(
     Raises:
         UserError: if the model or ``start`` cannot be used with these settings, early stopping has no validation rows,
             or the loss stops being finite.
-        ValueError: if there is not one row of labels for each text.
+        ValueError: if there is not one row of labels for each text, or not a candidate for each class.
     """
     if not len(texts) == len(targets) > 0 or len(val_texts) != len(val_targets):
         raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")
     if settings.early_stopping and not len(val_texts):
         raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
     num_classes = targets.shape[1]
-    model = build(folder, settings, num_classes, seed)
+    model = build(folder, settings, outputs(texts, num_classes), seed)
     if start:
         put(model, start.state)
     tokenizer = load_tokenizer(folder)
-    rows, val_rows = (tokenize(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
+    rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
     identity = _identity(model, rows, targets, val_rows, val_targets, loss, settings, seed)
     if runtime.gradient_checkpointing:
         recompute_layers(model.body)
@@ -84,9 +84,9 @@ def finetune(
 class _Run(NamedTuple):
     model: Classifier
     optimizer: torch.optim.Optimizer
-    rows: list[Tokens]
+    rows: list[Row]
     targets: Floats
-    val_rows: list[Tokens]
+    val_rows: list[Row]
     val_targets: Floats
     loss: Loss
     settings: Finetune

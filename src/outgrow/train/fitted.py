@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from outgrow.data import Reading
 from outgrow.errors import UserError
-from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
+from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, over_batches, tokenize
 from outgrow.runtime import Report, Runtime
 from outgrow.train.settings import Finetune
+from outgrow.train.updates import Row
 
-__all__ = ["FinetunedModel", "build", "predict", "probabilities", "put", "taken"]
+__all__ = ["FinetunedModel", "build", "outputs", "predict", "probabilities", "put", "taken", "token_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,35 +52,62 @@ class FinetunedModel:
 
 
 def predict(
-    model_folder: Path, fitted: FinetunedModel, texts: Sequence[str], runtime: Runtime
+    model_folder: Path, fitted: FinetunedModel, texts: Sequence[Reading], runtime: Runtime
 ) -> npt.NDArray[np.float32]:
-    """Class probabilities (n, C) of texts, by the same computation that the checks in training use.
+    """Class probabilities (n, C) of texts or choices, by the same computation that the checks in training use.
 
     ``model_folder`` holds the pretrained model that ``fitted`` was finetuned from.
     """
     settings = replace(fitted.settings, head="zero", words=())  # the trained head takes the place of either start
-    model = build(model_folder, settings, fitted.num_classes, seed=0)
+    model = build(model_folder, settings, outputs(texts, fitted.num_classes), seed=0)
     put(model, fitted.state)
-    rows = tokenize(load_tokenizer(model_folder), texts, settings.max_tokens)
+    rows = token_rows(load_tokenizer(model_folder), texts, settings.max_tokens)
     return probabilities(model.to(runtime.torch_device()), rows, runtime, runtime.report)
 
 
-def probabilities(
-    model: Classifier, rows: Sequence[Tokens], runtime: Runtime, report: Report
-) -> npt.NDArray[np.float32]:
-    """Class probabilities (n, C) of token rows; leaves the model in eval mode."""
+def probabilities(model: Classifier, rows: Sequence[Row], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
+    """Class probabilities (n, C) of examples' token rows; leaves the model in eval mode."""
     model.eval()
-    width = model.head.out_features
-    return over_batches(lambda batch: model(batch).softmax(dim=-1), rows, width, runtime, report)
+    flat = [tokens for row in rows for tokens in row]
+    out = over_batches(model, flat, model.head.out_features, runtime, report)
+    return torch.from_numpy(out).view(len(rows), -1).softmax(dim=-1).numpy()
 
 
-def build(folder: Path, settings: Finetune, num_classes: int, seed: int) -> Classifier:
-    """The classifier as it is before the first update; ``seed`` draws the LoRA adapters. On the CPU."""
+def outputs(texts: Sequence[Reading], num_classes: int) -> int:
+    """Outputs of the head: one for each class of a text; one, the score of a candidate, for choices.
+
+    Raises:
+        ValueError: if a choice has not a candidate for each class.
+    """
+    choices = [text for text in texts if not isinstance(text, str)]
+    if len(choices) not in (0, len(texts)) or any(len(candidates) != num_classes for candidates in choices):
+        raise ValueError(f"a choice has as many candidates as there are classes, here {num_classes}")
+    return 1 if choices else num_classes
+
+
+def token_rows(tokenizer: Any, texts: Sequence[Reading], max_tokens: int) -> list[Row]:
+    """The token rows of each text, one, or of each choice, one for each candidate."""
+    candidates = [(text,) if isinstance(text, str) else text for text in texts]
+    flat = iter(tokenize(tokenizer, [text for texts in candidates for text in texts], max_tokens))
+    return [tuple(islice(flat, len(texts))) for texts in candidates]
+
+
+def build(folder: Path, settings: Finetune, num_outputs: int, seed: int) -> Classifier:
+    """The classifier as it is before the first update; ``seed`` draws the LoRA adapters. On the CPU.
+
+    Raises:
+        UserError: as :func:`outgrow.models.transformer.load_classifier`, or if label words are to start a head that
+            scores candidates.
+    """
+    if settings.words and num_outputs == 1:
+        raise UserError(
+            "head='words' has a word for each class, but candidates are scored by one output; use head='zero'"
+        )
     with torch.random.fork_rng(devices=[]):  # a fork: the caller's random state is left as it was
         torch.manual_seed(seed)
         model = load_classifier(
             folder,
-            num_classes,
+            num_outputs,
             max_tokens=settings.max_tokens,
             words=settings.words,
             pooling=settings.pooling,

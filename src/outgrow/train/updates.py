@@ -12,7 +12,10 @@ from outgrow.losses import Loss
 from outgrow.models.transformer import Classifier, Tokens, pad
 from outgrow.train.settings import Finetune
 
-__all__ = ["accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
+__all__ = ["Row", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
+
+Row = tuple[Tokens, ...]
+"""The token rows of one example: one of a text, C of a choice."""
 
 
 def batches(num_rows: int, batch_size: int, epochs: int, seed: int) -> Iterator[Ints]:
@@ -71,7 +74,7 @@ def apply(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
 
 def accumulate(
     model: Classifier,
-    rows: Sequence[Tokens],
+    rows: Sequence[Row],
     targets: Tensor,
     loss: Loss,
     progress: float,
@@ -87,15 +90,15 @@ def accumulate(
 
     Args:
         model: in train mode.
-        rows: token rows of the batch, n of them.
+        rows: the token rows of each of the batch's n examples.
         targets: (n, C), on the model's device.
         loss: of logits, targets and ``progress``, the share of training done before this update.
         progress: in [0, 1].
-        microbatch: rows per forward and backward pass.
+        microbatch: examples, each with all its candidates, per forward and backward pass.
         seed: what the dropout masks are drawn from, together with the microbatch's number; the same in both passes.
     """
     # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
     parts = [order[i : i + (microbatch or len(rows))] for i in range(0, len(rows), microbatch or len(rows))]
     if loss.per_example or len(parts) == 1:
         total = 0.0
@@ -116,10 +119,11 @@ def accumulate(
     return mean.item()
 
 
-def _logits(model: Classifier, rows: Sequence[Tokens], seed: Sequence[int]) -> Tensor:
-    """Logits (n, C) with the dropout masks that this seed draws; the caller's random state is left as it was."""
+def _logits(model: Classifier, rows: Sequence[Row], seed: Sequence[int]) -> Tensor:
+    """Logits (n, C), the C outputs of a text or the one output of each of C candidates, with the dropout masks that
+    this seed draws; the caller's random state is left as it was."""
     device = model.head.weight.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
-        logits: Tensor = model(pad(rows, str(device)))
-    return logits
+        out: Tensor = model(pad([tokens for row in rows for tokens in row], str(device)))
+    return out.view(len(rows), -1)

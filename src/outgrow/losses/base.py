@@ -1,0 +1,111 @@
+"""What a loss is, and losses of many students as one."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from outgrow.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LOSSES", "Loss", "MixesTargets", "certain", "in_range", "loss", "one_of", "ramp", "smoothed", "stacked"]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Logits and soft labels in, one loss per example out."""
+
+    per_example: ClassVar[bool]
+    """False where an example's loss depends on the rest of its batch; the engine then keeps the batch whole."""
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n) from logits and targets (..., n, C) and ``progress`` in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class MixesTargets(Protocol):
+    """A loss that is a cross-entropy with changed targets: its gradient in the logits is softmax(logits) - targets."""
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The changed targets, from logits and labels (..., n, C), or from one column holding the log-odds and the
+        probability of the second of two classes (..., n, 1). No gradient flows through them."""
+        ...
+
+
+LOSSES: dict[str, type[Any]] = {}
+"""Every loss by the name that spells it, which is its class name."""
+
+T = TypeVar("T", bound=type[Any])
+
+
+def loss(cls: T) -> T:
+    """Register a frozen dataclass as a loss; it says its ``source`` and its ``cost`` in a few words."""
+    assert cls.__name__ not in LOSSES, f"two losses are called {cls.__name__}"
+    LOSSES[cls.__name__] = cls
+    return cls
+
+
+def stacked(losses: Sequence[Loss]) -> Loss:
+    """One loss for many students (students, n, C): each number that differs becomes a tensor (students, 1, 1).
+
+    Raises:
+        ValueError: if the losses are of different kinds or differ in a parameter that is not a number.
+    """
+    import torch
+
+    first: Any = losses[0]
+    if any(type(each) is not type(first) for each in losses):
+        raise ValueError("losses of different kinds cannot be trained in one product")
+    changed = {}
+    for field in dataclasses.fields(first):
+        values = [getattr(each, field.name) for each in losses]
+        if all(v == values[0] for v in values):
+            continue
+        if not all(isinstance(v, int | float) for v in values):
+            raise ValueError(f"losses that differ in {field.name} cannot be trained in one product")
+        changed[field.name] = torch.tensor(values, dtype=torch.float32)[:, None, None]
+    return dataclasses.replace(first, **changed)  # type: ignore[no-any-return]
+
+
+def cross_entropy(loss: MixesTargets, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+    """The loss (..., n) that the changed targets stand for."""
+    return -(loss.targets(logits.detach(), targets, progress) * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+
+def ramp(warmup: "float | Tensor", progress: float) -> "Tensor":
+    """Share in [0, 1] that rises linearly over the first ``warmup`` of training; 1 at once without a warm-up."""
+    import torch
+
+    rise = torch.as_tensor(warmup)
+    return torch.where(rise > 0, (progress / rise.clamp_min(1e-12)).clamp_max(1.0), 1.0)
+
+
+def certain(values: "Tensor") -> "Tensor":
+    """Probability 1 (..., n, C) on the largest of each row; rows that tie share it equally."""
+    highest = (values == values.amax(dim=-1, keepdim=True)).to(values.dtype)
+    return highest / highest.sum(dim=-1, keepdim=True)
+
+
+def smoothed(targets: "Tensor", eps: "float | Tensor") -> "Tensor":
+    """``targets`` (..., n, C) mixed with ``eps`` of the uniform distribution, and never quite 0."""
+    import torch
+
+    mixed = targets * (1 - eps) + eps / targets.shape[-1]
+    return mixed.clamp_min(torch.finfo(targets.dtype).tiny)
+
+
+def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises :class:`UserError` unless ``value`` is known."""
+    if value not in known:
+        raise unknown_name(what, value, known)
+
+
+def in_range(loss: Any, low: float, high: float, *names: str) -> None:
+    """Raises :class:`UserError` unless the loss's numbers lie in [low, high]. Stacked ones were looked at before."""
+    for name in names:
+        value = getattr(loss, name)
+        if isinstance(value, int | float) and not low <= value <= high:
+            wanted = f"in [{low:g}, {high:g}]" if high < float("inf") else f"at {low:g} or above"
+            raise UserError(f"{type(loss).__name__} {name} is {value}; it must lie {wanted}")

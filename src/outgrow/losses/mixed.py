@@ -1,0 +1,187 @@
+"""Cross-entropies with changed targets: their gradient in the logits is softmax minus targets, no autograd needed."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from outgrow.losses.base import certain, cross_entropy, in_range, loss, one_of, ramp
+from outgrow.losses.hardening import harden
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["KL", "AdaptConf", "LogConf", "Product", "Xent"]
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class Xent:
+    """Cross-entropy with soft targets: -sum_c target_c log softmax(logits)_c."""
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 3"
+    cost: ClassVar[str] = "the least"
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The labels themselves."""
+        return targets
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return cross_entropy(self, logits, targets, progress)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class KL:
+    """Forward divergence KL(weak || f) = sum_c weak_c log(weak_c / f_c): trains as Xent does, its least value is 0.
+
+    It is the cross-entropy less the entropy of the label, which no weight of the student changes.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "EleutherAI/weak-to-strong, loss kl; Mulgund & Pabbaraju 2025 (arXiv 2501.19105)"
+    cost: ClassVar[str] = "as Xent"
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The labels themselves."""
+        return targets
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return cross_entropy(self, logits, targets, progress) + targets.xlogy(targets).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class LogConf:
+    """The auxiliary confidence loss: (1 - a) CE(f, weak) + a CE(f, hardened f).
+
+    Burns et al. 2023 (section 4.3.2, appendix A.4), for C classes. Hardened f is the student's own prediction made
+    certain and no gradient flows through it. ``a`` rises linearly from 0 to ``alpha`` over the first ``warmup`` of
+    training.
+
+    A class is taken where the student's log probability stands highest above that class's threshold, and the thresholds
+    are set in every batch such that the classes come out as often as ``marginals`` says, to rounding: with ``uniform``
+    half of the batch each for two classes, as in the paper; for more it is our extension. A row exactly at its
+    threshold (an untrained head: all rows) has no belief to trust and is shared equally, where the released code gives
+    the whole batch to class 0.
+    """
+
+    per_example: ClassVar[bool] = False
+    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2, appendix A.4"
+    cost: ClassVar[str] = "a sort of each batch; finetuned in microbatches, one more forward pass"
+
+    alpha: float = 0.5
+    """Final weight of the student's own beliefs; the paper took 0.75 for its largest students and 0.5 otherwise."""
+    warmup: float = 0.2
+    """Share of training over which the weight rises."""
+    marginals: str = "uniform"
+    """``uniform`` (the paper) or ``weak``: the mean of the weak labels in the batch (the released code)."""
+    schedule: str = "linear"
+    """``linear`` (the paper) or ``released``: progress itself up to ``warmup``, then 1 at once, so the weight jumps
+    from ``warmup * alpha`` to ``alpha`` in one step (openai/weak-to-strong loss.py line 96)."""
+
+    def __post_init__(self) -> None:
+        one_of("LogConf marginals", self.marginals, ("uniform", "weak"))
+        one_of("LogConf schedule", self.schedule, ("linear", "released"))
+        in_range(self, 0, 1, "alpha", "warmup")
+
+    def weight(self, progress: float) -> "Tensor":
+        """The weight ``a`` at this share of training."""
+        import torch
+
+        if self.schedule == "released":
+            return torch.where(torch.as_tensor(self.warmup) < progress, 1.0, progress) * self.alpha
+        return ramp(self.warmup, progress) * self.alpha
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Weak labels mixed with the student's hardened beliefs; cross-entropy is linear in its target, so this is
+        the whole loss."""
+        import torch
+
+        marginals = 0.5 if logits.shape[-1] == 1 else 1 / logits.shape[-1]
+        shares = targets.mean(dim=-2, keepdim=True) if self.marginals == "weak" else torch.as_tensor(marginals)
+        return torch.lerp(targets, harden(logits, shares), self.weight(progress).to(targets.dtype))
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return cross_entropy(self, logits, targets, progress)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """The product confidence loss: CE(f, t) with t proportional to f^beta weak^alpha, a log-linear pool.
+
+    openai/weak-to-strong loss.py lines 37 to 68, where alpha = beta = 1; no gradient flows through t. The released
+    code's warm-up is an argument that it never reads; there is none here. A certain label stays as it is.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "openai/weak-to-strong, loss.py, product_loss_fn; Burns et al. 2023, appendix"
+    cost: ClassVar[str] = "as Xent"
+
+    alpha: float = 1.0
+    """Exponent of the weak label."""
+    beta: float = 1.0
+    """Exponent of the student's own belief; 0 (with ``alpha`` 1) is Xent."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, float("inf"), "alpha", "beta")
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The pool of the label and the student's belief."""
+        import torch
+
+        tiny = torch.finfo(targets.dtype).tiny
+        log_targets = targets.clamp_min(tiny).log()
+        if logits.shape[-1] == 1:
+            return (self.beta * logits + self.alpha * (log_targets - (1 - targets).clamp_min(tiny).log())).sigmoid()
+        return (self.beta * logits + self.alpha * log_targets).softmax(dim=-1)
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return cross_entropy(self, logits, targets, progress)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class AdaptConf:
+    """Adaptive confidence: (1 - b) CE(f, weak) + b CE(f, own class), with b set by each example.
+
+    Guo et al. 2024, as in ggjy/vision_weak_to_strong adaptconf.py:
+    b = exp(CE(f, own) / T) / (exp(CE(f, own) / T) + exp(CE(f, weak class) / T)), no gradient through it. Since the own
+    class is the student's best, b is at most 1/2, reached where student and supervisor agree; where they differ, b
+    falls with the student's conviction against the weak class.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Guo et al. 2024 (arXiv 2402.03749), adaptive confidence loss, and its code"
+    cost: ClassVar[str] = "as Xent"
+
+    temperature: float = 0.5
+    """T; a small one makes b all or nothing."""
+    warmup: float = 0.0
+    """Share of training over which b rises from 0; the code ramps only its other, constant weight."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 1e-3, float("inf"), "temperature")
+        in_range(self, 0, 1, "warmup")
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The label mixed with the student's own class."""
+        import torch
+
+        if logits.shape[-1] == 1:
+            own, weak = (logits.sign() + 1) / 2, ((targets - 0.5).sign() + 1) / 2
+            # CE(f, own) - CE(f, weak class) is the log-odds times what the two classes differ by.
+            behind = logits * (weak - own)
+        else:
+            own, weak = certain(logits), certain(targets)
+            behind = (logits * (weak - own)).sum(dim=-1, keepdim=True)
+        weight = (behind / self.temperature).sigmoid() * ramp(self.warmup, progress)
+        return torch.lerp(targets, own, weight.to(targets.dtype))
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return cross_entropy(self, logits, targets, progress)

@@ -1,0 +1,252 @@
+"""Losses of other shapes: bounded, mode-seeking, windowed, evidential. Probes take their gradient by autograd."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from outgrow.losses.base import certain, in_range, loss, ramp, smoothed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CACE", "EDL", "GCE", "Entropy", "ReverseKL", "ReverseXent", "Symmetric", "Window"]
+
+_AUTOGRAD = "autograd on the logits"
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class Entropy:
+    """Confidence without hardening: (1 - a) CE(f, weak) + a H(f), the student's entropy being made small.
+
+    EleutherAI's soft form of the confidence loss. Their code (w2s/loss.py) takes CE(f, f) with no gradient through
+    the second f, whose gradient is zero, so that there the entropy changes nothing but the size of the steps; here the
+    entropy itself is differentiated.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "EleutherAI/w2s, loss entropy (blog.eleuther.ai/weak-to-strong)"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    alpha: float = 0.5
+    """Final weight of the entropy; 0 is Xent."""
+    warmup: float = 0.2
+    """Share of training over which the weight rises."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "alpha", "warmup")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        log_probs = logits.log_softmax(dim=-1)
+        weight = ramp(self.warmup, progress).to(logits.dtype) * self.alpha
+        return -((targets * (1 - weight) + log_probs.exp() * weight) * log_probs).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Cross-entropy only where the student is unsure: its highest probability is below 1/C + radius; else 0.
+
+    EleutherAI/w2s confidence_window_loss, with 1/2 as 1/C. Its other choice of radius, the median weak confidence
+    (``midweak``), is a number of the labels: give it.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "EleutherAI/w2s, loss window (blog.eleuther.ai/weak-to-strong)"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    radius: float = 0.15
+    """1 takes every example: Xent."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "radius")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        log_probs = logits.log_softmax(dim=-1)
+        unsure = log_probs.detach().exp().amax(dim=-1, keepdim=True) < 1 / logits.shape[-1] + self.radius
+        return -(targets * unsure * log_probs).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class ReverseKL:
+    """Mode-seeking divergence KL(f || weak) = sum_c f_c log(f_c / weak_c), the label smoothed by eps.
+
+    Yao et al. 2025: the student may leave out what the supervisor spreads its doubt on. Without smoothing a certain
+    label would make the loss infinite.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Yao et al. 2025 (arXiv 2502.11107), reverse KL"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    eps: float = 0.01
+    """Share of the uniform distribution in the label."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "eps")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        log_probs = logits.log_softmax(dim=-1)
+        return (log_probs.exp() * (log_probs - smoothed(targets, self.eps).log())).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class ReverseXent:
+    """Reverse cross-entropy -sum_c f_c log weak_c, the label smoothed by eps: linear in the student's probabilities.
+
+    Yao et al. 2025; arXiv 2505.24313 (section 6) shows that it depends less on the supervisor's own doubt. A label in
+    the middle asks for nothing.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Yao et al. 2025 (arXiv 2502.11107); arXiv 2505.24313"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    eps: float = 0.01
+    """Share of the uniform distribution in the label; bounds the loss by log(C / eps)."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "eps")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        return _reverse(logits, targets, self.eps).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class Symmetric:
+    """Symmetric cross-entropy: alpha CE(f, weak) + beta RCE(f, weak), the second with the label smoothed by eps.
+
+    Wang et al. 2019 (equation 7) for noisy labels, where the logarithm of 0 is cut at -4; arXiv 2505.24313 takes it to
+    weak labels with alpha 1 and beta 0.1 in its code.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Wang et al. 2019 (arXiv 1908.06112), eq. 7; arXiv 2505.24313"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    alpha: float = 1.0
+    """Weight of the cross-entropy."""
+    beta: float = 0.1
+    """Weight of the reverse cross-entropy; 0 (with ``alpha`` 1) is Xent."""
+    eps: float = 0.01
+    """Share of the uniform distribution in the label of the reverse cross-entropy."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, float("inf"), "alpha", "beta")
+        in_range(self, 0, 1, "eps")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        forward = -targets * logits.log_softmax(dim=-1)
+        return (self.alpha * forward + self.beta * _reverse(logits, targets, self.eps)).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class CACE:
+    """Confidence-adaptive cross-entropy: CE where the supervisor is sure, reverse CE where it is not.
+
+    arXiv 2505.24313 and its code: sure is |weak - 1/2| >= threshold for two classes, here max_c weak_c - 1/C >=
+    threshold for C.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "arXiv 2505.24313, CACE, and Gengze/W2SG-Bregman loss.py"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    threshold: float = 0.1
+    """0 takes every supervisor for sure: Xent. The code's default is 0.01; its runs take quantiles of the labels."""
+    eps: float = 0.01
+    """Share of the uniform distribution in the label of the reverse cross-entropy."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "threshold", "eps")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        sure = targets.amax(dim=-1, keepdim=True) - 1 / logits.shape[-1] >= self.threshold
+        forward = -targets * logits.log_softmax(dim=-1)
+        return forward.where(sure, _reverse(logits, targets, self.eps)).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class GCE:
+    """Generalized cross-entropy sum_c weak_c (1 - f_c^q) / q: cross-entropy at q = 0, absolute error at q = 1.
+
+    Zhang & Sabuncu 2018 (equation 6), linear in the soft label. Bounded by 1/q: an example far off pulls little.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Zhang & Sabuncu 2018 (arXiv 1805.07836), eq. 6"
+    cost: ClassVar[str] = _AUTOGRAD
+
+    q: float = 0.7
+    """0.7 is the paper's; 0 is Xent."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "q")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        import torch
+
+        log_probs = logits.log_softmax(dim=-1)
+        q = torch.as_tensor(self.q, dtype=logits.dtype, device=logits.device)
+        share = torch.where(q > 0, -torch.expm1(q * log_probs) / q.clamp_min(1e-12), -log_probs)
+        return (targets * share).sum(dim=-1)
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class EDL:
+    """Evidential loss of Bayesian WeakS-to-Strong: the logits are evidence of a Dirichlet distribution over beliefs.
+
+    Cui et al. 2024 (equations 4 and 5) with one supervisor: (1 - gamma) sum_k weak_k l_k + gamma l_own, own being the
+    student's class, and l_k = log S - log alpha_k + progress KL(Dir(alpha with alpha_k = 1) || Dir(1)), where
+    alpha = relu(z) + 1 and S = sum_c alpha_c.
+
+    Here z are the logits less their mean: in Outgrow only differences of logits mean anything (a two-class head may be
+    one log-odds), so evidence for all classes at once cannot be said. Classes are predicted as by the Dirichlet's mean;
+    the student's probabilities are the softmax, as everywhere.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Cui et al. 2024 (arXiv 2406.03199), eq. 4-5"
+    cost: ClassVar[str] = "autograd through gamma functions on the logits"
+
+    gamma: float = 0.5
+    """Weight of the student's own class; 0 trusts the labels alone."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, 1, "gamma")
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n); see the class."""
+        num_classes = logits.shape[-1]
+        # clamp, not relu: its slope at 0 is 1, so that a head that starts at zero learns.
+        alpha = (logits - logits.mean(dim=-1, keepdim=True)).clamp_min(0) + 1
+        total = alpha.sum(dim=-1, keepdim=True)
+        surprise = total.log() - alpha.log()
+        # For each k: all classes but k, whose own alpha is 1 and adds nothing.
+        others, log_gamma, lift = total - alpha + 1, alpha.lgamma(), (alpha - 1) * alpha.digamma()
+        divergence = (
+            others.lgamma()
+            - math.lgamma(num_classes)
+            - (log_gamma.sum(dim=-1, keepdim=True) - log_gamma)
+            + (lift.sum(dim=-1, keepdim=True) - lift)
+            - (others - num_classes) * others.digamma()
+        )
+        weight = targets * (1 - self.gamma) + certain(logits.detach()) * self.gamma
+        return (weight * (surprise + progress * divergence)).sum(dim=-1)
+
+
+def _reverse(logits: "Tensor", targets: "Tensor", eps: "float | Tensor") -> "Tensor":
+    return -logits.softmax(dim=-1) * smoothed(targets, eps).log()

@@ -55,13 +55,16 @@ def test_identities_are_pinned() -> None:
         "smollm2-135m": "af0500f8da22",
         "gemma-3-270m": "503006089a64",
         "mpnet-base": "7fc0d5db491b",
+        "efficientnet-lite0": "a449a271bab3",
+        "efficientnet-lite1": "3131f9cb0325",
+        "efficientnet-lite2": "2fe665c78b5a",
     }
 
 
 def test_identity_needs_no_heavy_import() -> None:
     code = (
         "import sys; from outgrow.models.spec import ModelSpec; ModelSpec.parse('mpnet-base');"
-        "print({'torch', 'transformers', 'onnx', 'numpy', 'huggingface_hub'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'onnx', 'PIL', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

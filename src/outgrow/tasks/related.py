@@ -20,14 +20,16 @@ def near_duplicates(texts: Sequence[str], share: float = 0.7) -> Ints:
     a cut copy and a reply that quotes everything are found, and a sentence two articles share is not. Case and spacing
     do not count.
     """
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(
         analyzer=_shingles, n_features=2**24, binary=True, norm=None, alternate_sign=False, dtype=np.float32
     )
-    shingles = vectorizer.transform(texts)
-    size = np.asarray(shingles.sum(axis=1)).ravel()
-    frequency = np.bincount(shingles.indices, minlength=shingles.shape[1])
+    hashed = vectorizer.transform(texts)
+    _, column, frequency = np.unique(hashed.indices, return_inverse=True, return_counts=True)
+    shingles = csr_matrix((hashed.data, column, hashed.indptr))
+    size = np.diff(hashed.indptr)
     telling = shingles[:, np.flatnonzero((frequency > 1) & (frequency <= _MAX_SHARED))]
     common = (telling @ telling.T).tocoo()
     wanted = (common.row < common.col) & (common.data >= share * np.minimum(size[common.row], size[common.col]))

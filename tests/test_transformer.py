@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from outgrow.errors import UserError
+from outgrow.models import transformer
 from outgrow.models.transformer import Batch, Classifier, extract, load_classifier, load_tokenizer, pad, tokenize
 from outgrow.runtime import Runtime
 from tiny_models import KINDS, WORDS, make_model, make_task
@@ -152,7 +153,7 @@ def test_missing_weights_are_an_error_and_not_random(tmp_path: Path) -> None:
 
 def logits(model: Classifier, rows: list[tuple[int, ...]]) -> torch.Tensor:
     with torch.no_grad():
-        out: torch.Tensor = model.eval()(pad(rows, "cpu"))
+        out: torch.Tensor = model.eval()(rows)
     return out
 
 
@@ -167,12 +168,15 @@ def test_logits_do_not_depend_on_the_batch(folder: Path, pooling: str) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_what_fills_the_padding_makes_no_difference(folder: Path) -> None:
+def test_what_fills_the_padding_makes_no_difference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "can_pack", lambda body, padded: False)
     model = load_classifier(folder, 2, max_tokens=20)
     torch.nn.init.normal_(model.head.weight)
+    before = logits(model, [(1,), (2, 3, 4)])
     batch = pad([(1,), (2, 3, 4)], "cpu")
     other = Batch(batch.ids.masked_fill(batch.mask == 0, 7), batch.mask)
-    torch.testing.assert_close(model(batch), model(other), atol=1e-6, rtol=0)
+    monkeypatch.setattr(transformer, "pad", lambda rows, device: other)
+    torch.testing.assert_close(before, logits(model, [(1,), (2, 3, 4)]), atol=1e-6, rtol=0)
 
 
 def test_auto_pooling_is_last_for_decoders_and_mean_for_encoders(folder: Path) -> None:
@@ -219,7 +223,7 @@ def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:
         for dropout in (False, True):
             model = load_classifier(folder, 2, max_tokens=20, dropout=dropout).train()
             torch.nn.init.normal_(model.head.weight)
-            assert torch.equal(model(pad(rows, "cpu")), model(pad(rows, "cpu"))) is not dropout
+            assert torch.equal(model(rows), model(rows)) is not dropout
 
 
 def test_loading_leaves_the_random_state_alone(folder: Path) -> None:

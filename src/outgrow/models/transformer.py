@@ -1,8 +1,9 @@
 """Pretrained transformers as encoders of texts: tokens, frozen features, and a classifier on the body.
 
 One code for every encoder (BERT, MPNet) and decoder (GPT-2, Llama, Gemma) that transformers knows. Texts become
-token rows by one stated rule (:func:`tokenize`), rows become padded batches with a real attention mask
-(:func:`pad`), and a row's result is the same whatever it is batched with.
+token rows by one stated rule (:func:`tokenize`), rows become batches without padding where the model allows
+(:mod:`outgrow.models.packing`), or padded ones with a real attention mask (:func:`pad`), and a row's result is the same
+whatever it is batched with.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.packing import Packed, can_pack, pack, run_packed
 from outgrow.models.quiet import quiet_transformers
 from outgrow.runtime import Report, Runtime
 
@@ -27,6 +29,7 @@ __all__ = [
     "Tokens",
     "extract",
     "load_classifier",
+    "load_language_model",
     "load_tokenizer",
     "over_batches",
     "pad",
@@ -98,9 +101,9 @@ def pad(rows: Sequence[Tokens], device: str) -> Batch:
 
 
 def over_batches(
-    forward: Callable[[Batch], Tensor], rows: Sequence[Tokens], width: int, runtime: Runtime, report: Report
+    forward: Callable[[Sequence[Tokens]], Tensor], rows: Sequence[Tokens], width: int, runtime: Runtime, report: Report
 ) -> Array:
-    """``forward`` (batch -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
+    """``forward`` (n rows -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
 
     Equal rows are computed once. Rows of near-equal length share a batch of at most ``runtime.tokens_at_once``
     tokens, the longest first, so that what does not fit into memory fails at once. Which rows share a batch depends
@@ -108,20 +111,43 @@ def over_batches(
     """
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
-    device, budget = runtime.torch_device(), runtime.token_budget()
+    budget = runtime.token_budget()
     done = 0
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // len(distinct[done]))]
-            out[done : done + len(here)] = forward(pad(here, device)).float().cpu().numpy()
+            out[done : done + len(here)] = forward(here).float().cpu().numpy()
             done += len(here)
             report(done, len(distinct), "texts")
     place = {row: i for i, row in enumerate(distinct)}
     return out[[place[row] for row in rows]]
 
 
-def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text from hidden states (n, t, d) and mask (n, t): (n, d) float32. Padding never counts."""
+def _states(body: Any, batch: Batch | Packed) -> Tensor:
+    """Hidden states after the last layer: (n, t, d) of a padded batch, (tokens, d) of a packed one."""
+    if isinstance(batch, Packed):
+        return run_packed(body, batch)
+    states: Tensor = body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+    return states
+
+
+def _packs(body: Any) -> bool:
+    """Whether batches of this model can do without padding; it is prepared for it then."""
+
+    def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+        batch = pad([tuple(row) for row in rows], str(next(body.parameters()).device))
+        return _states(body, batch)[batch.mask.bool()]
+
+    return can_pack(body, padded)
+
+
+def _pool(hidden: Tensor, batch: Batch | Packed, pooling: str) -> Tensor:
+    """One vector per text from its hidden states: (n, d) float32. Padding never counts."""
+    if isinstance(batch, Packed):
+        if pooling == "mean":
+            return batch.means(hidden.float())
+        return hidden[batch.first() if pooling == "first" else batch.last()].float()
+    mask = batch.mask
     if pooling == "first":
         return hidden[:, 0].float()
     lengths = mask.sum(dim=1)
@@ -147,6 +173,7 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
     tokenizer = load_tokenizer(folder)
     body = _load_body(folder).to(device).eval()
     _check_max_tokens(body, max_tokens)
+    packs = _packs(body)
     depth = body.config.num_hidden_layers
     middle = math.ceil(depth * 2 / 3)
     caught: list[Tensor] = []
@@ -154,12 +181,12 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
     def catch(module: nn.Module, arguments: Any, output: Any) -> None:
         caught.append(output if isinstance(output, Tensor) else output[0])
 
-    def forward(batch: Batch) -> Tensor:
-        last = body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+    def forward(rows: Sequence[Tokens]) -> Tensor:
+        batch = pack(rows, device) if packs else pad(rows, device)
+        last = _states(body, batch)
         # The last layer's output is meant after the final norm, which lies outside the layer itself.
-        mid = caught.pop() if middle < depth else last
-        parts = (_pool(last, batch.mask, "last"), _pool(last, batch.mask, "mean"), _pool(mid, batch.mask, "mean"))
-        return torch.cat(parts, dim=1)
+        mid = caught.pop().view_as(last) if middle < depth else last
+        return torch.cat([_pool(last, batch, "last"), _pool(last, batch, "mean"), _pool(mid, batch, "mean")], dim=1)
 
     if middle < depth:
         _layers(body)[middle - 1].register_forward_hook(catch)
@@ -192,12 +219,20 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         self.pooling = pooling if pooling != "auto" else "mean" if _is_encoder(body.config) else "last"
         self.bf16 = bf16
+        self.packs = _packs(body)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits (n, C) float32."""
-        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            hidden = self.body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-        logits: Tensor = self.head(_pool(hidden, batch.mask, self.pooling))
+    def forward(self, rows: Sequence[Tokens]) -> Tensor:
+        """Logits (n, C) float32 of n rows of tokens."""
+        device = self.head.weight.device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            if self.packs and self.pooling != "mean":
+                packed = pack(rows, str(device))
+                only = packed.first() if self.pooling == "first" else packed.last()
+                pooled = run_packed(self.body, packed, only)
+            else:
+                batch = pack(rows, str(device)) if self.packs else pad(rows, str(device))
+                pooled = _pool(_states(self.body, batch), batch, self.pooling)
+        logits: Tensor = self.head(pooled.float())
         return logits
 
 
@@ -277,6 +312,19 @@ def _load_with_words(folder: Path, words: Sequence[str], *, dropout: bool = Fals
     model = _load(AutoModelForCausalLM, folder, dropout)
     rows: Tensor = model.get_output_embeddings().weight.detach()[[ids[0] for ids in tokens]].clone()
     return model.base_model, rows
+
+
+def load_language_model(folder: Path) -> Any:
+    """The decoder in ``folder`` with its language-model head, float32, on the CPU, without dropout.
+
+    Raises:
+        UserError: as for a classifier; and for an encoder, which cannot write.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if _is_encoder(AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)):
+        raise UserError(f"the model in {folder} is an encoder, which cannot write; take a decoder (GPT-2, Llama)")
+    return _load(AutoModelForCausalLM, folder, dropout=False)
 
 
 def _is_encoder(config: Any) -> bool:

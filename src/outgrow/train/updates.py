@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from outgrow.data import Ints
 from outgrow.losses import Loss
-from outgrow.models.transformer import Classifier, Tokens, pad
-from outgrow.train.settings import Finetune
+from outgrow.models.transformer import Classifier, Tokens
+from outgrow.train.settings import Finetune, Generate
 
 __all__ = ["Row", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
 
@@ -35,7 +35,7 @@ def check_points(updates_per_epoch: int, epochs: int, checks: int) -> set[int]:
     return {epoch * updates_per_epoch + step for epoch in range(epochs) for step in within}
 
 
-def rate(update: int, total: int, settings: Finetune) -> float:
+def rate(update: int, total: int, settings: Finetune | Generate) -> float:
     """Learning rate of an update in 0 .. total - 1: linear rise over the warm-up, then the schedule's fall.
 
     A function of the position alone, so that a resumed run needs no scheduler state; no update has rate zero.
@@ -48,7 +48,7 @@ def rate(update: int, total: int, settings: Finetune) -> float:
     return settings.lr * fall[settings.schedule]
 
 
-def make_optimizer(model: Classifier, settings: Finetune) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Finetune | Generate) -> torch.optim.Optimizer:
     """AdamW or Adafactor on the trained tensors, weight decay on matrices only."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -125,5 +125,5 @@ def _logits(model: Classifier, rows: Sequence[Row], seed: Sequence[int]) -> Tens
     device = model.head.weight.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
-        out: Tensor = model(pad([tokens for row in rows for tokens in row], str(device)))
+        out: Tensor = model([tokens for row in rows for tokens in row])
     return out.view(len(rows), -1)

@@ -1,0 +1,216 @@
+"""Batches without padding: the texts of a batch stand one behind the other, and no text sees another.
+
+Every linear layer then works on real tokens only. Attention is done text by text, texts of one length together,
+through the seam that transformers has for attention functions. On a GPU in half precision it is torch's own kernel for
+texts of different lengths. Where the head reads one token of each text, the last layer's feed-forward part is computed
+for those tokens only.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Packed", "can_pack", "pack", "run_packed"]
+
+_NAME = "outgrow_packed"
+_CLOSE = 1e-3
+"""How far, in units of the states' size, a packed and a padded pass of the same texts may lie apart in float32."""
+
+
+class Packed(NamedTuple):
+    """Texts one behind the other."""
+
+    ids: Tensor
+    """(1, tokens) int64."""
+    positions: Tensor
+    """(1, tokens) int64: the place of each token in its own text."""
+    lengths: tuple[int, ...]
+    """Tokens of each text."""
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbours of the same length: how many texts, and their length."""
+        return [(len(list(same)), length) for length, same in groupby(self.lengths)]
+
+    def last(self) -> Tensor:
+        """Where each text's last token stands (n,)."""
+        return torch.tensor(self.lengths, device=self.ids.device).cumsum(0) - 1
+
+    def first(self) -> Tensor:
+        """Where each text's first token stands (n,)."""
+        lengths = torch.tensor(self.lengths, device=self.ids.device)
+        return lengths.cumsum(0) - lengths
+
+    def means(self, hidden: Tensor) -> Tensor:
+        """Mean over each text's tokens, (tokens, d) -> (n, d)."""
+        sizes = [count * length for count, length in self.runs]
+        parts = zip(hidden.split(sizes), self.runs, strict=True)
+        return torch.cat([part.view(count, length, -1).mean(dim=1) for part, (count, length) in parts])
+
+
+def pack(rows: Sequence[Sequence[int]], device: str) -> Packed:
+    """Token rows in their order; rows sorted by length make the longest runs, and so the least work."""
+    lengths = tuple(map(len, rows))
+    ids = torch.tensor([token for row in rows for token in row])[None]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    return Packed(ids.to(device), positions.to(device), lengths)
+
+
+def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> bool:
+    """Prepare ``body`` for :func:`run_packed`, and say whether it came out right; else it is left as it was.
+
+    A model qualifies if its attention goes through transformers' seam, and if two short texts packed give what they
+    give padded: positions that start elsewhere (RoBERTa), biases of its own (MPNet) and whatever else a model may do
+    show there.
+
+    Args:
+        body: a model in float32, without cache.
+        padded: the hidden states of the last layer (all tokens, d) of such texts, padded, without the padding.
+    """
+    if not getattr(body, "_supports_attention_backend", False):
+        return False
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attention)
+    top = body.config.vocab_size - 1
+    rows = [[min(top, 3 + 7 * i % 11) for i in range(length)] for length in (5, 3, 3)]
+    before = body.config._attn_implementation
+    with torch.no_grad():
+        expected = padded(rows)
+        body.set_attn_implementation(_NAME)
+        try:
+            found = run_packed(body, pack(rows, str(expected.device)))
+        except (RuntimeError, TypeError, NotImplementedError):
+            found = None
+    if found is not None and found.shape == expected.shape:
+        apart = (found - expected).norm() / expected.norm()
+        if float(apart) < _CLOSE:
+            _shorten_last_layer(body)
+            return True
+    body.set_attn_implementation(before)
+    return False
+
+
+def run_packed(body: Any, batch: Packed, only: Tensor | None = None) -> Tensor:
+    """Hidden states after the last layer, (tokens, d); of the tokens at the places ``only`` (n,), (n, d)."""
+    hidden: Tensor = body(
+        input_ids=batch.ids,
+        position_ids=batch.positions,
+        packed=batch,
+        **({} if only is None else {"only": only}),
+    ).last_hidden_state
+    hidden = hidden.squeeze(0)
+    return hidden if only is None or len(hidden) == len(only) else hidden.index_select(0, only)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each text. ``query`` is (1, heads, tokens, d), ``key`` and ``value`` may have fewer heads."""
+    if any(others.get(name) is not None for name in ("softcap", "s_aux", "head_mask", "position_bias")):
+        raise NotImplementedError("an attention with more than scores and values")
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    window = sliding_window if sliding_window and max(packed.lengths) > sliding_window else None
+    q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        out = _varlen(q, k, v, packed, scaling, causal, window)
+    else:
+        out = _by_runs(q, k, v, packed, scaling, causal, window, dropout)
+    return out[None], None
+
+
+def _by_runs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packed: Packed,
+    scaling: float | None,
+    causal: bool,
+    window: int | None,
+    dropout: float,
+) -> Tensor:
+    """One call for all neighbours of the same length; everything is (tokens, heads, d)."""
+    sizes = [count * length for count, length in packed.runs]
+    pieces = []
+    for (count, length), *parts in zip(packed.runs, *(t.split(sizes) for t in (q, k, v)), strict=True):
+        by_text = [p.unflatten(0, (count, length)).transpose(1, 2) for p in parts]
+        mask = None
+        if window is not None and length > window:
+            place = torch.arange(length, device=q.device)
+            back = place[:, None] - place[None, :]
+            mask = (back < window) & (back >= 0) if causal else back.abs() < window
+        found = nn.functional.scaled_dot_product_attention(
+            *by_text,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal and mask is None,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        pieces.append(found.transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces)
+
+
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    lengths = torch.tensor((0, *packed.lengths), device=q.device, dtype=torch.int32)
+    starts, longest = lengths.cumsum(0, dtype=torch.int32), max(packed.lengths)
+    reach = longest if window is None else window - 1
+    sides = (-1 if window is None else reach, 0 if causal else -1 if window is None else reach)
+    out = varlen_attn(
+        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=sides, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+# --- the last layer, where only some of its tokens are read -----------------------------------------------------------
+
+
+def _shorten_last_layer(body: Any) -> None:
+    """Let the last layer take ``only``, where its parts are those of BERT or of Llama; others compute every token."""
+    depth = body.config.num_hidden_layers
+    layer: Any = next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)[-1]
+    parts = {name for name, _ in layer.named_children()}
+    whole = layer.forward
+    if parts == {"attention", "intermediate", "output"} and hasattr(layer, "feed_forward_chunk"):
+
+        def after_attention(hidden: Tensor, *rest: Any, only: Tensor, **named: Any) -> Tensor:
+            attended, _ = layer.attention(hidden, *rest[:1], **named)
+            found: Tensor = layer.feed_forward_chunk(attended.index_select(1, only))
+            return found
+
+    elif parts == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+
+        def after_attention(hidden: Tensor, *rest: Any, only: Tensor, **named: Any) -> Tensor:
+            attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **named)
+            kept = hidden.index_select(1, only) + attended.index_select(1, only)
+            found: Tensor = kept + layer.mlp(layer.post_attention_layernorm(kept))
+            return found
+
+    else:
+        return
+
+    def forward(hidden_states: Tensor, *rest: Any, only: Tensor | None = None, **named: Any) -> Any:
+        if only is None:
+            return whole(hidden_states, *rest, **named)
+        return after_attention(hidden_states, *rest, only=only, **named)
+
+    layer.forward = forward

@@ -1,3 +1,5 @@
+import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from outgrow.errors import UserError
 from outgrow.graph import canonical
 from outgrow.packages import VADER_SENTIMENT
 from outgrow.runtime import Runtime
-from outgrow.tasks import TaskSpec, describe, load, registry, task, tasks_table
+from outgrow.tasks import TaskSpec, describe, limited, load, registry, task, tasks_table, where_from
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_file_that_changes_under_way_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_list_of_classes_keeps_its_order(tmp_path: Path) -> None:
-    spec = TaskSpec.parse(f"table(path='{_csv(tmp_path / 'one.csv').path}', classes=[1, 0])")
+    spec = TaskSpec.parse(f"table(path='{_csv(tmp_path / 'one.csv').options['path']}', classes=[1, 0])")
     assert load(spec, Runtime()).classes == ("1", "0")
     assert hash(spec) == hash(TaskSpec.parse(str(spec)))
 
@@ -113,3 +115,47 @@ def test_describe_tells_what_the_data_holds(toy: None) -> None:
     assert (told["unknown"], told["rows"], told["groups"], told["largest_group"]) == (1, 5, 3, 2)
     assert {row["class"] for row in told["examples"]} == {"no", None, "yes"}
     assert told["options"] == {"rows": 5, "word": "word"}
+
+
+def test_the_meaning_of_options_comes_from_the_docstring(tmp_path: Path) -> None:
+    told = describe(str(_csv(tmp_path / "one.csv")), Runtime())
+    assert told["meanings"]["path"] == "the file; its ending says the format."
+    assert told["meanings"]["label"].endswith("Empty where gold is unknown; such a row may only go to part B.")
+    assert set(told["meanings"]) == set(told["options"])
+    for name, entry in registry._TASKS.items():
+        if entry.fn.__module__.startswith("outgrow."):
+            assert set(entry.options) <= set(registry._meanings(entry.fn)), f"{name}: an option without a meaning"
+
+
+def test_where_data_comes_from_is_told_without_loading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTGROW_CACHE", str(tmp_path))
+    monkeypatch.delenv("OUTGROW_ACCEPT_LICENSE", raising=False)
+    assert where_from("sentiment-news", Runtime()) == "download, 2.5 MB"
+    archive = dataclasses.replace(VADER_SENTIMENT, size=3)
+    archive.cached_path.parent.mkdir()
+    archive.cached_path.write_bytes(b"abc")
+    monkeypatch.setitem(
+        registry._TASKS, "sentiment-news", dataclasses.replace(registry._TASKS["sentiment-news"], archives=(archive,))
+    )
+    assert where_from("sentiment-news", Runtime()) == "package, cached"
+    assert where_from("table", Runtime()) == "your file"
+    assert where_from("synthetic-gaussian", Runtime()) == "made here"
+    assert where_from("topics-bbc", Runtime()) == "needs --accept-license topics-bbc"
+    assert where_from("topics-bbc", Runtime(accept_license=frozenset(["topics-bbc"]))) == "download, 3.0 MB"
+
+
+def test_a_limit_is_an_option_of_the_task_or_refused(toy: None) -> None:
+    assert limited("topics-r8(min_rows=200)", 5) == TaskSpec.of("topics-r8", min_rows=200, limit=5)
+    with pytest.raises(UserError, match="task toy has no option limit"):
+        limited("toy", 5)
+
+
+def test_inputs_are_shown_as_people_read_them() -> None:
+    from PIL import Image
+
+    assert registry.rendered("as it is") == "as it is"
+    assert registry.rendered(("one", "two")) == "A) one\nB) two"
+    assert registry.rendered(tuple("x" * 27)).splitlines()[26] == "27) x"
+    file = io.BytesIO()
+    Image.new("L", (28, 14)).save(file, "PNG")
+    assert registry.rendered(file.getvalue()) == f"28 x 14 PNG, {len(file.getvalue())} bytes"

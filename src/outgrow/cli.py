@@ -1,5 +1,6 @@
 """The command ``outgrow``. Every command parses, calls one function of the library, and prints."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ class Machine:
     """Recompute activations in finetuning: less memory, more time."""
     offline: bool = False
     """Fetch nothing; say what is missing instead."""
+    data_dir: str | None = None
+    """Folder of public data sets, read in place of the hub (a folder for each set); $OUTGROW_DATA_DIR."""
     accept_license: tuple[str, ...] = ()
     """Restricted models whose licences you accept, such as gemma-3-270m."""
 
@@ -59,6 +62,11 @@ class Machine:
         from outgrow.models.packaged import accepted_licenses
         from outgrow.runtime import Runtime
 
+        # A task is identified before there is a runtime, and on other machines too: these go by the environment.
+        if self.data_dir is not None:
+            os.environ["OUTGROW_DATA_DIR"] = self.data_dir
+        if self.offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"
         return Runtime(
             device=self.device,
             microbatch=self.microbatch,

@@ -168,7 +168,7 @@ def _canonical(experiment: Experiment) -> Experiment:
 
 def _task(text: str) -> TaskSpec:
     path = read_call(text, "task")[1].get("path")
-    return _known_task(text, _stamp(path) if isinstance(path, str) else ())
+    return _known_task(text, _stamp(path)) if isinstance(path, str) else TaskSpec.parse(text)
 
 
 def _model(text: str) -> ModelSpec:

@@ -52,7 +52,7 @@ def clean(store: Store, *, results: bool, cache: bool) -> Iterator[str]:
     yield from _removed([p for p in cache_folder().glob("**/.*") if p.is_dir()], "half-fetched")
     if cache:
         yield from _removed(
-            [p for p in (cache_folder() / "archives", cache_folder() / "models") if p.exists()], "fetched"
+            [p for p in map(cache_folder().joinpath, ("archives", "models", "sets")) if p.exists()], "fetched"
         )
 
 

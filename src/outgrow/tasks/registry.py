@@ -48,6 +48,7 @@ class _Task:
 
 
 _TASKS: dict[str, _Task] = {}
+_PLACES = ("path", "data_dir", "repo", "revision")
 
 
 def task(
@@ -67,8 +68,8 @@ def task(
 ) -> Callable[[Callable[..., Examples]], Callable[..., Examples]]:
     """Register a plain function with keyword arguments that returns the whole pool of :class:`Examples`.
 
-    Two parameter names are special: ``runtime`` is filled in by the runner, and ``path`` says where the data lies,
-    so it is no part of the task's identity (``content`` is).
+    Some parameter names are special: ``runtime`` is filled in by the runner, and ``path``, ``data_dir``, ``repo`` and
+    ``revision`` say where the data lies, so they are no part of the task's identity (``content`` is).
 
     Args:
         name: what users write.
@@ -76,7 +77,7 @@ def task(
         licence: of the data.
         source: where the data comes from, for people.
         about: one sentence: what a row is, and what its class says.
-        kind: what the columns of the logits are.
+        kind: what the columns of the logits are; ``image`` for classes of images.
         classes: class names in order, where the task fixes them.
         rows: number of rows with the default options, where known.
         traps: what is known to mislead in this data and what was done about it, for people.
@@ -117,11 +118,12 @@ class TaskSpec:
 
     name: str
     args: tuple[tuple[str, Any], ...]
-    """Every option but ``path``, defaults filled in, sorted by name."""
+    """Every option but those of ``places``, defaults filled in, sorted by name."""
     content: str
     """Identity of the data, known without loading it: a file that changes, changes this and every step behind it."""
-    path: str | None = field(default=None, compare=False)
-    """Where the user's own file lies. Not compared and not hashed: the same file elsewhere is the same task."""
+    places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """The options that say where the data lies (:data:`_PLACES`), where given. Not compared and not hashed: the same
+    data elsewhere is the same task."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -151,13 +153,19 @@ class TaskSpec:
                 raise UserError(f"task {name} needs the option {option}; write {name}({option}=...)")
         fitted = {k: _fitted(v, entry.hints[k], f"option {k} of task {name}") for k, v in filled.items()}
         content = entry.identity(fitted)
-        path = fitted.pop("path", None)
-        return cls(name=name, args=tuple(sorted(fitted.items())), content=content, path=path)
+        places = {k: fitted.pop(k) for k in _PLACES if k in fitted}
+        given = tuple((k, place) for k, place in places.items() if place is not None)
+        return cls(name=name, args=tuple(sorted(fitted.items())), content=content, places=given)
+
+    @property
+    def kind(self) -> str:
+        """``image`` where the inputs are images; else what the columns of the logits are."""
+        return _entry(self.name).kind
 
     @property
     def options(self) -> dict[str, Any]:
-        """All keyword arguments of the task's function, ``path`` among them where it takes one."""
-        return dict(self.args) if self.path is None else {"path": self.path, **dict(self.args)}
+        """All keyword arguments of the task's function; those that say where its data lies only where given."""
+        return {**dict(self.places), **dict(self.args)}
 
     def __str__(self) -> str:
         """The one spelling that :meth:`parse` reads back: only what differs from the defaults."""
@@ -175,7 +183,7 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
     entry = _entry(spec.name)
     if not _may_use(entry, runtime):
         raise UserError(
-            f"{spec.name} comes under {entry.licence}: {entry.restricted}; if you accept that, "
+            f"{spec.name} has a restricted licence, {entry.licence}: {entry.restricted}; if you accept that, "
             f"pass --accept-license {spec.name} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
         )
     if entry.identity(spec.options) != spec.content:

@@ -66,6 +66,19 @@ def test_rows_are_read_kept_and_joined_by_id() -> None:
     np.testing.assert_allclose(data.meta["rating"], [2.26666666667, -0.6, -3, 1.5, -1.5])
     np.testing.assert_allclose(data.meta["difficulty"], [1.73333333333, 3.4, 1, 2.5, 2.5])
     np.testing.assert_allclose(data.meta["rating_sd"], [1.06249, 0.8, 1, np.nan, 0.5])
+    # As many ratings as every row has, none where another row's stand in the file.
+    assert [name for name in data.meta if name.startswith("rater.")] == ["rater.1", "rater.2"]
+    np.testing.assert_allclose(data.meta["rater.1"], [3, 0, -2, np.nan, -1])
+    np.testing.assert_allclose(data.meta["rater.2"], [2, -1, -4, np.nan, -2])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_tweets_whose_ratings_are_not_known_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentiment, "_TWEETS", sentiment._REVIEWS)
+    for spelled, rows in (("sentiment-tweets", 5), ("sentiment-tweets(rated=True)", 4)):
+        data = load(TaskSpec.parse(spelled), Runtime())
+        assert len(data) == rows
+        assert np.isnan(data.meta["rater.1"]).sum() == rows - 4
 
 
 @pytest.mark.usefixtures("tiny")
@@ -106,3 +119,4 @@ def test_the_real_archive(name: str, negative: int, positive: int, all_rows: int
     rows = sentiment._read(VADER_SENTIMENT.cached_path, getattr(sentiment, f"_{name.upper()}"))
     assert len(rows) == all_rows
     assert sum(np.isnan(row.sd) for row in rows) == (199 if name == "tweets" else 0)
+    assert {len(row.ratings) for row in rows} == {15 if name == "movies" else 20}

@@ -5,6 +5,7 @@ zero says how clear a case the row is, which few benchmarks can tell.
 """
 
 import io
+import json
 import re
 import sys
 import tarfile
@@ -50,12 +51,18 @@ _REVIEWS = _Set(name="reviews", file="amazonReviewSnippets", rows=3_708)
     classes=_CLASSES,
     rows=10_043,
     content=VADER_SENTIMENT.sha256,
+    archives=(VADER_SENTIMENT,),
     licence="MIT",
     source=_SOURCE,
     about="Is this sentence of a film review positive? By the mean of about 19 human ratings.",
+    version=2,
 )
 def sentiment_movies(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
-    """10,605 sentences of film reviews; 10,043 with |mean rating| > 0.5."""
+    """10,605 sentences of film reviews; 10,043 with |mean rating| > 0.5.
+
+    Args:
+        min_rating: leave out rows whose mean rating is no further from 0.
+    """
     return _examples(_MOVIES, min_rating, runtime)
 
 
@@ -64,12 +71,18 @@ def sentiment_movies(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
     classes=_CLASSES,
     rows=2_788,
     content=VADER_SENTIMENT.sha256,
+    archives=(VADER_SENTIMENT,),
     licence="MIT",
     source=_SOURCE,
     about="Is this sentence of a newspaper's opinion page positive? By the mean of 20 human ratings.",
+    version=2,
 )
 def sentiment_news(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
-    """5,190 sentences of 498 opinion pieces; 2,788 with |mean rating| > 0.5. A group is a piece."""
+    """5,190 sentences of 498 opinion pieces; 2,788 with |mean rating| > 0.5. A group is a piece.
+
+    Args:
+        min_rating: leave out rows whose mean rating is no further from 0.
+    """
     return _examples(_NEWS, min_rating, runtime)
 
 
@@ -78,13 +91,21 @@ def sentiment_news(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
     classes=_CLASSES,
     rows=3_362,
     content=VADER_SENTIMENT.sha256,
+    archives=(VADER_SENTIMENT,),
     licence="MIT",
     source=_SOURCE,
     about="Is this tweet positive? By the mean of about 38 human ratings.",
+    version=2,
 )
-def sentiment_tweets(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
-    """4,200 tweets; 3,362 with |mean rating| > 0.5."""
-    return _examples(_TWEETS, min_rating, runtime)
+def sentiment_tweets(*, min_rating: float = 0.5, rated: bool = False, runtime: Runtime) -> Examples:
+    """4,200 tweets; 3,362 with |mean rating| > 0.5.
+
+    Args:
+        min_rating: rows with |mean rating| up to this are left out.
+        rated: keep only the 3,163 tweets whose single ratings are known.
+    """
+    tweets = _examples(_TWEETS, min_rating, runtime)
+    return tweets.take(tweets.ids[~np.isnan(tweets.meta["rater.1"])]) if rated else tweets
 
 
 @task(
@@ -92,12 +113,18 @@ def sentiment_tweets(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
     classes=_CLASSES,
     rows=2_943,
     content=VADER_SENTIMENT.sha256,
+    archives=(VADER_SENTIMENT,),
     licence="MIT",
     source=_SOURCE,
     about="Is this sentence of a customer's product review positive? By the mean of 20 human ratings.",
+    version=2,
 )
 def sentiment_reviews(*, min_rating: float = 0.5, runtime: Runtime) -> Examples:
-    """3,708 sentences of 300 product reviews; 2,943 with |mean rating| > 0.5. A group is a review."""
+    """3,708 sentences of 300 product reviews; 2,943 with |mean rating| > 0.5. A group is a review.
+
+    Args:
+        min_rating: leave out rows whose mean rating is no further from 0.
+    """
     return _examples(_REVIEWS, min_rating, runtime)
 
 
@@ -107,6 +134,8 @@ class _Row(NamedTuple):
     text: str
     sd: float
     """Standard deviation over the raters; NaN where the file of ratings gives another mean for this id."""
+    ratings: tuple[float, ...]
+    """The first ratings of the row, as many as every row of the set has; NaN where ``sd`` is."""
 
 
 def _examples(source: _Set, min_rating: float, runtime: Runtime) -> Examples:
@@ -117,6 +146,7 @@ def _examples(source: _Set, min_rating: float, runtime: Runtime) -> Examples:
     groups = _groups(rows)
     kept = [i for i, row in enumerate(rows) if abs(row.rating) > min_rating]
     rating = np.array([rows[i].rating for i in kept], dtype=np.float64)
+    ratings = np.array([rows[i].ratings for i in kept], dtype=np.float64)
     return Examples(
         ids=np.array([f"{source.name}-{rows[i].id}" for i in kept], dtype=np.str_),
         inputs=tuple(rows[i].text for i in kept),
@@ -127,6 +157,7 @@ def _examples(source: _Set, min_rating: float, runtime: Runtime) -> Examples:
             "rating": rating,
             "difficulty": 4 - np.abs(rating),  # in (0, 4): the nearer people's mean is to neutral, the harder
             "rating_sd": np.array([rows[i].sd for i in kept], dtype=np.float64),
+            **{f"rater.{k + 1}": ratings[:, k] for k in range(ratings.shape[1])},
         },
     )
 
@@ -137,12 +168,15 @@ def _read(archive: Path, source: _Set) -> list[_Row]:
     texts = _fields(_member(inner, f"{_FOLDER}/{source.file}_GroundTruth.txt"), 3)
     ratings = {row[0]: row for row in _fields(_member(inner, f"{_FOLDER}/{source.file}_anonDataRatings.txt"), 4)}
     assert len(texts) == source.rows, f"{source.file} has {len(texts)} rows, expected {source.rows}"
+    single = {number: [float(r) for r in json.loads(row[3])] for number, row in ratings.items()}
+    everywhere = min(len(s) for s in single.values())  # 15 of the movies, 20 of the others
     rows = []
     for number, mean, text in texts:
         _, raters_mean, sd, _ = ratings[number]
-        # 199 tweets (invented variants of real ones) have another mean in the file of ratings, so its sd is not theirs.
+        # 199 tweets (invented variants of real ones) have another mean in the file of ratings, so it is not of them.
         same = abs(float(mean) - float(raters_mean)) < 1e-6
-        rows.append(_Row(number, float(mean), text, float(sd) if same else float("nan")))
+        known = tuple(single[number][:everywhere]) if same else (float("nan"),) * everywhere
+        rows.append(_Row(number, float(mean), text, float(sd) if same else float("nan"), known))
     return rows
 
 

@@ -138,6 +138,26 @@ def test_the_environment_accepts_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert where_from("topics-bbc", Runtime()) == "download, 3.0 MB"
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_ag_news_from_a_folder(tmp_path: Path, ending: str) -> None:
+    import polars as pl
+
+    rows = [(f"story {i} on w{i * 7} and w{i * 11} told", i % 4) for i in range(40)] + [(LONG, 1), (f"{LONG} x", 1)]
+    (tmp_path / "ag_news").mkdir()
+    for split, part in (("train", rows[1:]), ("test", rows[:1])):
+        frame = pl.DataFrame(part, schema=["text", "label"], orient="row")
+        getattr(frame, f"write_{ending}")(tmp_path / "ag_news" / f"{split}.{ending}")
+    data = load(TaskSpec.of("ag-news", data_dir=str(tmp_path)), Runtime(offline=True, say=lambda _: None))
+    assert data.classes == ("world", "sports", "business", "sci-tech")
+    gold = {str(text): int(g) for text, g in zip(data.inputs, data.gold if data.gold is not None else (), strict=True)}
+    assert gold == dict(rows)
+    group = {str(text): str(g) for text, g in zip(data.inputs, data.groups, strict=True)}
+    assert group[LONG] == group[f"{LONG} x"]
+    assert len(set(group.values())) == 41
+    few = load(TaskSpec.of("ag-news", data_dir=str(tmp_path), limit=10), Runtime(offline=True, say=lambda _: None))
+    assert len(few) == 10
+
+
 # --- near-duplicates --------------------------------------------------------------------------------------------------
 
 words = st.lists(st.sampled_from("abcdefghijklmnop"), max_size=40).map(" ".join)

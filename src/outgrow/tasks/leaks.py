@@ -23,8 +23,9 @@ __all__ = ["Finding", "scan"]
 Verdict = Literal["clean", "slight", "FOUND", "does not apply"]
 _MAX_ROWS = 10_000
 _FOLDS = 5
-_SLIGHT = 0.1
-"""A probe above chance by less than a tenth of the way to 1 is slight: real data is never quite even."""
+_SLIGHT = 0.05
+"""A probe whose interval begins below a twentieth of the way from chance to 1 is slight: real data is never quite even,
+and one interval in forty lies above chance by chance."""
 _RARE = 0.01
 """The same for the share of test rows with a copy in training."""
 _UNEVEN = 0.001
@@ -346,7 +347,7 @@ def _told(check: str, figure: Interval, data: Examples, about: str) -> Finding:
     chance = 1 / len(np.unique(data.gold))
     verdict: Verdict = "clean"
     if figure.low > chance:
-        verdict = "slight" if figure.value < chance + _SLIGHT * (1 - chance) else "FOUND"
+        verdict = "slight" if figure.low < chance + _SLIGHT * (1 - chance) else "FOUND"
     return Finding(check=check, figure=figure, chance=chance, verdict=verdict, about=about)
 
 

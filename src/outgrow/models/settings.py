@@ -11,7 +11,7 @@ VIEWS = {
     "mean": "the mean over tokens at the last layer",
     "mid_mean": "the mean over tokens at two thirds of the depth",
 }
-"""The views of a text that feature extraction stores, all from one pass; of an image see :mod:`outgrow.models.images`."""
+"""The views of a text that feature extraction stores, all from one pass; images have their own reading of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

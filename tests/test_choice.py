@@ -17,6 +17,7 @@ from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split
 from outgrow.errors import UserError
 from outgrow.experiment import run
+from outgrow.losses import LOSSES as ALL_LOSSES
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models import probe as engine
 from outgrow.models.probe import FittedProbe, ProbeJob, fit_probes
@@ -36,6 +37,7 @@ N, D = 240, 12
 TRAIN, VAL = np.arange(0, 150), np.arange(150, 190)
 QUICK = Probe(epochs=3, batch_size=32, lr=0.02)
 LOSSES: tuple[Loss, ...] = (Xent(), LogConf(alpha=0.75), LogConf(marginals="weak", schedule="released"))
+EVERY_LOSS: tuple[Loss, ...] = (*LOSSES, *(made() for made in ALL_LOSSES.values()))
 
 
 def candidates(num: int) -> Floats:
@@ -143,9 +145,10 @@ def plain_loop(features: Floats, given: ProbeJob) -> Floats:
     return weight.detach().numpy()
 
 
-@pytest.mark.parametrize("num", [2, 3, 5])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("batch_size", [32, 50, 999])
+@pytest.mark.parametrize("num", [2, 3])
+@pytest.mark.parametrize(
+    ("loss", "batch_size"), [*((loss, 32) for loss in EVERY_LOSS), *((loss, b) for loss in LOSSES for b in (50, 999))]
+)
 def test_a_plain_loop_gives_the_same(num: int, loss: Loss, batch_size: int) -> None:
     features = candidates(num)
     settings = replace(QUICK, early_stopping=False, l2=0.1, batch_size=batch_size)
@@ -393,7 +396,7 @@ def test_whole_runs_agree_at_every_microbatch_size_and_repeat_to_the_bit(folders
         first, again, small = (finetuned(folders["bert"], data, loss=loss, microbatch=m) for m in (0, 0, 3))
         assert all(torch.equal(first.state[k], again.state[k]) for k in first.state)
         probs = [predict(folders["bert"], fitted, data.readings, CPU) for fitted in (first, small)]
-        np.testing.assert_allclose(*probs, atol=1e-3)
+        np.testing.assert_allclose(probs[1], probs[0], atol=1e-3)
 
 
 def test_what_cannot_be_is_refused(folders: dict[str, Path]) -> None:

@@ -2,8 +2,10 @@
 
 from outgrow.tasks import chess_puzzles as _chess_puzzles
 from outgrow.tasks import nlp as _nlp
+from outgrow.tasks import preference as _preference
 from outgrow.tasks import sentences as _sentences
 from outgrow.tasks import sentiment as _sentiment
+from outgrow.tasks import synthetic as _synthetic
 from outgrow.tasks import table as _table
 from outgrow.tasks import topics as _topics
 from outgrow.tasks import vision as _vision
@@ -22,5 +24,5 @@ __all__ = [
     "tasks_table",
     "where_from",
 ]
-_REGISTERED = (_chess_puzzles, _nlp, _sentences, _sentiment, _table, _topics, _vision)
+_REGISTERED = (_chess_puzzles, _nlp, _preference, _sentences, _sentiment, _synthetic, _table, _topics, _vision)
 """Importing a module of tasks registers them."""

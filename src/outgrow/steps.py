@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.data import Examples, Features, Floats, Labels, Split
+from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened
 from outgrow.errors import UserError
 from outgrow.graph import step
 from outgrow.losses import Loss
@@ -25,6 +25,7 @@ from outgrow.metrics import (
     plain,
     scores,
 )
+from outgrow.models.numbers import embed_numbers
 from outgrow.models.settings import VIEWS, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
@@ -38,6 +39,7 @@ __all__ = [
     "embed",
     "finetune",
     "fit_probe",
+    "gap_and_pgr",
     "gold",
     "load",
     "predict_finetuned",
@@ -82,7 +84,7 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     if unknown := int((chosen.gold < 0).sum()):
         raise UserError(
             f"{unknown} of {len(chosen)} rows of {' and '.join(parts)} have no gold label, so no ceiling can be "
-            "trained on them; run with ceiling=False"
+            "trained on them and no gold bought; run with ceiling=False, and without MixGold"
         )
     return Labels.from_classes(chosen.ids, chosen.gold, pool.num_classes, "gold")
 
@@ -106,17 +108,40 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
 
 @step(version=1)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
-    """Frozen features of all texts, every view from one pass; ``max_tokens`` is None for a table of word vectors."""
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    if model.is_static:
+    """Frozen features of all texts, or all candidates, every view from one pass; ``max_tokens`` is None for a table of
+    word vectors, and for a model that reads numbers or images."""
+    if texts.form == "image" or model.reads == "image":
+        views = _embed_images(model, texts, runtime)
+    elif model.numbers is not None:
+        views = dict.fromkeys(VIEWS, embed_numbers(model.numbers, texts.texts))
+    elif model.is_static:
         from outgrow.models.glove import embed_glove
 
-        vectors = embed_glove(folder, texts.texts)
-        return Features(ids=texts.ids, views=dict.fromkeys(VIEWS, vectors))  # word vectors: no layers, no positions
-    from outgrow.models.transformer import extract
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        views = dict.fromkeys(VIEWS, embed_glove(folder, texts.texts))  # word vectors: no layers, no positions
+    else:
+        from outgrow.models.transformer import extract
 
-    assert max_tokens is not None
-    return Features(ids=texts.ids, views=extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime))
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        assert max_tokens is not None
+        views = extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime)
+    if texts.form == "choice":
+        views = {name: matrix.reshape(len(texts), texts.num_classes, -1) for name, matrix in views.items()}
+    return Features(ids=texts.ids, views=views)
+
+
+def _embed_images(model: ModelSpec, images: Examples, runtime: Runtime) -> dict[str, Any]:
+    from outgrow.models.images import Pixels, embed_images
+
+    if images.form != "image":
+        raise UserError(f"{model} reads images, and the task's inputs are texts; take a text model")
+    if model.reads == "text":
+        raise UserError(f"the task's inputs are images, which the text model {model} cannot read; take an image model")
+    folder = None
+    if not isinstance(model.images, Pixels):
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    files = [content for content in images.inputs if isinstance(content, bytes)]
+    return embed_images(model.images, folder, files, images.ids.tolist(), runtime)
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
@@ -141,7 +166,7 @@ def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> lis
     return results
 
 
-@step(version=2, many=_fit_probes, together=("features",))
+@step(version=3, many=_fit_probes, together=("features",))
 def fit_probe(
     features: Features, labels: Labels, split: Split, part: str, loss: Loss, probe: Probe, seed: int, runtime: Runtime
 ) -> Any:
@@ -163,7 +188,7 @@ def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[st
 # --- finetuning -------------------------------------------------------------------------------------------------------
 
 
-@step(version=1)
+@step(version=2)
 def finetune(
     model: ModelSpec,
     texts: Examples,
@@ -180,7 +205,7 @@ def finetune(
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     train, val = (labels.take(split.parts[name]) for name in (part, f"{part}_val"))
-    inputs, val_inputs = (texts.take(kept.ids).texts for kept in (train, val))
+    inputs, val_inputs = (texts.take(kept.ids).readings for kept in (train, val))
     return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
 
 
@@ -193,7 +218,7 @@ def predict_finetuned(
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     chosen = texts.take(split.ids(parts))
-    return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.texts, runtime), source="finetuned")
+    return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.readings, runtime), source="finetuned")
 
 
 # --- labels for controls ----------------------------------------------------------------------------------------------
@@ -211,25 +236,47 @@ def cluster(features: Features, labels: Labels, split: Split, view: str, seed: i
     """No-label baseline on T: k-means with k = C on the features of B, clusters named by the weak majority.
 
     The weak labels say only which cluster is which class: log2(C!) bits.
+
+    Choices have no classes to cluster. There, what differs most between candidates of one example scores them: the
+    first principal component of the features minus their mean over the example's candidates (the CRC-TPC of Burns et
+    al. 2022, "Discovering latent knowledge", appendix), the weak majority saying only which end of it is better: 1 bit.
     """
-    from scipy.optimize import linear_sum_assignment
-    from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     from outgrow.data import positions
 
     matrix = features.views[view].astype(np.float64)
     train, test = (matrix[positions(split.parts[p], features.ids)] for p in ("B", "T"))
-    center, scale = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-9)
     weak = labels.take(split.parts["B"])
-    num_classes = weak.probs.shape[1]
-    means = KMeans(num_classes, n_init=4, random_state=seed)
     with threadpool_limits(limits=1):  # a fixed number of threads: sums in one order, the same bits
-        found = means.fit_predict((train - center) / scale)
-        votes = np.array([weak.probs[found == k].sum(axis=0) for k in range(num_classes)])
-        _, names = linear_sum_assignment(-votes)
-        classes = names[means.predict((test - center) / scale)]
-    return Labels.from_classes(split.parts["T"], classes, num_classes, "clusters")
+        found = _clusters(train, test, weak.probs, seed) if matrix.ndim == 2 else _contrast(train, test, weak.probs)
+    return Labels.from_classes(split.parts["T"], found, weak.probs.shape[1], "clusters")
+
+
+def _clusters(train: Floats, test: Floats, weak: Floats, seed: int) -> Ints:
+    """Classes of ``test`` (m, d) by k-means on ``train`` (n, d), named by the ``weak`` probabilities (n, C)."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.cluster import KMeans
+
+    center, scale = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-9)
+    means = KMeans(weak.shape[1], n_init=4, random_state=seed)
+    found = means.fit_predict((train - center) / scale)
+    votes = np.array([weak[found == k].sum(axis=0) for k in range(weak.shape[1])])
+    _, names = linear_sum_assignment(-votes)
+    classes: Ints = names[means.predict((test - center) / scale)]
+    return classes
+
+
+def _contrast(train: Floats, test: Floats, weak: Floats) -> Ints:
+    """Candidates of ``test`` (m, C, d) taken by the first principal component of ``train`` (n, C, d) within examples,
+    its sign by the ``weak`` probabilities (n, C)."""
+    scale = np.maximum(train.std(axis=(0, 1)), 1e-9)
+    within, of_test = ((part - part.mean(axis=1, keepdims=True)) / scale for part in (train, test))
+    flat = within.reshape(-1, within.shape[-1])
+    direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    rows = np.arange(len(weak))
+    up, down = (weak[rows, hardened(sign * (within @ direction))].sum() for sign in (1, -1))
+    return hardened((of_test @ direction) * (1 if up >= down else -1))
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
@@ -269,7 +316,7 @@ def compare(
         "gain": interval(means["student.accuracy"] - means["weak.accuracy"]),
         "agreement": {k: interval(means[f"agreement.{k}"]) for k in ("all", "supervisor_right", "supervisor_wrong")},
         **{role: _role_scores(role, means, per_seed) for role in roles},
-        **_gap(means, bool(ceiling)),
+        **gap_and_pgr(means, bool(ceiling)),
         "per_seed": per_seed,
     }
     plained: dict[str, Any] = plain(result)
@@ -294,7 +341,8 @@ def _role_scores(role: str, means: Mapping[str, Floats], per_seed: Sequence[Mapp
     return summary
 
 
-def _gap(means: Mapping[str, Floats], has_ceiling: bool) -> dict[str, Any]:
+def gap_and_pgr(means: Mapping[str, Floats], has_ceiling: bool) -> dict[str, Any]:
+    """``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from bootstrap means of accuracies."""
     if not has_ceiling:
         return {"gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
     weak, student, ceiling = (means[f"{role}.accuracy"] for role in ("weak", "student", "ceiling"))

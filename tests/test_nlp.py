@@ -210,7 +210,9 @@ def test_a_draw_is_fair_to_the_order_of_options(options: list[str], right: int, 
 
 def test_draws_depend_on_the_seed_and_the_question_alone() -> None:
     asked = [Question(f"Q{i}: ", tuple("abcd"), 0, ("k",)) for i in range(400)]
-    wrong = [[m.input for m in _asked("i", q, 0, s, 0, Counter())][1][-1] for s in (0, 1) for q in asked]
+    wrong = [
+        next(str(m.input)[-1] for m in _asked("i", q, 0, s, 0, Counter()) if not m.gold) for s in (0, 1) for q in asked
+    ]
     assert all(90 < n < 180 for n in Counter(wrong[:400]).values())
     assert 60 < sum(a == b for a, b in zip(wrong[:400], wrong[400:], strict=True)) < 210
     places = Counter(next(iter(_asked("i", q, 0, 0, 4, Counter()))).gold for q in asked)
@@ -219,7 +221,10 @@ def test_draws_depend_on_the_seed_and_the_question_alone() -> None:
 
 def test_an_empty_answer_is_neither_drawn_nor_right() -> None:
     left: Counter[str] = Counter()
-    assert [m.input for m in _asked("i", Question("Q ", ("a", "", "b"), 0, ()), 0, 0, 0, left)] == ["Q a", "Q b"]
+    assert [m.input for m in _asked("i", Question("Q ", ("a", "", "b"), 0, ()), 0, 0, 0, left)] in (
+        ["Q a", "Q b"],
+        ["Q b", "Q a"],
+    )
     assert not list(_asked("i", Question("Q ", ("a", "", "b"), 1, ()), 0, 0, 0, left))
     assert left == {"the right answer is empty": 1}
 
@@ -516,8 +521,39 @@ def test_sciq_does_not_show_the_passage_but_groups_by_it() -> None:
     assert len(_load("sciq", form="choice")) == 4  # the spider's question has only three different answers
 
 
-def test_cola_drops_copies() -> None:
+def test_cola_drops_copies_and_ties_near_ones(tmp_path: Path) -> None:
     assert len(_load("cola")) == 5
+    texts = [
+        "The tall man who lives next door sings at night.",
+        "The tall man who lives next door sings at nights.",
+        "He.",
+    ]
+    _write(tmp_path / "cola", train=[{"sentence": t, "label": i % 2} for i, t in enumerate(texts)])
+    groups = _load("cola", tmp_path).groups.tolist()
+    assert groups[0] == groups[1] != groups[2]
+
+
+@pytest.mark.parametrize("name", ["boolq", "dream", "quail"])
+def test_near_copies_of_a_passage_are_one_group(name: str, tmp_path: Path) -> None:
+    passage = "The old ferry to the island of Orm sails every morning at six from the northern pier of the harbour"
+    rows = []
+    for i, text in enumerate(
+        (passage, f"{passage} in summer.", "Another text without a single word of the first one.")
+    ):
+        boolq = {"passage": text, "question": "is it so", "answer": i == 0}
+        dream = {"dialogue": [text], "choice": ["a", "b", "c"]}
+        quail = {"context_id": f"c{i}", "context": text, "answers": list("abcd"), "correct_answer_id": 1}
+        rows.append(boolq | dream | quail | {"question_type": "T", "answer": "a" if name == "dream" else i == 0})
+    _write(tmp_path / name, train=rows)
+    groups = list(dict.fromkeys(_load(name, tmp_path).groups.tolist()))
+    assert len(groups) == 2
+
+
+def test_which_row_of_a_pair_comes_first_is_drawn() -> None:
+    first = [
+        next(iter(_asked("i", Question(f"Q{i} ", ("a", "b"), 0, ()), 0, 0, 0, Counter()))).gold for i in range(400)
+    ]
+    assert 160 < sum(first) < 240
 
 
 def test_sst2_ties_a_phrase_to_the_longest_row_that_holds_it() -> None:

@@ -17,7 +17,7 @@ from outgrow.errors import UserError
 from outgrow.runtime import Runtime
 from outgrow.tasks.hub import Empty, HubSet, Record, identity, read
 from outgrow.tasks.registry import task
-from outgrow.tasks.related import group_names
+from outgrow.tasks.related import group_names, near_duplicates
 
 __all__ = [
     "Formatter",
@@ -30,6 +30,7 @@ __all__ = [
     "drawn",
     "examples_of",
     "from_hub",
+    "near_copies",
     "same",
     "splits_of",
 ]
@@ -96,6 +97,19 @@ def same(text: str) -> str:
 def drawn(seed: int, *parts: str) -> int:
     """A number in [0, 2**64) from a seed and words alone, whatever else is drawn and in whichever order."""
     return int.from_bytes(hashlib.blake2b("\x1f".join((str(seed), *parts)).encode(), digest_size=8).digest(), "big")
+
+
+def near_copies(items: list[Item]) -> list[Item]:
+    """Items whose first keys (or texts) are nearly the same words share one more key; for ``finish``."""
+    keys = [item.what.keys or ((item.what.text,) if isinstance(item.what, Row) else ()) for item in items]
+    different = list(dict.fromkeys(k[0] for k in keys))
+    further: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+    for one, other in near_duplicates(different).tolist():
+        for number in (one, other):
+            further[different[number]] += (f"nearly {one}",)
+    return [
+        item._replace(what=item.what._replace(keys=(*k, *further[k[0]]))) for item, k in zip(items, keys, strict=True)
+    ]
 
 
 # --- registering ------------------------------------------------------------------------------------------------------
@@ -403,8 +417,10 @@ def _asked(id: str, asked: Question, number: int, seed: int, choices: int, left:
         left["too few different answers"] += 1
         return
     if not choices:
-        for place, gold in ((asked.right, 1), (wrong[order[0]], 0)):
-            yield _Made(f"{id}-{place}", f"{asked.head}{asked.options[place]}{asked.tail}", gold, number)
+        pair = [(asked.right, 1), (wrong[order[0]], 0)]
+        # Not the option's own number: where the right one is always the first, that would be the class.
+        for n, (place, gold) in enumerate(pair[:: 1 - 2 * (drawn(question, "order") % 2)]):
+            yield _Made(f"{id}-{n}", f"{asked.head}{asked.options[place]}{asked.tail}", gold, number)
         return
     candidates = [asked.right, *(wrong[text] for text in order[: choices - 1])]
     # The right place is drawn anew: in some sets it is always the first, in others some places are favoured.

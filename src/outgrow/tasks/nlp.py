@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from outgrow.tasks.hub import CONVERTED, HubSet, Place, Record
-from outgrow.tasks.items import Left, Question, Row, from_hub
+from outgrow.tasks.items import Left, Question, Row, from_hub, near_copies
 
 __all__: list[str] = []
 """Importing this module registers the tasks."""
@@ -33,8 +33,10 @@ _BOOLQ = HubSet(
     _BOOLQ,
     classes=_NO_YES,
     rows=12_697,
+    finish=near_copies,
     about="Is the answer to a question on a passage of Wikipedia yes?",
-    traps="62 % are yes, so parts are balanced. 721 passages of the validation split are in training too.",
+    traps="62 % are yes, so parts are balanced. 721 passages of the validation split are in training too. "
+    "Passages that are nearly the same are a group.",
 )
 def _boolq(row: Record) -> Row:
     # The copy in SuperGLUE calls the column label, and puts the title before the passage.
@@ -95,6 +97,7 @@ def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
 @from_hub(
     _DREAM,
     choices=3,
+    finish=near_copies,
     about="Is this the right answer to a question on a dialogue?",
     traps="The dialogue is shown (a common loader leaves it out). Options that repeat the answer are not drawn.",
 )
@@ -123,6 +126,7 @@ _UNANSWERABLE = "not enough information"
 @from_hub(
     _QUAIL,
     choices=3,
+    finish=near_copies,
     about="Is this the right answer to a question on a text of about 340 words?",
     traps="'not enough information' is an option of every question and right for one type only: that type is left "
     "out and the option never shown. The adversarial split 'challenge' is not used.",
@@ -136,7 +140,7 @@ def _quail(row: Record) -> Question | Left:
         f"Question: {row.text('question')}\nAnswer: ",
         options,
         right,
-        (row.text("context_id"),),
+        (row.text("context"), f"text {row.text('context_id')}"),
         tail=f"\nText: {row.text('context')}",
         giveaway=_UNANSWERABLE,
         meta={"question_type": row.text("question_type")},

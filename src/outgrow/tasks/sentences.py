@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from outgrow.tasks.hub import CONVERTED, Files, HubSet, Place, Record
-from outgrow.tasks.items import Item, Left, Row, Versus, from_hub, same
+from outgrow.tasks.items import Item, Left, Row, Versus, from_hub, near_copies, same
 
 __all__: list[str] = []
 """Importing this module registers the tasks."""
@@ -164,8 +164,9 @@ _COLA = HubSet(
 @from_hub(
     _COLA,
     classes=("unacceptable", "acceptable"),
+    finish=near_copies,
     about="Is this sentence grammatical English?",
-    traps="70 % are acceptable, so parts are balanced.",
+    traps="70 % are acceptable, so parts are balanced. Sentences that differ in a word or two are a group.",
 )
 def _cola(row: Record) -> Row:
     return Row(row.text("sentence"), row.whole("label", 2))

@@ -1,8 +1,12 @@
 """Every kind of leak is planted and found, and data without it is passed."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from outgrow.cli import main
 from outgrow.data import Examples, Input, Split
 from outgrow.errors import UserError
 from outgrow.tasks.leaks import Finding, scan
@@ -169,3 +173,17 @@ def test_a_scan_is_the_same_every_time_and_needs_two_classes() -> None:
     assert scan(data) == scan(data)
     with pytest.raises(UserError, match="two classes"):
         scan(_examples(["a", "b"], [0, 0]))
+
+
+def test_the_command_prints_the_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{_words()},{i % 2}" for i in range(80)]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    with pytest.raises(SystemExit) as done:
+        main(["tasks", f"table(path='{tmp_path / 'mine.csv'}')", "--scan"])
+    printed = capsys.readouterr().out
+    assert not done.value.code
+    assert all(f.check in printed for f in scan(_pairs()) if "copies" in f.check)
+    assert re.search(r"^id +1\.000 +0\.500 +\[1\.000, 1\.000\] +FOUND", printed, re.MULTILINE)  # classes alternate
+    with pytest.raises(SystemExit) as done:
+        main(["tasks", "--scan"])
+    assert done.value.code == 2

@@ -225,10 +225,12 @@ def _surface(data: Examples) -> list[Finding]:
         )
     place = np.arange(len(data))
     by_id = np.argsort(np.argsort(data.ids))
-    last = [int(numbers[-1][-9:]) if (numbers := re.findall(r"\d+", name)) else -1 for name in data.ids.tolist()]
+    last = np.array(
+        [int(numbers[-1][-9:]) if (numbers := re.findall(r"\d+", name)) else -1 for name in data.ids.tolist()]
+    )
     orders = {
         "place in the pool": [place, place % 2, place % data.num_classes],
-        "id": [by_id, by_id % 2, by_id % data.num_classes, np.array(last)],
+        "id": [by_id, by_id % 2, by_id % data.num_classes, last, last % 2, last % data.num_classes],
     }
     about = {
         "place in the pool": "no model sees it; but first rows are no fair sample",

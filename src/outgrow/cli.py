@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from outgrow.config import Experiment
     from outgrow.runtime import Runtime
     from outgrow.store import Store
+    from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
 
@@ -55,12 +56,11 @@ class Machine:
     data_dir: str | None = None
     """Folder of public data sets, read in place of the hub (a folder for each set); $OUTGROW_DATA_DIR."""
     accept_license: tuple[str, ...] = ()
-    """Restricted models whose licences you accept, such as gemma-3-270m."""
+    """Restricted models and tasks whose licences you accept, such as gemma-3-270m."""
 
     def runtime(self) -> "Runtime":
         """The library's form of these."""
-        from outgrow.models.packaged import accepted_licenses
-        from outgrow.runtime import Runtime
+        from outgrow.runtime import Runtime, accepted_licenses
 
         # A task is identified before there is a runtime, and on other machines too: these go by the environment.
         if self.data_dir is not None:
@@ -267,36 +267,78 @@ def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-repo
 
 
 @app.command
-def tasks(name: str | None = None, /, *, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
-    """List the tasks, or show one: rows, classes, groups.
+def tasks(
+    name: str | None = None,
+    /,
+    *,
+    limit: int | None = None,
+    scan: Annotated[bool, Parameter(negative=())] = False,
+    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+) -> None:
+    """List the tasks and where each would come from here, or show one: rows, classes, groups, options.
 
     Args:
         name: a task with its options, such as "table(path='mine.csv')".
+        limit: load only so many rows, where the task has that option.
+        scan: look for leaks and for give-aways of the class.
     """
-    from outgrow.tasks import describe, tasks_table
+    from outgrow.tasks import TaskSpec, describe, limited, tasks_table, where_from
 
+    runtime = machine.runtime()
     if name is None:
+        if scan or limit is not None:
+            raise UserError("--scan and --limit need the name of a task")
         rows = [
             [
                 t["name"],
                 t["kind"],
-                ", ".join(t["classes"] or ["yours"]),
-                str(t["rows"] or "yours"),
+                str(len(t["classes"] or ())) if t["classes"] else "yours",
+                f"{t['rows']:,}" if t["rows"] else "?",
                 t["licence"],
-                t["about"],
+                t["source"],
+                where_from(t["name"], runtime),
             ]
             for t in tasks_table()
         ]
-        _print_rows(["task", "kind", "classes", "rows", "licence", "a row"], rows)
+        _print_rows(["task", "kind", "classes", "rows", "licence", "source", "from here"], rows)
         return
-    found = describe(name, machine.runtime())
-    print(f"{found['task']}: {found['about']}")
-    print(f"source: {found['source']}; licence: {found['licence']}")
-    balance = ", ".join(f"{label} {count}" for label, count in found["balance"].items())
-    print(f"{found['rows']} rows ({balance}; unknown {found['unknown']}), {found['groups']} groups, ")
-    print(f"largest group {found['largest_group']} rows; further columns: {', '.join(found['meta']) or 'none'}")
+    spec = TaskSpec.parse(name) if limit is None else limited(name, limit)
+    if scan:
+        _print_scan(spec, runtime)
+    else:
+        _print_task(describe(spec, runtime))
+
+
+def _print_task(found: dict[str, Any]) -> None:
+    balance = ", ".join(f"{label} {count:,}" for label, count in found["balance"].items())
+    unknown = f", without gold {found['unknown']:,}" if found["unknown"] else ""
+    rows = [
+        ["a row", f"{found['about']} ({found['form']})"],
+        ["rows", f"{found['rows']:,} ({balance}{unknown})"],
+        ["groups", f"{found['groups']:,}, the largest with {found['largest_group']:,} rows"],
+        ["further columns", ", ".join(found["meta"]) or "none"],
+        ["traps handled", found["traps"] or "none known"],
+        ["source", found["source"]],
+        ["licence", found["licence"] + (f": {found['restricted']}" if found["restricted"] else "")],
+        *([f"option {k}", f"{v!r}: {found['meanings'].get(k, '')}".strip(": ")] for k, v in found["options"].items()),
+    ]
+    _print_rows([found["task"], ""], rows)
     for example in found["examples"]:
         print(f"\n[{example['id']}] {example['class']}\n{example['text']}")
+
+
+def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
+    from outgrow.tasks import load
+    from outgrow.tasks.leaks import scan as scan_task
+
+    findings = scan_task(load(spec, runtime))
+    rows = []
+    for f in findings:
+        numbers = ["", "", ""]
+        if f.figure is not None:
+            numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
+        rows.append([f.check, *numbers, f.verdict, f.about])
+    _print_rows(["check", "figure", "chance", "95 %", "verdict", "what the figure is"], rows)
 
 
 @app.command

@@ -8,7 +8,7 @@ import pytest
 
 from outgrow.data import Examples, Ints
 from outgrow.runtime import Runtime
-from outgrow.tasks import Sizes, TaskSpec, load, split_examples
+from outgrow.tasks import Sizes, TaskSpec, load, split_examples, tasks_table
 
 FOLDER = Path(os.environ.get("OUTGROW_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = [
@@ -63,6 +63,8 @@ def test_a_real_set_is_read_whole_and_splits_by_group(name: str) -> None:
     data = _load(name)
     gold = _check_whole(data)
     assert len(data) == rows
+    (stated,) = (t["rows"] for t in tasks_table() if t["name"] == name)
+    assert stated in (None, rows)
     assert gold.mean() == pytest.approx(share, abs=0.01)
     split = split_examples(data, Sizes(), seed=0)
     groups = [set(data.take(split.ids(parts)).groups.tolist()) for parts in (("A", "A_val"), ("B", "B_val"), ("T",))]

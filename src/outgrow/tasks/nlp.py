@@ -62,7 +62,6 @@ _MULTIRC = HubSet(
 
 @from_hub(
     _MULTIRC,
-    rows=23_916,
     per_question=True,
     about="Is this a right answer to a question on a passage? Several answers of a question may be right.",
     traps="As many right as wrong answers of each question are kept; 57 questions have only one kind.",
@@ -96,6 +95,7 @@ def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
 
 @from_hub(
     _DREAM,
+    rows=20_394,
     choices=3,
     finish=near_copies,
     about="Is this the right answer to a question on a dialogue?",
@@ -250,6 +250,7 @@ _PIQA = HubSet(
 
 @from_hub(
     _PIQA,
+    rows=35_884,
     choices=2,
     about="Does this reach the goal in the physical world?",
     traps="Rows of one goal are a group; 146 goals of the validation split are in training too.",
@@ -276,6 +277,7 @@ _MC_TACO = HubSet(
 
 @from_hub(
     _MC_TACO,
+    rows=6_170,
     per_question=True,
     about="Is this a right answer to a question on time: how long, how often, when, in which order?",
     traps="There is no training split: the larger one, called test, serves as one. As many right as wrong answers of "
@@ -305,6 +307,7 @@ _OPENBOOKQA = HubSet(
 
 @from_hub(
     _OPENBOOKQA,
+    rows=11_790,
     choices=4,
     about="Is this the right answer to a question of elementary science?",
     traps="Right and wrong answers are both shown as texts (common loaders show the letter for the right one). "
@@ -338,7 +341,6 @@ _QUARTZ = HubSet(
 
 @from_hub(
     _QUARTZ,
-    rows=7_728,
     choices=2,
     about="Is this the right answer to a question on a qualitative relation (the faster, the more ...)?",
     traps="Annotations that tell the answer are never read; questions on one sentence, flipped twins among them, are "

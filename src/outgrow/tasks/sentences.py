@@ -75,6 +75,7 @@ def _justice(row: Record) -> Row:
 
 @from_hub(
     _ethics("deontology", 18_164, 3_596, 3_536, ("label", "scenario", "excuse")),
+    rows=21_758,
     classes=("unreasonable", "reasonable"),
     hard_test=True,
     about="Is this a good excuse from a duty, or part of the duties of a role?",
@@ -88,6 +89,7 @@ def _deontology(row: Record) -> Row:
 
 @from_hub(
     _ethics("virtue", 28_245, 4_975, 4_780, ("label", "scenario"), optional=("trait",)),
+    rows=32_978,
     classes=("no", "yes"),
     hard_test=True,
     about="Does the person in the scenario show this trait of character?",
@@ -114,6 +116,7 @@ def _virtue(row: Record) -> Row:
         ("baseline", "less_pleasant|activity"),
         headerless=("baseline", "less_pleasant"),
     ),
+    rows=18_381,
     classes=("second", "first"),
     choices=2,
     hard_test=True,
@@ -163,6 +166,7 @@ _COLA = HubSet(
 
 @from_hub(
     _COLA,
+    rows=9_569,
     classes=("unacceptable", "acceptable"),
     finish=near_copies,
     about="Is this sentence grammatical English?",
@@ -211,6 +215,7 @@ _WIC = HubSet(
 
 @from_hub(
     _WIC,
+    rows=6_066,
     classes=("different", "same"),
     about="Does a word have the same sense in two sentences?",
     traps="Rows that share a sentence, directly or through others, are a group; 98 of the 638 validation rows share "
@@ -334,7 +339,6 @@ _AMAZON = HubSet(
 
 @from_hub(
     _AMAZON,
-    rows=100_000,
     classes=("negative", "positive"),
     sampled=lambda row: row.text("content"),
     limit=100_000,

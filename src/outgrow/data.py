@@ -16,6 +16,7 @@ import numpy.typing as npt
 from outgrow.errors import UserError
 
 __all__ = [
+    "Answers",
     "Examples",
     "Features",
     "Floats",
@@ -230,6 +231,39 @@ class Labels:
         probs = np.stack([table[f"p{c}"].to_numpy() for c in range(num_classes)], axis=1)
         source = (table.schema.metadata or {}).get(b"source", b"").decode()
         return cls(ids=_text(table["id"].to_pylist()), probs=probs, source=source)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """One written answer per example, whoever wrote it: what :class:`Labels` are where there are no classes."""
+
+    ids: Ids
+    texts: tuple[str, ...]
+    """(n,)."""
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.ids):
+            raise ValueError(f"{len(self.texts)} answers for {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, ids: Ids) -> Self:
+        """The rows with these ids, in their order."""
+        rows = positions(ids, self.ids)
+        return replace(self, ids=self.ids[rows], texts=tuple(self.texts[r] for r in rows))
+
+    def save(self, folder: Path) -> None:
+        """Write ``answers.json``."""
+        record = {"source": self.source, "ids": self.ids.tolist(), "texts": self.texts}
+        (folder / "answers.json").write_text(json.dumps(record), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        record = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+        return cls(ids=_text(record["ids"]), texts=tuple(record["texts"]), source=record["source"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,8 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outgrow import runner, steps
-from outgrow.config import OWN_LABELS, Experiment, Grid
+from outgrow import answers, runner, steps
+from outgrow.config import Experiment, Grid
 from outgrow.errors import UserError
 from outgrow.graph import Step
 from outgrow.losses import Xent
@@ -22,6 +22,7 @@ from outgrow.spelling import read_call
 from outgrow.store import Store
 from outgrow.strategies import (
     CONTROLS,
+    FOR_ANSWERS,
     Engine,
     Setup,
     canonical_strategy,
@@ -29,8 +30,10 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
+from outgrow.supervisors import SUPERVISORS, Model, Source, Supervisor, canonical_supervisor, parse_supervisor
 from outgrow.tables import table_of
 from outgrow.tasks import Sizes, TaskSpec
+from outgrow.train.settings import Generate
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,10 +56,12 @@ __all__ = [
 _KINDS = (
     "outgrow.data:Examples",
     "outgrow.data:Labels",
+    "outgrow.data:Answers",
     "outgrow.data:Features",
     "outgrow.data:Split",
     "outgrow.models.probe:FittedProbe",
     "outgrow.train.fitted:FinetunedModel",
+    "outgrow.train.generate:GenerativeModel",
 )
 _TRANSFER = ("B", "B_val")
 
@@ -79,7 +84,12 @@ def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[E
     return [
         Experiment(task=task, weak=weak, strong=strong, strategy=s, train=train, **rest)
         for task, train, s, (weak, strong) in product(grid.task, grid.train, strategies, pairs(grid, accepted))
+        if s in grid.strategy or _has_control(train, s)
     ]
+
+
+def _has_control(train: str, control: str) -> bool:
+    return not isinstance(parse_trainer(train), Generate) or isinstance(parse_strategy(control), FOR_ANSWERS)
 
 
 def grid_of(experiment: Experiment) -> Grid:
@@ -107,11 +117,13 @@ def wire(experiment: Experiment) -> Step:
     texts = Step(steps.texts, pool=pool)
     trainer = parse_trainer(experiment.train)
     student = Engine(model=_model(experiment.strong), trainer=trainer, texts=texts)
-    supervisor = None
-    if experiment.weak != OWN_LABELS:
-        supervisor = Engine(
-            model=_model(experiment.weak), trainer=parse_trainer(experiment.weak_train or experiment.train), texts=texts
-        )
+    supervisor = parse_supervisor(experiment.weak)
+    if supervisor is None:
+        weak_trainer = parse_trainer(experiment.weak_train or experiment.train)
+        supervisor = Model(engine=Engine(model=_model(experiment.weak), trainer=weak_trainer, texts=texts))
+        _check_reads(_model(experiment.weak), _task(experiment.task))
+    _check_reads(student.model, _task(experiment.task))
+    _check_answers(experiment, supervisor)
     sizes = Sizes(
         supervisor=experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
@@ -121,44 +133,73 @@ def wire(experiment: Experiment) -> Step:
     )
     seeds = [_wire_seed(experiment, pool, sizes, supervisor, student, seed) for seed in experiment.seeds]
     truth, weak, students, ceilings = zip(*seeds, strict=True)
-    target = Step(
-        steps.compare,
-        texts=texts,
-        truth=truth,
-        weak=weak,
-        student=students,
-        ceiling=ceilings if experiment.ceiling else (),
-        seeds=experiment.seeds,
-    )
+    given = {"truth": truth, "weak": weak, "student": students, "ceiling": ceilings if experiment.ceiling else ()}
+    if isinstance(trainer, Generate):
+        target = Step(answers.compare, pool=pool, seeds=experiment.seeds, **given)
+    else:
+        target = Step(steps.compare, texts=texts, seeds=experiment.seeds, **given)
     target.note = {"experiment": asdict(experiment)}
     return target
 
 
+def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
+    shown = "image" if task.kind == "image" else "text"
+    if model.reads not in (None, shown):
+        raise UserError(f"the task {task.name} is of {shown}s, and {model} reads {model.reads}s; take one that fits")
+
+
+def _check_answers(experiment: Experiment, supervisor: Supervisor) -> None:
+    """Written answers go with a task that has them, with ``generate`` throughout, and with what needs no classes."""
+    written = _task(experiment.task).options.get("form") == "move"
+    trainers = {t: parse_trainer(t) for t in (experiment.train, experiment.weak_train or experiment.train)}
+    for spelled, trainer in trainers.items():
+        if isinstance(trainer, Generate) and not written:
+            raise UserError(
+                f"generate writes answers, and the task {experiment.task} has classes; "
+                "take chess-puzzles(form='move'), or train with probe or finetune"
+            )
+        if written and not isinstance(trainer, Generate):
+            raise UserError(
+                f"the answers of {experiment.task} are texts to write, which {spelled} cannot; train with generate, or "
+                "take form='choice'"
+            )
+    if not written:
+        return
+    name = experiment.strategy
+    if not isinstance(parse_strategy(name), FOR_ANSWERS):
+        raise UserError(
+            f"the strategy {name} needs class probabilities, and generate writes answers; take naive or shuffled"
+        )
+    if not isinstance(supervisor, Model):
+        raise UserError(f"the supervisor {experiment.weak} gives class probabilities; answers are written by a model")
+
+
 def _wire_seed(
-    experiment: Experiment, pool: Step, sizes: Sizes, supervisor: Engine | None, student: Engine, seed: int
+    experiment: Experiment, pool: Step, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int
 ) -> tuple[Step, Step, Step, Step | None]:
     """Truth on T, and the predictions of supervisor, student and ceiling, for one seed."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
-    if supervisor is None:
-        weak = Step(steps.weak_column, pool=pool, split=split, parts=(*_TRANSFER, "T"))
-    else:
-        own = Step(steps.gold, pool=pool, split=split, parts=("A", "A_val"))
-        weak = supervisor.predict(supervisor.fit(own, split, "A", Xent(), seed), split, (*_TRANSFER, "T"))
-    predicted = parse_strategy(experiment.strategy)(Setup(split=split, weak=weak, student=student, seed=seed))
+    weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
+    bought = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
+    setup = Setup(split=split, weak=weak, student=student, seed=seed, bought=bought)
+    predicted = parse_strategy(experiment.strategy)(setup)
     ceiling = None
     if experiment.ceiling:  # as its student in all but the labels (design law 4)
-        transfer_gold = Step(steps.gold, pool=pool, split=split, parts=_TRANSFER)
+        transfer_gold = student.gold(pool, split, _TRANSFER)
         ceiling = student.predict(student.fit(transfer_gold, split, "B", Xent(), seed), split, ("T",))
-    return Step(steps.gold, pool=pool, split=split, parts=("T",)), weak, predicted, ceiling
+    return student.gold(pool, split, ("T",)), weak, predicted, ceiling
 
 
 def _canonical(experiment: Experiment) -> Experiment:
     """Equal meaning, equal spelling."""
     train = canonical_trainer(experiment.train)
     weak_train = canonical_trainer(experiment.weak_train) if experiment.weak_train else train
+    supervisor = parse_supervisor(experiment.weak)
     return replace(
         experiment,
         task=str(_task(experiment.task)),
+        weak=canonical_supervisor(supervisor) if supervisor else str(_model(experiment.weak, tuple(SUPERVISORS))),
+        strong=str(_model(experiment.strong)),
         strategy=canonical_strategy(experiment.strategy),
         train=train,
         weak_train=None if weak_train == train else weak_train,
@@ -171,15 +212,15 @@ def _task(text: str) -> TaskSpec:
     return _known_task(text, _stamp(path)) if isinstance(path, str) else TaskSpec.parse(text)
 
 
-def _model(text: str) -> ModelSpec:
-    return _known_model(text, _stamp(text) if not text.startswith("hf:") and "/" in text else ())
+def _model(text: str, instead: tuple[str, ...] = ()) -> ModelSpec:
+    return _known_model(text, instead, _stamp(text) if not text.startswith("hf:") and "/" in text else ())
 
 
 def _stamp(path: str) -> tuple[Any, ...]:
     """Changes when files do, at the price of a look: contents are read and hashed only when it does."""
     place = Path(path).expanduser()
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
-    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
 
 
 @functools.cache
@@ -188,8 +229,8 @@ def _known_task(text: str, stamp: tuple[Any, ...]) -> TaskSpec:
 
 
 @functools.cache
-def _known_model(text: str, stamp: tuple[Any, ...]) -> ModelSpec:
-    return ModelSpec.parse(text)
+def _known_model(text: str, instead: tuple[str, ...], stamp: tuple[Any, ...]) -> ModelSpec:
+    return ModelSpec.parse(text, instead)
 
 
 def open_store(root: str | None = None) -> Store:

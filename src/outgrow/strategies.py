@@ -4,21 +4,25 @@ A strategy is a frozen dataclass that maps a :class:`Setup` to the step whose re
 Register another with :func:`strategy`; its name and fields are then spelled the same in Python, YAML and CLI.
 """
 
+from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from outgrow import steps
+from outgrow import answers, relabel, steps
 from outgrow.errors import UserError
 from outgrow.graph import Step
+from outgrow.labels import TRANSFORMS, Harden, Transform
 from outgrow.losses import LOSSES, LogConf, Loss, Xent
 from outgrow.models.settings import Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.spelling import parse, spell
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import Finetune, Generate
 
 __all__ = [
     "CONTROLS",
+    "FOR_ANSWERS",
+    "NESTED",
     "STRATEGIES",
     "TRAINERS",
     "Clusters",
@@ -33,38 +37,72 @@ __all__ = [
     "strategy",
 ]
 
-TRAINERS: dict[str, type[Any]] = {"probe": Probe, "finetune": Finetune}
+TRAINERS: dict[str, type[Any]] = {"probe": Probe, "finetune": Finetune, "generate": Generate}
 """How a model is trained, by the name that spells it."""
+
+NESTED = ChainMap(LOSSES, TRANSFORMS)
+"""What may stand inside a strategy's spelling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A model and how it is trained: the same two calls whether it is probed or finetuned."""
+    """A model and how it is trained: the same two calls whether it is probed, finetuned or writes its answers."""
 
     model: ModelSpec
-    trainer: Probe | Finetune
+    trainer: Probe | Finetune | Generate
     texts: Step
     """The task's pool of texts, without gold."""
 
     def __post_init__(self) -> None:
-        if self.model.is_static and isinstance(self.trainer, Finetune):
-            raise UserError(f"{self.model} is a table of word vectors and cannot be finetuned; train it with probe")
+        if self.model.is_static and not isinstance(self.trainer, Probe):
+            raise UserError(f"{self.model} has frozen features only and cannot be finetuned; train it with probe")
 
     def features(self) -> Step:
         """Frozen features of all texts."""
         assert isinstance(self.trainer, Probe)
-        cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors have no length to cut to
+        cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors and images have no length to cut
         return Step(steps.embed, model=self.model, texts=self.texts, max_tokens=cut)
 
+    def frozen(self) -> tuple[Step, str]:
+        """Features of the model as it is before any training, and the view of them that it is probed on.
+
+        Of a student to be finetuned they are those that a probe of it would take.
+        """
+        if isinstance(self.trainer, Probe):
+            return self.features(), self.trainer.view
+        if isinstance(self.trainer, Generate):
+            raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
+        probed = Probe(max_tokens=self.trainer.max_tokens)
+        return Engine(model=self.model, trainer=probed, texts=self.texts).features(), probed.view
+
     def fit(self, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
-        """Train on the labels of ``part``, early-stopped on those of ``part_val``."""
+        """Train on the labels of ``part``, early-stopped on those of ``part_val``.
+
+        Raises:
+            UserError: for answers to write with any loss but cross-entropy, which is the language model's own.
+        """
+        if isinstance(self.trainer, Generate):
+            if loss != Xent():
+                raise UserError(
+                    f"generate learns written answers by the language-model loss; {type(loss).__name__} needs class "
+                    "probabilities, so take the strategy naive, or another trainer"
+                )
+            given = {"answers": labels, "split": split, "part": part, "settings": self.trainer, "seed": seed}
+            return Step(answers.finetune_lm, model=self.model, texts=self.texts, **given)
         shared = {"labels": labels, "split": split, "part": part, "loss": loss, "seed": seed}
         if isinstance(self.trainer, Probe):
             return Step(steps.fit_probe, features=self.features(), probe=self.trainer, **shared)
         return Step(steps.finetune, model=self.model, texts=self.texts, settings=self.trainer, **shared)
 
+    def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
+        """The truth on some parts, as this trainer takes it: classes, or written answers."""
+        kind = answers.gold_answers if isinstance(self.trainer, Generate) else steps.gold
+        return Step(kind, pool=pool, split=split, parts=parts)
+
     def predict(self, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """Class probabilities of a trained model on some parts."""
+        """Class probabilities, or written answers, of a trained model on some parts."""
+        if isinstance(self.trainer, Generate):
+            return Step(answers.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
         if isinstance(self.trainer, Probe):
             return Step(steps.predict_probe, fitted=fitted, features=self.features(), split=split, parts=parts)
         return Step(
@@ -81,10 +119,39 @@ class Setup:
     """The supervisor's labels on B, B_val and T."""
     student: Engine
     seed: int
+    bought: Step | None = None
+    """Gold of B, for a transform that says in its name that it buys some; nothing else may use it."""
 
     def fit(self, labels: Step, loss: Loss) -> Step:
         """Train the student on the labels of B."""
         return self.student.fit(labels, self.split, "B", loss, self.seed)
+
+    def transformed(self, *transforms: Transform) -> "Setup":
+        """The same with weak labels of B and B_val that went through the transforms in turn, and the rows still left.
+
+        Raises:
+            UserError: for a transform that cannot be where it is.
+        """
+        split, weak = self.split, self.weak
+        if transforms and isinstance(self.student.trainer, Generate):
+            raise UserError(f"{type(transforms[0]).__name__} changes class probabilities, and generate writes answers")
+        for place, transform in enumerate(transforms):
+            name = type(transform).__name__
+            if transform.soft and any(isinstance(t, Harden) for t in transforms[:place]):
+                raise UserError(f"{name} needs soft labels and Harden before it makes them certain; put Harden last")
+            uses: dict[str, Any] = {}
+            if "features" in transform.needs:
+                uses["features"], uses["view"] = self.student.frozen()
+            if "seed" in transform.needs:
+                uses["seed"] = self.seed
+            if "gold" in transform.needs:
+                if self.bought is None:
+                    raise UserError(f"{name} buys gold of B and this setup has none to sell")
+                uses["gold"] = self.bought
+            weak = Step(relabel.relabel, labels=weak, split=split, transform=transform, **uses)
+            if transform.drops:
+                split = Step(relabel.keep, split=split, labels=weak)
+        return replace(self, split=split, weak=weak)
 
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
         """The student's class probabilities."""
@@ -119,19 +186,28 @@ def strategy(name: str) -> Callable[[T], T]:
 @strategy("naive")
 @dataclass(frozen=True, kw_only=True)
 class Naive:
-    """Train the student on the weak labels as they are (Burns et al. 2023, section 3)."""
+    """Train the student on the weak labels, as they are or transformed (Burns et al. 2023, section 3)."""
 
+    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 3"
+    cost: ClassVar[str] = "one training"
+
+    transforms: tuple[Transform, ...] = ()
+    """What is done to the weak labels of B and B_val first, in this order."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        return setup.predict(setup.fit(setup.weak, self.loss))
+        used = setup.transformed(*self.transforms)
+        return used.predict(used.fit(used.weak, self.loss))
 
 
 @strategy("confidence")
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
     """Train with the auxiliary confidence loss (Burns et al. 2023, section 4.3.2)."""
+
+    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2"
+    cost: ClassVar[str] = "one training; finetuned in microbatches, one more forward pass"
 
     loss: LogConf = field(default_factory=LogConf)
 
@@ -145,10 +221,16 @@ class Confidence:
 class Shuffled:
     """Control: train on the weak labels dealt to the wrong rows. Better than chance means that something leaks."""
 
+    source: ClassVar[str] = "control"
+    cost: ClassVar[str] = "one training"
+
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        labels = Step(steps.shuffle, labels=setup.weak, seed=setup.seed)
-        return setup.predict(setup.fit(labels, Xent()))
+        if isinstance(setup.student.trainer, Generate):
+            dealt = Step(answers.shuffle_answers, answers=setup.weak, seed=setup.seed)
+        else:
+            dealt = Step(steps.shuffle, labels=setup.weak, seed=setup.seed)
+        return setup.predict(setup.fit(dealt, Xent()))
 
 
 @strategy("clusters")
@@ -156,12 +238,12 @@ class Shuffled:
 class Clusters:
     """Control without labels: k-means on the student's features, clusters named by the weak majority."""
 
+    source: ClassVar[str] = "control"
+    cost: ClassVar[str] = "k-means"
+
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        trainer = setup.student.trainer
-        view = trainer.view if isinstance(trainer, Probe) else Probe().view
-        probed = trainer if isinstance(trainer, Probe) else Probe(max_tokens=trainer.max_tokens)
-        features = Engine(model=setup.student.model, trainer=probed, texts=setup.student.texts).features()
+        features, view = setup.student.frozen()
         return Step(steps.cluster, features=features, labels=setup.weak, split=setup.split, view=view, seed=setup.seed)
 
 
@@ -169,21 +251,25 @@ CONTROLS = ("shuffled", "clusters")
 """Run beside every pair; with the majority class they say what a student must beat."""
 
 
+FOR_ANSWERS = (Naive, Shuffled)
+"""Strategies that do as well with written answers; all others need class probabilities."""
+
+
 def parse_strategy(text: str) -> Strategy:
     """The strategy that ``text`` spells, such as ``confidence(loss=LogConf(alpha=0.75))``."""
-    made: Strategy = parse(text, STRATEGIES, "strategy", LOSSES)
+    made: Strategy = parse(text, STRATEGIES, "strategy", NESTED)
     return made
 
 
-def parse_trainer(text: str) -> Probe | Finetune:
+def parse_trainer(text: str) -> Probe | Finetune | Generate:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
-    made: Probe | Finetune = parse(text, TRAINERS, "trainer")
+    made: Probe | Finetune | Generate = parse(text, TRAINERS, "trainer")
     return made
 
 
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
-    return spell(parse_strategy(text), STRATEGIES, LOSSES)
+    return spell(parse_strategy(text), STRATEGIES, NESTED)
 
 
 def canonical_trainer(text: str) -> str:

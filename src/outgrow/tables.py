@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from outgrow.data import Labels
+from outgrow.data import Answers, Labels
 from outgrow.store import Record, Store
 from outgrow.strategies import CONTROLS
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["predictions", "table_of"]
 
 _ROLES = ("weak", "student", "ceiling")
-_SCORES = ("accuracy", "auroc", "xent", "brier", "ece")
+_SCORES = ("accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
@@ -21,7 +21,7 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
-    ``brier``, ``ece``); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
+    ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
     ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
     (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
@@ -65,7 +65,8 @@ def _spread(name: str, value: list[float | None] | None) -> dict[str, float | No
 
 def predictions(store: Store, key: str) -> "pl.DataFrame":
     """Every test example of one experiment, for each seed and role: ``seed``, ``role``, ``id``, ``gold``,
-    ``predicted`` (class numbers) and the probabilities ``p0``, ``p1`` ...
+    ``predicted`` (class numbers) and the probabilities ``p0``, ``p1`` ...; of written answers ``gold`` and
+    ``predicted`` are texts, and there are no probabilities.
 
     Raises:
         UserError: if no experiment, or more than one, has a key that starts with ``key``.
@@ -76,14 +77,15 @@ def predictions(store: Store, key: str) -> "pl.DataFrame":
     args: Mapping[str, Any] = record["args"]
     frames = []
     for i, seed in enumerate(args["seeds"]):
-        truth: Labels = store.read_key(args["truth"][i]["$step"])
+        truth: Labels | Answers = store.read_key(args["truth"][i]["$step"])
         for role in (r for r in _ROLES if args[r]):
             labels = store.read_key(args[role][i]["$step"]).take(truth.ids)
-            columns = {f"p{c}": labels.probs[:, c] for c in range(labels.probs.shape[1])}
-            known = {"id": truth.ids.tolist(), "gold": truth.hard, "predicted": labels.hard}
+            if isinstance(truth, Answers):
+                columns = {"id": truth.ids.tolist(), "gold": truth.texts, "predicted": labels.texts}
+            else:
+                columns = {"id": truth.ids.tolist(), "gold": truth.hard, "predicted": labels.hard}
+                columns |= {f"p{c}": labels.probs[:, c] for c in range(labels.probs.shape[1])}
             frames.append(
-                pl.DataFrame({**known, **columns}).select(
-                    pl.lit(seed).alias("seed"), pl.lit(role).alias("role"), pl.all()
-                )
+                pl.DataFrame(columns).select(pl.lit(seed).alias("seed"), pl.lit(role).alias("role"), pl.all())
             )
     return pl.concat(frames)

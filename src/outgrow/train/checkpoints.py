@@ -1,5 +1,6 @@
 """The checkpoint of a training run: one file, replaced as a whole, read without running anything in it."""
 
+import hashlib
 import logging
 import os
 import pickle
@@ -7,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from outgrow.models.transformer import Classifier
 from outgrow.train.fitted import put, taken
 
-__all__ = ["SECONDS", "Best", "Position", "read", "write"]
+__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "write"]
 
 SECONDS = 120.0
 """Least time between two checkpoints; a kill loses at most this much work."""
@@ -42,7 +43,19 @@ class Position:
     best: Best | None = None
 
 
-def write(folder: Path, identity: str, model: Classifier, optimizer: torch.optim.Optimizer, position: Position) -> None:
+def identity_of(model: nn.Module, *parts: object) -> str:
+    """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().contiguous().numpy().data)
+    for part in parts:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return digest.hexdigest()
+
+
+def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -56,7 +69,7 @@ def write(folder: Path, identity: str, model: Classifier, optimizer: torch.optim
     beside.replace(folder / _NAME)
 
 
-def read(folder: Path, identity: str, model: Classifier, optimizer: torch.optim.Optimizer) -> Position:
+def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Put the checkpoint's weights and optimizer state in place and say where it stands.
 
     Without a checkpoint, or with one that is damaged or of another run, training starts anew; the log says why.

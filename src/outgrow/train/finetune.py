@@ -1,6 +1,5 @@
 """Finetuning of any transformer on soft labels: the loop, checks on validation labels, and resume."""
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def finetune(
         put(model, start.state)
     tokenizer = load_tokenizer(folder)
     rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
-    identity = _identity(model, rows, targets, val_rows, val_targets, loss, settings, seed)
+    identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed)
     if runtime.gradient_checkpointing:
         recompute_layers(model.body)
     model.to(runtime.torch_device())
@@ -146,15 +145,3 @@ def _check(run: _Run, position: Position, runtime: Runtime) -> None:
         best is None or (agreement, -cross_entropy) > (best.agreement, -best.cross_entropy)
     ):
         position.best = Best(agreement=agreement, cross_entropy=cross_entropy, state=taken(run.model))
-
-
-def _identity(model: Classifier, *parts: object) -> str:
-    """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().contiguous().numpy().data)
-    for part in parts:
-        digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Whole experiments on tiny models: no gold of B reaches a student, ceilings match, and nothing is run twice."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from outgrow.runner import StepsFailed
 from outgrow.runtime import Runtime
 from outgrow.store import Store
 from outgrow.strategies import CONTROLS, STRATEGIES
+from outgrow.supervisors import KINDS, SIMULATED, SUPERVISORS, rate
 from outgrow.tables import predictions, table_of
 
 CPU = Runtime(device="cpu", offline=True)
@@ -52,9 +53,21 @@ def everything_behind(target: Step) -> list[Step]:
     return in_order([target])
 
 
-def paths_to_load(target: Step) -> Iterator[tuple[str, ...]]:
+def behind_but_not_beyond(target: Step, boundary: Step) -> list[Step]:
+    """The steps behind ``target`` that are reached without passing through ``boundary``."""
+    seen: dict[str, Step] = {}
+    waiting = [target]
+    while waiting:
+        here = waiting.pop()
+        if here.key not in seen and here.key != boundary.key:
+            seen[here.key] = here
+            waiting.extend(here.inputs)
+    return list(seen.values())
+
+
+def paths_to_load(steps_behind: Iterable[Step]) -> Iterator[tuple[str, ...]]:
     """The last step before ``load`` on every way down (each edge once)."""
-    for below in everything_behind(target):
+    for below in steps_behind:
         for needed in below.inputs:
             if needed.fn is steps.load:
                 yield (below.function.name, *below.args.get("parts", ()))
@@ -70,7 +83,7 @@ def test_behind_a_student_there_is_no_gold_but_the_supervisors(make: MakeExperim
     for made in (*target.args["student"], *target.args["weak"]):
         behind = everything_behind(made)
         assert {p for s in behind if s.fn is steps.gold for p in s.args["parts"]} == {"A", "A_val"}
-        assert set(paths_to_load(made)) == {("texts",), ("split",), ("gold", "A", "A_val")}
+        assert set(paths_to_load(behind)) == {("texts",), ("split",), ("gold", "A", "A_val")}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -78,13 +91,47 @@ def test_with_own_labels_there_is_no_gold_behind_a_student_at_all(tmp_path: Path
     table = write_table(tmp_path)
     target = wire(own(table, model, strategy=strategy))
     for made in (*target.args["student"], *target.args["weak"]):
-        assert {name for name, *_ in paths_to_load(made)} <= {"texts", "split", "weak_column"}
+        assert {name for name, *_ in paths_to_load(everything_behind(made))} <= {"texts", "split", "weak_column"}
+
+
+NOT_MODELS = ("labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
+              "errors(kind='class', of_class=0)", "errors(kind='simulatable', share=0.5)")  # fmt: skip
+
+
+def test_every_supervisor_is_walked() -> None:
+    assert {text.partition("(")[0] for text in NOT_MODELS} == set(SUPERVISORS)
+
+
+@pytest.mark.parametrize("train", [PROBE, FINETUNE])
+@pytest.mark.parametrize("weak", [None, *NOT_MODELS])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_but_its_supervisor_tells_a_student_the_truth(
+    make: MakeExperiment, strategy: str, weak: str | None, train: str
+) -> None:
+    """Gold flows into a supervisor; what it flows on in are its labels, and there is no way around them."""
+    target = wire(make(strategy=strategy, train=train, **({"weak": weak} if weak else {})))
+    for student, labels in zip(target.args["student"], target.args["weak"], strict=True):
+        assert set(paths_to_load(behind_but_not_beyond(student, labels))) <= {("texts",), ("split",)}
+
+
+@pytest.mark.parametrize("weak", NOT_MODELS)
+def test_gold_of_b_and_t_flows_into_simulated_supervisors_and_into_no_other_step(
+    make: MakeExperiment, weak: str
+) -> None:
+    for labels in wire(make(weak=weak)).args["weak"]:
+        own = {("texts",), ("split",), ("gold", "A", "A_val")}
+        assert set(paths_to_load(everything_behind(labels))) <= own | {(labels.function.name, "B", "B_val", "T")}
+        assert labels.fn in (*SIMULATED, rate, steps.weak_column)
+        inside = {s.key for s in everything_behind(labels)} - {labels.key}
+        assert not any(s.fn in SIMULATED for s in everything_behind(labels) if s.key in inside)
 
 
 def test_the_walk_sees_a_leak(make: MakeExperiment) -> None:
     """The ceiling is a student with a leak: the same walk finds B's gold behind it."""
-    ceiling = wire(make()).args["ceiling"][0]
-    assert ("gold", "B", "B_val") in set(paths_to_load(ceiling))
+    target = wire(make())
+    (ceiling, _), (labels, _) = target.args["ceiling"], target.args["weak"]
+    assert ("gold", "B", "B_val") in set(paths_to_load(everything_behind(ceiling)))
+    assert ("gold", "B", "B_val") in set(paths_to_load(behind_but_not_beyond(ceiling, labels)))
 
 
 @step(version=1)

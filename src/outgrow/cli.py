@@ -362,24 +362,14 @@ def models() -> None:
 
 @app.command
 def methods() -> None:
-    """List the strategies, losses and trainers with their options and sources."""
-    from outgrow.losses import LOSSES
-    from outgrow.strategies import STRATEGIES, TRAINERS
+    """List strategies, losses, transforms of labels, trainers, and supervisors that are no models: options, sources."""
+    from itertools import groupby
 
-    for kind, registry in (("strategies", STRATEGIES), ("losses", LOSSES), ("trainers", TRAINERS)):
-        rows = [[repr_of(name, cls), (cls.__doc__ or "").strip().partition("\n")[0]] for name, cls in registry.items()]
-        _print_rows([kind, "what it does"], rows)
+    from outgrow.methods import listing
 
-
-def repr_of(name: str, cls: type[Any]) -> str:
-    """The spelling of a registered value with all its options."""
-    from dataclasses import fields
-
-    from outgrow.losses import LOSSES
-    from outgrow.spelling import spell_call
-
-    value = cls()
-    return spell_call(name, {f.name: getattr(value, f.name) for f in fields(cls)}, LOSSES)
+    for kind, listed in groupby(listing(), lambda method: method.kind):
+        rows = [[m.spelling, m.about, m.source, m.cost] for m in listed]
+        _print_rows([kind, "what it does", "source", "cost"], rows)
 
 
 # --- housekeeping -----------------------------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ from dataclasses import dataclass
 
 from outgrow.errors import UserError
 
-__all__ = ["OWN_LABELS", "Experiment", "Grid"]
-
-OWN_LABELS = "labels"
-"""Written for the supervisor where the weak labels are a column of the user's table."""
+__all__ = ["Experiment", "Grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +14,8 @@ class Experiment:
     task: str = "sentiment-movies"
     """Name of a task, with options: ``table(path='mine.csv', weak='guess')``."""
     weak: str = "glove"
-    """The supervisor's model; ``labels`` takes the weak labels of the user's own table."""
+    """The supervisor: a model, or ``labels`` (the user's own), ``rater(...)``, ``errors(...)``; see ``outgrow
+    methods``."""
     strong: str = "minilm-l6"
     """The model of student and ceiling."""
     strategy: str = "naive"
@@ -57,7 +55,7 @@ class Grid:
     """``three``, ``six``, or models from weak to strong separated by commas; every weaker one supervises every
     stronger one."""
     weak: tuple[str, ...] = ()
-    """Supervisors, in place of the ladder's (with ``strong``)."""
+    """Supervisors, in place of the ladder's (with ``strong``): models, or labels, rater(...), errors(...)."""
     strong: tuple[str, ...] = ()
     """Students, in place of the ladder's (with ``weak``)."""
     strategy: tuple[str, ...] = ("naive", "confidence")

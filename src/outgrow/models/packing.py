@@ -47,7 +47,7 @@ class Packed(NamedTuple):
     def means(self, hidden: Tensor) -> Tensor:
         """Mean over each text's tokens, (tokens, d) -> (n, d)."""
         sizes = [count * length for count, length in self.runs]
-        parts = zip(hidden.split(sizes), self.runs, strict=True)
+        parts = zip(torch.split(hidden, sizes), self.runs, strict=True)
         return torch.cat([part.view(count, length, -1).mean(dim=1) for part, (count, length) in parts])
 
 
@@ -146,15 +146,17 @@ def _by_runs(
     """One call for all neighbours of the same length; everything is (tokens, heads, d)."""
     sizes = [count * length for count, length in packed.runs]
     pieces = []
-    for (count, length), *parts in zip(packed.runs, *(t.split(sizes) for t in (q, k, v)), strict=True):
-        by_text = [p.unflatten(0, (count, length)).transpose(1, 2) for p in parts]
+    for (count, length), *parts in zip(packed.runs, *(torch.split(t, sizes) for t in (q, k, v)), strict=True):
+        queries, keys, values = (p.unflatten(0, (count, length)).transpose(1, 2) for p in parts)
         mask = None
         if window is not None and length > window:
             place = torch.arange(length, device=q.device)
             back = place[:, None] - place[None, :]
             mask = (back < window) & (back >= 0) if causal else back.abs() < window
         found = nn.functional.scaled_dot_product_attention(
-            *by_text,
+            queries,
+            keys,
+            values,
             attn_mask=mask,
             dropout_p=dropout,
             is_causal=causal and mask is None,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from outgrow.data import Reading
 from outgrow.errors import UserError
@@ -20,7 +20,7 @@ from outgrow.runtime import Report, Runtime
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import Row
 
-__all__ = ["FinetunedModel", "build", "outputs", "predict", "probabilities", "put", "taken", "token_rows"]
+__all__ = ["FinetunedModel", "build", "outputs", "predict", "probabilities", "put", "taken", "token_rows", "with_adapters"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,16 +115,16 @@ def build(folder: Path, settings: Finetune, num_outputs: int, seed: int) -> Clas
             dropout=settings.dropout,
         )
         if settings.lora:
-            model.body = _with_adapters(model.body, settings.lora)
+            model.body = with_adapters(model.body, settings.lora)
     return model
 
 
-def taken(model: Classifier) -> dict[str, Tensor]:
+def taken(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of the tensors that training changes."""
     return {k: p.detach().to("cpu", copy=True).contiguous() for k, p in model.named_parameters() if p.requires_grad}
 
 
-def put(model: Classifier, state: Mapping[str, Tensor]) -> None:
+def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put back what :func:`taken` took.
 
     Raises:
@@ -138,7 +138,7 @@ def put(model: Classifier, state: Mapping[str, Tensor]) -> None:
             parameter.copy_(state[name])
 
 
-def _with_adapters(body: Any, rank: int) -> Any:
+def with_adapters(body: Any, rank: int) -> Any:
     from peft import LoraConfig, inject_adapter_in_model
 
     # GPT-2's layers are Conv1D, stored transposed; said here, peft need not warn that it found out by itself.

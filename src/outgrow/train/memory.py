@@ -1,0 +1,183 @@
+"""What finetuning will need of memory, worked out before any weight is loaded, and how many tokens fit at once.
+
+The model is built from its config on torch's ``meta`` device, where tensors have shapes and no storage. One pass there
+tells exactly what the backward pass would keep of each token, for any architecture.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from outgrow.runtime import Runtime
+from outgrow.train.settings import Finetune
+
+__all__ = ["MemoryPlan", "memory_left", "plan_memory"]
+
+_NAME = "outgrow_shapes"
+_USED = 0.85
+"""Share of the free memory that a plan may fill; the rest is for what the allocator wastes."""
+_TOKENS = 64
+"""Length of the text that is passed through the meta model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Bytes of each kind, and the tokens of one forward and backward pass."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    per_token: int
+    """Kept for the backward pass, and passing through it, for each token."""
+    available: int
+    batch_tokens: int
+    """Tokens of the largest batch."""
+    longest: int
+    """Tokens of the longest example, which cannot be divided."""
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that are there whatever the microbatch."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def tokens(self) -> int:
+        """Tokens at once: the whole batch where it fits, else what does, but never less than one example."""
+        room = (int(self.available * _USED) - self.fixed) // self.per_token
+        return max(self.longest, min(self.batch_tokens, room))
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the height of an update."""
+        return self.fixed + self.tokens * self.per_token
+
+    def __str__(self) -> str:
+        share = "the whole batch" if self.tokens >= self.batch_tokens else f"of a batch of up to {self.batch_tokens:,}"
+        short = "" if self.peak <= self.available else "; this may not fit: take lora, adafactor or checkpointing"
+        return (
+            f"memory: weights {_size(self.weights)}, gradients {_size(self.gradients)}, optimizer "
+            f"{_size(self.optimizer)}, activations {_size(self.per_token)} a token; {self.tokens:,} tokens at once "
+            f"({share}), {_size(self.peak)} of {_size(self.available)} free{short}"
+        )
+
+
+def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runtime: Runtime) -> MemoryPlan:
+    """Plan the finetuning of the model in ``folder``.
+
+    Args:
+        folder: its config is read, its weights are not.
+        settings: batch size, optimizer, LoRA, precision.
+        examples: tokens of each example, all its candidates counted.
+        runtime: device, gradient checkpointing.
+    """
+    body = _shapes(folder, settings)
+    trained = sum(p.numel() for p in body.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in body.parameters())
+    lengths = sorted(examples, reverse=True)
+    states = {"adamw": 8 * trained, "adafactor": 4 * _rows_and_columns(body)}[settings.optimizer]
+    return MemoryPlan(
+        weights=4 * every,
+        gradients=4 * trained,
+        optimizer=states,
+        per_token=_per_token(body, settings, runtime.gradient_checkpointing),
+        available=memory_left(runtime),
+        batch_tokens=sum(lengths[: settings.batch_size]),
+        longest=lengths[0],
+    )
+
+
+def memory_left(runtime: Runtime) -> int:
+    """Free bytes of the device."""
+    device = torch.device(runtime.torch_device())
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _shapes(folder: Path, settings: Finetune) -> Any:
+    """The model's body on the meta device, with adapters where the settings ask for them."""
+    from transformers import AttentionInterface, AutoConfig, AutoModel
+
+    from outgrow.train.fitted import with_adapters
+
+    AttentionInterface.register(_NAME, _attention)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config.use_cache = False
+    with torch.device("meta"):
+        body = AutoModel.from_config(config)
+        if getattr(body, "pooler", None) is not None:
+            body.pooler = None
+        if getattr(body, "_supports_attention_backend", False):
+            body.set_attn_implementation(_NAME)
+        return with_adapters(body, settings.lora) if settings.lora else body
+
+
+def _per_token(body: Any, settings: Finetune, recompute: bool) -> int:
+    ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
+    depth = body.config.num_hidden_layers
+    layers = next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+        whole = _kept(body, ids)
+        widest = _widest(body)
+    if recompute:  # one layer's activations at a time, and every layer's input
+        whole = whole // len(layers) + 4 * body.config.hidden_size * _TOKENS * len(layers)
+    # On its way back the gradient of the widest state stands beside the state, once before and once after its function.
+    return whole // _TOKENS + 2 * 4 * widest
+
+
+def _kept(body: Any, ids: Tensor) -> int:
+    """Bytes that the backward pass would need of a forward pass, weights not counted."""
+    own = {p.untyped_storage()._cdata for p in body.parameters()}
+    kept: dict[int, Tensor] = {}  # the tensors themselves: an address is given anew once its tensor is gone
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = body(input_ids=ids).last_hidden_state
+    del out
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _widest(body: Any) -> int:
+    return max(m.out_features for m in body.modules() if isinstance(m, nn.Linear))
+
+
+def _rows_and_columns(body: Any) -> int:
+    """Numbers that Adafactor keeps: of a matrix its row and column means."""
+    trained = [p for p in body.parameters() if p.requires_grad]
+    return sum(sum(p.shape) if p.ndim > 1 else p.numel() for p in trained)
+
+
+class _Stored(torch.autograd.Function):
+    """Attention as far as memory goes: one state of the shape of the queries, and all that its gradient needs."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # nothing is trained here
+        raise NotImplementedError
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
+) -> tuple[Tensor, None]:
+    out: Tensor = _Stored.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2), None
+
+
+def _size(count: int) -> str:
+    value, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB") if count >= 1e6 else (count / 1e3, "kB")
+    return f"{value:.3g} {unit}"

@@ -25,6 +25,7 @@ from outgrow.strategies import (
     FOR_ANSWERS,
     Engine,
     Setup,
+    Training,
     canonical_strategy,
     canonical_trainer,
     parse_strategy,
@@ -181,8 +182,14 @@ def _wire_seed(
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
     weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
     bought = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
-    setup = Setup(split=split, weak=weak, student=student, seed=seed, bought=bought)
-    predicted = parse_strategy(experiment.strategy)(setup)
+    strategy = parse_strategy(experiment.strategy)
+    given: dict[str, Any] = {"bought": bought, "oracle": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
+    if isinstance(supervisor, Model):
+        engine = supervisor.engine
+        given |= {"supervisor": engine, "own": engine.gold(pool, split, ("A", "A_val"))}
+    predicted = strategy(Setup(split=split, weak=weak, student=student, seed=seed, **given))
+    if isinstance(strategy, Training):
+        student = replace(student, training=strategy)
     ceiling = None
     if experiment.ceiling:  # as its student in all but the labels (design law 4)
         transfer_gold = student.gold(pool, split, _TRANSFER)

@@ -1,18 +1,14 @@
-"""Strategies: how weak labels become a student. Each is wiring over the same steps, a few lines, no trainer of its own.
-
-A strategy is a frozen dataclass that maps a :class:`Setup` to the step whose result is the student's predictions on T.
-Register another with :func:`strategy`; its name and fields are then spelled the same in Python, YAML and CLI.
-"""
+"""What a strategy is and may use, the registry, and the plainest ones: naive, confidence and the controls."""
 
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from outgrow import answers, relabel, steps
 from outgrow.errors import UserError
 from outgrow.graph import Step
-from outgrow.labels import TRANSFORMS, Harden, Transform
+from outgrow.labels import LABEL_MODELS, TRANSFORMS, Harden, Transform
 from outgrow.losses import LOSSES, LogConf, Loss, Xent
 from outgrow.models.settings import Probe
 from outgrow.models.spec import ModelSpec
@@ -32,6 +28,9 @@ __all__ = [
     "Setup",
     "Shuffled",
     "Strategy",
+    "Training",
+    "canonical_strategy",
+    "canonical_trainer",
     "parse_strategy",
     "parse_trainer",
     "strategy",
@@ -40,7 +39,7 @@ __all__ = [
 TRAINERS: dict[str, type[Any]] = {"probe": Probe, "finetune": Finetune, "generate": Generate}
 """How a model is trained, by the name that spells it."""
 
-NESTED = ChainMap(LOSSES, TRANSFORMS)
+NESTED = ChainMap(LOSSES, TRANSFORMS, LABEL_MODELS)
 """What may stand inside a strategy's spelling."""
 
 
@@ -52,6 +51,8 @@ class Engine:
     trainer: Probe | Finetune | Generate
     texts: Step
     """The task's pool of texts, without gold."""
+    training: "Training | None" = None
+    """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
 
     def __post_init__(self) -> None:
         if self.model.is_static and not isinstance(self.trainer, Probe):
@@ -89,6 +90,8 @@ class Engine:
                 )
             given = {"answers": labels, "split": split, "part": part, "settings": self.trainer, "seed": seed}
             return Step(answers.finetune_lm, model=self.model, texts=self.texts, **given)
+        if self.training is not None:
+            return self.training.fit(replace(self, training=None), labels, split, part, loss, seed)
         shared = {"labels": labels, "split": split, "part": part, "loss": loss, "seed": seed}
         if isinstance(self.trainer, Probe):
             return Step(steps.fit_probe, features=self.features(), probe=self.trainer, **shared)
@@ -110,9 +113,21 @@ class Engine:
         )
 
 
+@runtime_checkable
+class Training(Protocol):
+    """A strategy that changes how a model is trained and not on what, so that its ceiling must be trained so too."""
+
+    def fit(self, engine: Engine, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
+        """The model that ``engine`` makes of the labels of ``part``, trained in this strategy's way."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a strategy may use: texts, the split, weak labels, the student's engine, a seed. No gold of B or T."""
+    """What a strategy may use: texts, the split, weak labels, the engines, the supervisor's gold of A, a seed.
+
+    No gold of B or T, but for two that say so by their names: the transform ``MixGold`` and the strategy ``oracle``.
+    """
 
     split: Step
     weak: Step
@@ -121,6 +136,12 @@ class Setup:
     seed: int
     bought: Step | None = None
     """Gold of B, for a transform that says in its name that it buys some; nothing else may use it."""
+    supervisor: Engine | None = None
+    """The supervisor's model and trainer; None where the supervisor is no model (own labels, a rater, simulated)."""
+    own: Step | None = None
+    """The supervisor's own labels: gold of A and A_val. None where there is no ``supervisor``."""
+    oracle: Step | None = None
+    """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and no method."""
 
     def fit(self, labels: Step, loss: Loss) -> Step:
         """Train the student on the labels of B."""
@@ -156,6 +177,21 @@ class Setup:
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
         """The student's class probabilities."""
         return self.student.predict(fitted, self.split, parts)
+
+    def supervised(self, what: str) -> tuple[Engine, Step]:
+        """The supervisor's engine and gold of A, of which ``what`` makes more supervisors.
+
+        Raises:
+            UserError: where the supervisor is no model, or writes answers.
+        """
+        if self.supervisor is None or self.own is None:
+            raise UserError(
+                f"{what} trains further supervisors on the gold of A, and here the supervisor is no model (own labels, "
+                "a rater, or simulated errors); name a model as weak, such as glove"
+            )
+        if isinstance(self.supervisor.trainer, Generate):
+            raise UserError(f"{what} joins class probabilities of supervisors, and generate writes answers")
+        return self.supervisor, self.own
 
 
 class Strategy(Protocol):

@@ -16,11 +16,11 @@ from outgrow.spelling import spell_call
 from outgrow.strategies import NESTED, STRATEGIES, TRAINERS, canonical_strategy
 from outgrow.supervisors import SUPERVISORS
 
-__all__ = ["BEGIN", "END", "Method", "index", "listing", "write"]
+__all__ = ["BEGIN", "END", "VARIANTS", "Method", "index", "listing", "write"]
 
 BEGIN, END = "<!-- from the registries: begin -->", "<!-- from the registries: end -->"
 
-_VARIANTS = (
+VARIANTS = (
     (
         "Burns et al. 2023, largest students",
         "auxiliary confidence loss with α 0.75",
@@ -64,7 +64,7 @@ def index() -> str:
     """A Markdown table from papers to what each did, in one line, and how it is spelled here."""
     rows = [
         *((m.source, m.about, f"`{name}`") for name, m in _named("strategies", STRATEGIES)),
-        *((paper, what, f"`{canonical_strategy(text)}`") for paper, what, text in _VARIANTS),
+        *((paper, what, f"`{canonical_strategy(text)}`") for paper, what, text in VARIANTS),
         *((m.source, m.about, f"`naive(loss={name})`") for name, m in _named("losses", LOSSES)),
         *((m.source, m.about, f"`naive(transforms=({name},))`") for name, m in _named("transforms", TRANSFORMS)),
         *((m.source, m.about, f"`outgrow.labels.{name}` in Python") for name, m in _named("", LABEL_MODELS)),

@@ -21,6 +21,7 @@ __all__ = [
     "per_example",
     "pgr",
     "pgr_interval",
+    "pgr_replicates",
     "plain",
     "scores",
 ]
@@ -168,11 +169,15 @@ def pgr_interval(weak: Floats, student: Floats, ceiling: Floats) -> tuple[Interv
     if not gap.low > 0:
         span = f"{gap.value:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f}"
         return None, f"the ceiling is not credibly above the supervisor (gap {span})"
+    return interval(pgr_replicates(weak, student, ceiling)), None
+
+
+def pgr_replicates(weak: Floats, student: Floats, ceiling: Floats) -> Floats:
+    """PGR of every bootstrap replicate. The few without a gap are worse than any ratio we would believe, in either
+    direction: infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (student - weak) / (ceiling - weak)
-    # The few replicates without a gap are worse than any ratio we would believe, in either direction.
-    ratios = np.where(ceiling > weak, ratios, np.where(student > weak, np.inf, -np.inf))
-    return interval(ratios), None
+    return np.where(ceiling > weak, ratios, np.where(student > weak, np.inf, -np.inf))
 
 
 def plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ EVIL = "<script>alert(1)</script>&'\""
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No JavaScript and no pictures, which take the time."""
-    monkeypatch.setattr(report, "_javascript", lambda: "/* vega */")
+    monkeypatch.setattr("outgrow.page.javascript", lambda: "/* vega */")
     monkeypatch.setattr("outgrow.plots.render", lambda chart: Rendered(chart.to_dict(), "<svg></svg>", b"png"))
 
 

@@ -1,27 +1,24 @@
 """The results as one self-contained HTML page with its pictures beside it, and as a table in the terminal."""
 
-import base64
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outgrow import plots
+from outgrow import page, plots
 from outgrow.errors import UserError
+from outgrow.page import figure, html_table, is_current, replace_file, rerun, shell
 from outgrow.plots import Row, measured, tidy
-from outgrow.runtime import cache_folder
 from outgrow.tasks import small_test_warning
 
 if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["headline", "print_table", "write_report"]
+__all__ = ["headline", "print_table", "what_ran", "write_report"]
 
 _OF_THE_RUN = ("seconds", "steps_run", "steps_reused")
 """What differs between a run and its repetition without any result being new."""
@@ -66,21 +63,21 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
     if table.is_empty():
         raise UserError("there are no finished experiments to report; `outgrow run` makes some")
     folder = Path(folder)
-    page = folder / "index.html"
+    written = folder / "index.html"
     inputs = _fingerprint(table, title, provenance)
-    if _is_current(page, inputs):
-        return page
+    if is_current(written, inputs):
+        return written
     folder.mkdir(parents=True, exist_ok=True)
-    page.unlink(missing_ok=True)  # written last: the sign that all files are this table's
+    written.unlink(missing_ok=True)  # written last: the sign that all files are this table's
     figures = {}
     for name, chart in plots.figures(table).items():
         spec, svg, png = plots.render(chart)
         (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
         (folder / f"{name}.png").write_bytes(png)
-        figures[name] = _figure(name, spec, svg)
+        figures[name] = figure(name, spec, svg)
     table.write_csv(folder / "results.csv")
-    _replace(page, _page(tidy(table), figures, title, provenance, inputs))
-    return page
+    replace_file(written, _page(tidy(table), figures, title, provenance, inputs))
+    return written
 
 
 def headline(table: "pl.DataFrame") -> str:
@@ -187,23 +184,9 @@ def _controls_last(rows: Iterable[Row]) -> list[Row]:
 def _page(
     rows: Sequence[Row], figures: Mapping[str, str], title: str, provenance: Mapping[str, Any], inputs: str
 ) -> str:
-    script = _javascript() + _START
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     warnings = "".join(f"<li>{escape(w)}</li>" for w in _warnings(rows))
     controls = _controls_table(rows) if any(r["control"] for r in rows) else "<p>No controls were run.</p>"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="outgrow-inputs" content="{inputs}">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="headline">{escape(" ".join(_findings(rows)))}</p>
 {f'<ul class="warnings">{warnings}</ul>' if warnings else ""}
 {figures.get("accuracy", "")}
@@ -219,27 +202,10 @@ score and calibration error besides.</p>
 {figures["controls"]}
 {controls}
 <h2>What ran</h2>
-{_what_ran(rows, provenance)}
+{what_ran(rows, provenance)}
 <h2>Run it again</h2>
-{_rerun(provenance)}
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _figure(name: str, spec: dict[str, Any], svg: str) -> str:
-    """The static picture, which stays where scripts are off, and the chart that takes its place."""
-    spec.pop("$schema")
-    text = json.dumps(spec).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    picture = base64.b64encode(svg.encode()).decode()
-    heading = escape(spec["title"]["text"])
-    links = " ".join(f'<a href="{name}.{kind}">{kind.upper()}</a>' for kind in ("svg", "png"))
-    return f"""<figure>
-<div class="chart"><img alt="{heading}" src="data:image/svg+xml;base64,{picture}"></div>
-<script type="application/json">{text}</script>
-<figcaption>{links}</figcaption>
-</figure>"""
+{rerun(provenance)}"""
+    return shell(title, body, inputs)
 
 
 def _students_table(rows: Sequence[Row]) -> str:
@@ -249,7 +215,7 @@ def _students_table(rows: Sequence[Row]) -> str:
     blocks = []
     for panel in dict.fromkeys(r["panel"] for r in students):
         body = "".join(_student_line(r, rows, reasons) for r in students if r["panel"] == panel)
-        blocks.append(_html_table(panel, _HEADS, body))
+        blocks.append(html_table(panel, _HEADS, body))
     notes = [f"<li>PGR undefined: {escape(reason)}.</li>" for reason in reasons]
     listed = f'<ol class="note">{"".join(notes)}</ol>' if notes else ""
     bold = "Bold gains have an interval that leaves out zero. "
@@ -276,9 +242,7 @@ def _controls_table(rows: Sequence[Row]) -> str:
     for panel in dict.fromkeys(r["panel"] for r in controls):
         own = [r for r in controls if r["panel"] == panel]
         body = "".join(_line(r, [_accuracy(r, "student"), f"{100 * r['majority']:.1f}"]) for r in own)
-        blocks.append(
-            _html_table(panel, ("Supervisor", "Student", "Control", "Accuracy, %", "Majority class, %"), body)
-        )
+        blocks.append(html_table(panel, ("Supervisor", "Student", "Control", "Accuracy, %", "Majority class, %"), body))
     return "".join(blocks)
 
 
@@ -296,15 +260,9 @@ def _accuracy(row: Row, role: str) -> str:
     return "none" if row[name] is None else escape(measured(row, name, percent=True))
 
 
-def _html_table(caption: str, heads: Sequence[str], body: str) -> str:
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
-    )
+def what_ran(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
+    """What made these rows, as a list of definitions."""
 
-
-def _what_ran(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
     def every(*names: str) -> str:
         return ", ".join(dict.fromkeys(str(r[name]) for r in rows for name in names))
 
@@ -337,15 +295,6 @@ def _what_ran(rows: Sequence[Row], provenance: Mapping[str, Any]) -> str:
     return f"<dl>{listed}</dl>"
 
 
-def _rerun(provenance: Mapping[str, Any]) -> str:
-    blocks = []
-    if command := provenance.get("command"):
-        blocks.append(f"<pre>{escape(command)}</pre>")
-    if config := provenance.get("config"):
-        blocks.append(f"<p>The same as YAML:</p><pre>{escape(config)}</pre>")
-    return "\n".join(blocks) or "<p>The command was not recorded.</p>"
-
-
 # ---- files
 
 
@@ -353,79 +302,5 @@ def _fingerprint(table: "pl.DataFrame", title: str, provenance: Mapping[str, Any
     """Changes if and only if the page would: results, what made them, and the code that draws it."""
     kept = {k: v for k, v in provenance.items() if k not in _OF_THE_RUN}
     inputs = json.dumps([title, kept, sorted(json.dumps(r, default=str) for r in table.to_dicts())], default=str)
-    code = [Path(module).read_bytes() for module in (__file__, plots.__file__)]
+    code = [Path(module).read_bytes() for module in (__file__, page.__file__, plots.__file__)]
     return hashlib.sha256(b"\0".join([inputs.encode(), *code])).hexdigest()
-
-
-def _is_current(page: Path, inputs: str) -> bool:
-    if not page.is_file():
-        return False
-    with page.open(encoding="utf-8") as file:
-        return f'<meta name="outgrow-inputs" content="{inputs}">' in file.read(4096)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script. Bundling takes seconds, so the bundle is kept in the cache."""
-    import vl_convert
-
-    path = cache_folder() / "javascript" / f"vega-{version('vl-convert-python')}.js"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-        _replace(path, bundle.replace("</script", "<\\/script"))
-    return path.read_text(encoding="utf-8")
-
-
-_START = """
-for (const spec of document.querySelectorAll('script[type="application/json"]')) {
-  const chart = document.createElement("div");
-  const place = spec.previousElementSibling;
-  // ast: expressions are interpreted, not compiled, so that the page's security policy needs no eval.
-  vegaEmbed(chart, JSON.parse(spec.textContent), {mode: "vega-lite", ast: true, renderer: "svg", actions: false})
-    .then(() => place.replaceChildren(chart));
-}
-"""
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1d2329; --soft: #59636e; --line: #d5dae0; --back: #fff; --box: #f5f7f9;
-  --link: #0b5cad; --warn: #fff4d6; }
-@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --soft: #a2acb6; --line: #3c444d; --back: #15191e;
-  --box: #20262d; --link: #79b8ff; --warn: #43370f; } }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--text);
-  background: var(--back); max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; }
-a { color: var(--link); }
-p, dl, .note { max-width: 75ch; }
-.headline { font-size: 1.15rem; }
-.warnings { background: var(--warn); border-radius: 6px; padding: .7rem 1rem .7rem 2.2rem; }
-.note, figcaption { color: var(--soft); font-size: .875rem; }
-figure { margin: 1.5rem 0; }
-figcaption a { margin-right: .5rem; }
-.chart { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
-.chart img, .chart svg { display: block; max-width: none; }
-.scroll { overflow-x: auto; margin: 0 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding: .25rem 0; }
-th, td { text-align: left; padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; line-height: 1.3; }
-th:nth-child(n+4), .number { text-align: right; }
-th:last-child, td:last-child { padding-right: 0; }
-td[title] { white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem; }
-abbr { cursor: help; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.25rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: var(--box); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; overflow-x: auto;
-  font-size: .85rem; }
-@media print { :root { --text: #000; --soft: #444; --line: #bbb; --back: #fff; --box: #fff; --warn: #fff;
-  --link: #000; }
-  body { max-width: none; padding: 0; font-size: 11pt; } figure, tr, pre { break-inside: avoid; }
-  h2 { break-after: avoid; } pre { white-space: pre-wrap; } .chart svg, .chart img { max-width: 100%; height: auto; } }
-"""

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
-    "TASKS",
     "Board",
     "Cell",
     "Entry",
@@ -51,8 +50,6 @@ __all__ = [
     "summarise",
 ]
 
-TASKS = ("sentiment-movies", "sentiment-news", "sentiment-tweets", "sentiment-reviews")
-"""What ``outgrow board`` compares methods on where nothing else is asked for."""
 ALL = "all"
 """Stands for every method of the registries at its documented defaults."""
 LEVEL = 0.05
@@ -117,7 +114,7 @@ def settings_of(method: str) -> tuple[str, ...]:
 
 def short_name(method: str) -> str:
     """``GCE`` for ``naive(loss=GCE)``, ``KNN(k=5)`` for ``naive(transforms=(KNN(k=5),))``; others as they are."""
-    found = re.fullmatch(r"naive\((?:loss=|transforms=\()(\w+(?:\([^()]*\))?)(?:,\))?\)", method)
+    found = re.fullmatch(r"(?:naive|confidence)\((?:loss=|transforms=\()(\w+(?:\([^()]*\))?)(?:,\))?\)", method)
     return found.group(1) if found else method
 
 
@@ -323,13 +320,14 @@ class Board:
         rows = []
         for row, cell in product(self.rows, self.cells):
             entry = self.entries[row.method].get(cell)
-            about = {"method": row.method, "kind": row.kind, **cell._asdict(), "status": "ok" if entry else "failed"}
-            numbers: dict[str, Any] = {"setting": None, "outcome": None, "pgr_undefined": None}
+            about = {"method": row.method, "shown": short_name(row.method), "kind": row.kind, **cell._asdict()}
+            about["status"] = "ok" if entry else "failed"
+            numbers: dict[str, Any] = {"setting": None, "outcome": None, "pgr_undefined": None, "seconds": None}
             for name in ("accuracy", "difference", "pgr"):
                 numbers |= _three(name, getattr(entry, name) if entry else None)
             if entry:
                 numbers |= {k: getattr(entry, k) for k in ("setting", "outcome", "pgr_undefined")}
-                numbers |= {"seconds": entry.seconds, "trainings": entry.trainings}
+                numbers |= {"seconds": entry.seconds}
             rows.append(about | numbers)
         return pl.DataFrame(rows, infer_schema_length=None)
 

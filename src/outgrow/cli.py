@@ -126,6 +126,63 @@ def sweep(
     _run(read_sweep(file), store, report, machine)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contest(Grid):
+    """A grid whose strategies are the methods of a board."""
+
+    task: tuple[str, ...] = ("sentiment-movies", "sentiment-news", "sentiment-tweets", "sentiment-reviews")
+    """Tasks, see ``outgrow tasks``; the more, the less a method can win by luck."""
+    strategy: Annotated[tuple[str, ...], Parameter(name="--methods")] = ("all",)
+    """Strategies to be compared with naive, see ``outgrow methods``; ``all`` stands for every one of the registries
+    at its documented defaults."""
+
+
+_DEFAULT_CONTEST = Contest()
+
+
+@app.command
+def board(
+    *,
+    grid: Annotated[Contest, Flat] = _DEFAULT_CONTEST,
+    tune: Annotated[
+        bool,
+        Parameter(help="Choose each method's settings per cell by weak validation labels, never gold.", negative=()),
+    ] = False,
+    out: Annotated[Path, Parameter(help="Folder the board is written to.")] = Path("outgrow-board"),
+    store: StorePlace = None,
+    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+) -> None:
+    """Compare methods over tasks and pairs, each against naive: print the scoreboard and write its page.
+
+    Without arguments: every method that can be trained as a probe, four small tasks, five seeds. What is stored
+    already is reused.
+    """
+    from outgrow import experiment
+    from outgrow.board import run_board
+    from outgrow.progress import Progress, clock
+    from outgrow.provenance import provenance
+    from outgrow.scoreboard import print_board, write_board
+    from outgrow.tables import table_of
+
+    opened, runtime = experiment.open_store(store), machine.runtime()
+    if runtime.device != "auto":
+        runtime.torch_device()  # a device asked for by name is there or the run does not start
+    with Progress() as progress:
+        made = run_board(grid, opened, runtime, progress, tune=tune)
+    if made.experiments:
+        results = table_of([opened.record(target) for target in made.experiments])
+        command = shlex.join(["outgrow", *sys.argv[1:]])
+        title = "Methods of weak-to-strong generalization, compared"
+        facts = provenance(results, opened, [], command, made.outcome)
+        print_board(made, _console())
+        page = write_board(made, results, out, title=title, provenance=facts)
+        if made.outcome is not None:
+            print(f"{made.outcome.ran} steps run, {made.outcome.reused} reused, {clock(made.outcome.seconds)}")
+        print(f"board: {page}")
+    if made.failure:
+        raise made.failure
+
+
 @app.command
 def plan(
     file: Annotated[Path | None, Parameter(help="YAML file with one grid or a list of grids.")] = None,

@@ -1,4 +1,4 @@
-"""What every page of results is made of: one HTML file that holds all it shows, needs no network and runs only its own."""
+"""What every page of results is made of: one HTML file that needs no network, no other file and no foreign script."""
 
 import base64
 import hashlib

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
 
     Chart: TypeAlias = alt.LayerChart | alt.FacetChart
 
-__all__ = ["accuracy", "agreement", "controls", "figures", "measured", "pgr", "render", "save", "tidy"]
+__all__ = [
+    "accuracy",
+    "agreement",
+    "controls",
+    "figures",
+    "heat_map",
+    "heat_map_pgr",
+    "measured",
+    "pgr",
+    "render",
+    "save",
+    "tidy",
+    "tidy_cells",
+]
 
 Row: TypeAlias = dict[str, Any]
 
@@ -69,11 +82,28 @@ def tidy(table: "pl.DataFrame") -> list[Row]:
     ]
 
 
+def tidy_cells(cells: "pl.DataFrame") -> list[Row]:
+    """The rows of :meth:`outgrow.board.Board.cell_table`, ready to be shown: ``shown`` names the method, ``pair``
+    supervisor and student, ``panel`` the task and, where there are several, the trainer."""
+    rows: list[Row] = cells.to_dicts()
+    models = _short_names({r[k] for r in rows for k in ("weak", "strong")})
+    tasks, trainers, methods = (_short_names({r[k] for r in rows}) for k in ("task", "train", "shown"))
+    return [
+        {
+            **row,
+            "shown": methods[row["shown"]],
+            "pair": f"{models[row['weak']]} → {models[row['strong']]}",
+            "panel": tasks[row["task"]] + (f" · {trainers[row['train']]}" if len(trainers) > 1 else ""),
+        }
+        for row in rows
+    ]
+
+
 def measured(row: Row, name: str, percent: bool = False) -> str:
     """The number ``name`` of a row with its 95 % interval, as text; an unbounded end is ∞, no number is "undefined"."""
     if row[name] is None:
         return "undefined"
-    sign = "+" if name in ("gain", "gap") else ""
+    sign = "+" if name in ("gain", "gap", "difference") else ""
 
     def text(value: float | None, unbounded: str) -> str:
         if value is None:
@@ -199,6 +229,45 @@ def controls(table: "pl.DataFrame") -> "Chart":
     methods = " or ".join(dict.fromkeys(r["method"] for r in students)) or "none"
     about = [f"Each row: supervisor → student; strategy: {methods}. Bars: 95 % intervals."]
     return _finished(chart, "Do students beat what needs no good supervisor?", about)
+
+
+def heat_map(cells: "pl.DataFrame") -> "Chart":
+    """Methods against cells of a board, by the difference to ``naive`` in points; bold where its interval leaves out
+    zero.
+
+    Args:
+        cells: as :meth:`outgrow.board.Board.cell_table` gives it.
+    """
+    rows = [r for r in tidy_cells(cells) if r["kind"] != "reference" and r["method"] != "naive"]
+    values = [
+        {
+            **_heat(r, "difference"),
+            "label": "×" if r["difference"] is None else f"{100 * r['difference']:+.1f}".replace("-", "−"),
+            "strength": "bold" if r["outcome"] in ("win", "loss") else "plain",
+            "colour": None if r["difference"] is None else 100 * r["difference"],
+        }
+        for r in rows
+    ]
+    of_methods = [abs(v["colour"]) for v in values if v["colour"] is not None and v["kind"] == "method"]
+    end = max(1.0, max(of_methods, default=1.0))
+    about = [
+        "Percentage points of test accuracy above or below naive, in the same cell, on the same rows.",
+        "Bold: the 95 % interval leaves out zero (not corrected for the number of cells). ×: failed.",
+    ]
+    return _heat_map(values, rows, "What does each method add to naive finetuning?", about, (-end, end), "Points")
+
+
+def heat_map_pgr(cells: "pl.DataFrame") -> "Chart":
+    """Methods against cells of a board, by performance gap recovered; ``–`` where it is undefined. See
+    :func:`heat_map`."""
+    rows = [r for r in tidy_cells(cells) if r["kind"] != "reference"]
+    values = []
+    for r in rows:
+        missing = "×" if r["status"] == "failed" else "–"
+        label = missing if r["pgr"] is None else f"{r['pgr']:.2f}".replace("-", "−")
+        values.append({**_heat(r, "pgr"), "label": label, "strength": "plain", "colour": r["pgr"]})
+    about = ["0 is the supervisor, 1 the ceiling; colours end at −1 and 1.", "–: PGR undefined. ×: failed."]
+    return _heat_map(values, rows, "How much of the gap does each method recover?", about, (-1.0, 1.0), "PGR")
 
 
 def figures(table: "pl.DataFrame") -> "dict[str, Chart]":
@@ -333,6 +402,52 @@ def _point(row: Row, name: str) -> Row:
         "high": row[f"{name}_high"],
         "text": measured(row, name, percent=name != "pgr"),
     }
+
+
+def _heat(row: Row, name: str) -> Row:
+    kept = {k: row[k] for k in ("method", "kind", "task", "weak", "strong", "setting", "shown", "pair", "panel")}
+    text = "failed" if row["status"] == "failed" else measured(row, name, percent=name != "pgr")
+    return {**kept, "text": text, "why": row["pgr_undefined"] if name == "pgr" else None}
+
+
+def _heat_map(
+    values: Sequence[Row], rows: Sequence[Row], title: str, about: list[str], ends: tuple[float, float], what: str
+) -> "Chart":
+    """Coloured rectangles with their numbers, a panel for every task."""
+    import altair as alt
+
+    methods, pairs, panels = (list(dict.fromkeys(r[k] for r in rows)) for k in ("shown", "pair", "panel"))
+    scale = alt.Scale(domain=[ends[0], 0.0, ends[1]], range=["#D55E00", "#f7f7f7", "#0072B2"], clamp=True)
+    base = alt.Chart().encode(
+        x=alt.X("pair:N", sort=pairs, title=None, axis=alt.Axis(labelAngle=-40, orient="bottom", grid=False)),
+        y=alt.Y("shown:N", sort=methods, title=None, axis=alt.Axis(grid=False)),
+        tooltip=[
+            alt.Tooltip("method:N", title="Method"),
+            alt.Tooltip("setting:N", title="Setting"),
+            alt.Tooltip("task:N", title="Task"),
+            alt.Tooltip("weak:N", title="Supervisor"),
+            alt.Tooltip("strong:N", title="Student"),
+            alt.Tooltip("text:N", title=what),
+            alt.Tooltip("why:N", title="PGR undefined"),
+        ],
+    )
+    # A missing number is no number of the scale: grey, never the colour of zero.
+    colour = alt.condition("isValid(datum.colour)", alt.Color("colour:Q", scale=scale, title=what), alt.value("#ddd"))
+    end = max(abs(e) for e in ends)
+    ink = alt.condition(f"abs(datum.colour) > {0.6 * end}", alt.value("white"), alt.value("#222"))
+    text = base.encode(text="label:N", color=ink)
+    layers = [
+        base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour),
+        text.transform_filter("datum.strength !== 'bold'").mark_text(fontSize=11),
+        text.transform_filter("datum.strength === 'bold'").mark_text(fontSize=11, fontWeight="bold"),
+    ]
+    layered = alt.layer(*layers, data=_inline(values)).properties(
+        width=alt.Step(46),
+        height=alt.Step(19),  # room for −12.3
+    )
+    header = alt.Header(labelExpr="split(datum.label, ' · ')", labelLimit=46 * len(pairs), labelFontSize=12)
+    column = alt.Column("panel:N", title=None, sort=panels, header=header, spacing=6)
+    return _finished(layered.facet(column=column).resolve_scale(x="independent"), title, about)
 
 
 def _once(values: Sequence[Row], *fields: str) -> list[Row]:

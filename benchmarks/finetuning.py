@@ -13,9 +13,9 @@ Compared are
 * plain: what the released research code does, in float32: microbatches of 32 or 1 in the order they come, padded to the
   longest, the graph of the whole batch kept until its loss.
 
-Each is timed in a process of its own (so its peak memory is its own), rounds alternate, the first steps are not counted,
-and the median over the rounds is shown. The physical limit is the matrix product: 6 operations a weight of the layers
-and a token for training, 2 for prediction; the share of the machine's own product speed is shown beside each figure.
+Each is timed in a process of its own (so its peak memory is its own), rounds alternate, the first steps are not
+counted, and the median over the rounds is shown. The physical limit is the matrix product: 6 operations a weight of the
+layers and a token for training, 2 for prediction; the share of the machine's own product speed stands beside each.
 """
 
 import argparse

@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from outgrow.data import Floats, Reading, hardened
 from outgrow.errors import UserError
@@ -18,6 +20,7 @@ from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.checkpoints import Best, Position
 from outgrow.train.fitted import FinetunedModel, build, outputs, predict, probabilities, put, taken, token_rows
+from outgrow.train.memory import plan_memory, within_memory
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import Row, accumulate, apply, batches, check_points, make_optimizer, rate
 
@@ -35,6 +38,7 @@ def finetune(
     seed: int,
     runtime: Runtime,
     start: FinetunedModel | None = None,
+    anchor: float = 0.0,
 ) -> FinetunedModel:
     """Finetune the pretrained model in ``folder`` on soft labels; with ``Xent``, Burns et al. 2023's naive way.
 
@@ -50,8 +54,10 @@ def finetune(
         loss: what is minimised: its mean over each batch.
         settings: everything else that changes the result.
         seed: draws the order of each epoch, LoRA adapters and dropout.
-        runtime: device, microbatch and gradient checkpointing, progress ("updates"), scratch.
+        runtime: device, microbatch (planned from the memory that is free where none is given, and halved where it
+            runs out all the same) and gradient checkpointing, progress ("updates"), scratch.
         start: weights to begin with, finetuned from the same folder with the same ``lora``.
+        anchor: weight of |w - w at the start|^2 / 2 beside the loss (L2-SP, Li et al. 2018).
 
     Raises:
         UserError: if the model or ``start`` cannot be used with these settings, early stopping has no validation rows,
@@ -63,19 +69,25 @@ def finetune(
     if settings.early_stopping and not len(val_texts):
         raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
     num_classes = targets.shape[1]
+    tokenizer = load_tokenizer(folder)
+    rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
+    tokens = 0
+    if not runtime.microbatch:
+        plan = plan_memory(folder, settings, [sum(map(len, row)) for row in rows], runtime)
+        runtime.say(str(plan))
+        tokens = plan.tokens
     model = build(folder, settings, outputs(texts, num_classes), seed)
     if start:
         put(model, start.state)
-    tokenizer = load_tokenizer(folder)
-    rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
-    identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed)
+    identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed, anchor)
     if runtime.gradient_checkpointing:
         recompute_layers(model.body)
     model.to(runtime.torch_device())
     optimizer = make_optimizer(model, settings)
+    home = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if anchor else []
     position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
-    run = _Run(model, optimizer, rows, targets, val_rows, val_targets, loss, settings, seed, identity)
-    _train(run, position, runtime)
+    run = _Run(model, optimizer, rows, targets, val_rows, val_targets, loss, settings, seed, identity, anchor, home)
+    _train(run, position, runtime, tokens)
     state = position.best.state if position.best else taken(model)
     return FinetunedModel(state=state, settings=settings, num_classes=num_classes, history=tuple(position.history))
 
@@ -91,10 +103,13 @@ class _Run(NamedTuple):
     settings: Finetune
     seed: int
     identity: str
+    anchor: float
+    home: list[tuple[torch.nn.Parameter, Tensor]]
+    """Trained tensors and what they were at the start; none without an anchor."""
 
 
-def _train(run: _Run, position: Position, runtime: Runtime) -> None:
-    """Make all updates from ``position`` on, and move it along."""
+def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None:
+    """Make all updates from ``position`` on, and move it along; ``tokens`` is the most of a microbatch, 0 for any."""
     model, settings = run.model, run.settings
     targets = torch.as_tensor(run.targets, dtype=torch.float32, device=runtime.torch_device())
     per_epoch = math.ceil(len(run.rows) / settings.batch_size)
@@ -104,17 +119,26 @@ def _train(run: _Run, position: Position, runtime: Runtime) -> None:
     model.train()
     order = batches(len(run.rows), settings.batch_size, settings.epochs, run.seed)
     for batch in islice(order, position.update, None):
-        value = accumulate(
+        value, tokens = within_memory(
+            partial(
+                accumulate,
+                model,
+                [run.rows[i] for i in batch],
+                targets[torch.as_tensor(batch, device=targets.device)],
+                run.loss,
+                position.update / total,
+                seed=(run.seed, position.update),
+                microbatch=runtime.microbatch,
+            ),
             model,
-            [run.rows[i] for i in batch],
-            targets[torch.as_tensor(batch, device=targets.device)],
-            run.loss,
-            position.update / total,
-            microbatch=runtime.microbatch,
-            seed=(run.seed, position.update),
+            tokens or sum(len(tokens) for i in batch for tokens in run.rows[i]),
+            runtime,
         )
         if not math.isfinite(value):
             raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")
+        for parameter, at_start in run.home:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - at_start, alpha=run.anchor)
         apply(run.optimizer, rate(position.update, total, settings), settings.clip)
         position.update += 1
         position.losses.append(value)

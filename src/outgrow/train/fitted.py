@@ -20,7 +20,17 @@ from outgrow.runtime import Report, Runtime
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import Row
 
-__all__ = ["FinetunedModel", "build", "outputs", "predict", "probabilities", "put", "taken", "token_rows", "with_adapters"]
+__all__ = [
+    "FinetunedModel",
+    "build",
+    "outputs",
+    "predict",
+    "probabilities",
+    "put",
+    "taken",
+    "token_rows",
+    "with_adapters",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,6 +149,7 @@ def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def with_adapters(body: Any, rank: int) -> Any:
+    """The body with LoRA adapters on every linear layer, and nothing else trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
     # GPT-2's layers are Conv1D, stored transposed; said here, peft need not warn that it found out by itself.

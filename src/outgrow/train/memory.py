@@ -4,7 +4,7 @@ The model is built from its config on torch's ``meta`` device, where tensors hav
 tells exactly what the backward pass would keep of each token, for any architecture.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from outgrow.errors import UserError
 from outgrow.runtime import Runtime
 from outgrow.train.settings import Finetune
 
-__all__ = ["MemoryPlan", "memory_left", "plan_memory"]
+__all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
 
 _NAME = "outgrow_shapes"
 _USED = 0.85
@@ -100,6 +101,37 @@ def memory_left(runtime: Runtime) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int, runtime: Runtime) -> tuple[float, int]:
+    """Call ``gradient(tokens=...)``, and again with half as many tokens at once where the memory runs out.
+
+    Returns:
+        What it returned, and the tokens that fitted.
+
+    Raises:
+        UserError: if not even single examples fit.
+    """
+    while True:
+        try:
+            return gradient(tokens=tokens), tokens
+        except (RuntimeError, MemoryError) as error:
+            if not _ran_out(error):
+                raise
+        model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if tokens == 1:
+            raise UserError(
+                "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or "
+                "a smaller model"
+            )
+        tokens = tokens // 2
+        runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which changes no result")
+
+
+def _ran_out(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _shapes(folder: Path, settings: Finetune) -> Any:
     """The model's body on the meta device, with adapters where the settings ask for them."""
     from transformers import AttentionInterface, AutoConfig, AutoModel
@@ -148,7 +180,9 @@ def _kept(body: Any, ids: Tensor) -> int:
 
 
 def _widest(body: Any) -> int:
-    return max(m.out_features for m in body.modules() if isinstance(m, nn.Linear))
+    """The widest state between two layers: GPT-2's Conv1D counts as the linear layer that it is."""
+    weights = [getattr(m, "weight", None) for m in body.modules() if not isinstance(m, nn.Embedding)]
+    return max(max(w.shape) for w in weights if isinstance(w, Tensor) and w.ndim == 2)
 
 
 def _rows_and_columns(body: Any) -> int:

@@ -79,14 +79,15 @@ def accumulate(
     loss: Loss,
     progress: float,
     *,
-    microbatch: int,
     seed: Sequence[int],
+    microbatch: int = 0,
+    tokens: int = 0,
 ) -> float:
     """Add the gradient of the batch's mean loss to the model's; returns that loss.
 
-    Exact for any ``microbatch`` (0: the whole batch at once), also where the loss needs statistics of the whole
-    batch: then the logits of all microbatches are computed first without a graph, the gradient of the loss is taken
-    with respect to them, and each microbatch carries its part back. Only one microbatch's graph is alive at a time.
+    Exact for any ``microbatch`` and ``tokens`` (0: the whole batch at once), also where the loss needs statistics of
+    the whole batch: then the logits of all microbatches are computed first without a graph, the gradient of the loss
+    is taken with respect to them, and each microbatch carries its part back. One microbatch's graph is alive at a time.
 
     Args:
         model: in train mode.
@@ -94,12 +95,13 @@ def accumulate(
         targets: (n, C), on the model's device.
         loss: of logits, targets and ``progress``, the share of training done before this update.
         progress: in [0, 1].
-        microbatch: examples, each with all its candidates, per forward and backward pass.
         seed: what the dropout masks are drawn from, together with the microbatch's number; the same in both passes.
+        microbatch: most examples, each with all its candidates, per forward and backward pass; 0 for no limit.
+        tokens: most tokens of a pass, but one example at least; 0 for no limit.
     """
     # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
     order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
-    parts = [order[i : i + (microbatch or len(rows))] for i in range(0, len(rows), microbatch or len(rows))]
+    parts = _parts(order, [sum(map(len, row)) for row in rows], microbatch or len(rows), tokens)
     if loss.per_example or len(parts) == 1:
         total = 0.0
         for number, part in enumerate(parts):
@@ -117,6 +119,19 @@ def accumulate(
     for number, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
         torch.autograd.backward(_logits(model, [rows[i] for i in part], (*seed, number)), piece)
     return mean.item()
+
+
+def _parts(order: Sequence[int], sizes: Sequence[int], most: int, tokens: int) -> list[list[int]]:
+    """Neighbours in ``order`` as microbatches of at most ``most`` examples and ``tokens`` tokens (0: any number)."""
+    parts: list[list[int]] = []
+    filled = 0
+    for i in order:
+        if not parts or len(parts[-1]) == most or (tokens and filled + sizes[i] > tokens):
+            parts.append([])
+            filled = 0
+        parts[-1].append(i)
+        filled += sizes[i]
+    return parts
 
 
 def _logits(model: Classifier, rows: Sequence[Row], seed: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from outgrow.data import Examples
 from outgrow.experiment import Experiment, open_store
+from outgrow.models.transformer import load_tokenizer
 from outgrow.store import Store
 from outgrow.tasks.registry import task
 from tiny_models import WORDS, make_model
@@ -51,6 +52,16 @@ def words(*, rows: int = 240, classes: int = 2, fixed: bool = False, poisoned: b
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random BERT with two layers."""
     folder: Path = make_model(tmp_path_factory.mktemp("models") / "bert", "bert")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama with two layers, whose tokenizer has an end of text."""
+    folder: Path = make_model(tmp_path_factory.mktemp("writers") / "llama", "llama")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(folder)
     return folder
 
 

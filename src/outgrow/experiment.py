@@ -169,7 +169,8 @@ def _check_answers(experiment: Experiment, supervisor: Supervisor) -> None:
     name = experiment.strategy
     if not isinstance(parse_strategy(name), FOR_ANSWERS):
         raise UserError(
-            f"the strategy {name} needs class probabilities, and generate writes answers; take naive or shuffled"
+            f"the strategy {name} needs class probabilities, and generate writes answers; "
+            "take naive, bootstrap, refine or shuffled"
         )
     if not isinstance(supervisor, Model):
         raise UserError(f"the supervisor {experiment.weak} gives class probabilities; answers are written by a model")

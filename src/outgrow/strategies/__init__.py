@@ -6,7 +6,6 @@ Register another with :func:`strategy`; its name and fields are then spelled the
 
 from outgrow.strategies.base import (
     CONTROLS,
-    FOR_ANSWERS,
     NESTED,
     STRATEGIES,
     TRAINERS,
@@ -24,17 +23,28 @@ from outgrow.strategies.base import (
     parse_trainer,
     strategy,
 )
+from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refinement
+from outgrow.strategies.tuning import LPFT, Anchored, Generative, Oracle, Regularised
 
 __all__ = [
     "CONTROLS",
     "FOR_ANSWERS",
+    "LPFT",
     "NESTED",
     "STRATEGIES",
     "TRAINERS",
+    "Anchored",
+    "Bootstrap",
     "Clusters",
     "Confidence",
+    "Direct",
     "Engine",
+    "Generative",
+    "GoldMatched",
     "Naive",
+    "Oracle",
+    "Refinement",
+    "Regularised",
     "Setup",
     "Shuffled",
     "Strategy",
@@ -45,3 +55,6 @@ __all__ = [
     "parse_trainer",
     "strategy",
 ]
+
+FOR_ANSWERS = (Naive, Shuffled, Bootstrap, Direct, Refinement)
+"""Strategies that do as well with written answers; all others need class probabilities."""

@@ -17,7 +17,6 @@ from outgrow.train.settings import Finetune, Generate
 
 __all__ = [
     "CONTROLS",
-    "FOR_ANSWERS",
     "NESTED",
     "STRATEGIES",
     "TRAINERS",
@@ -285,10 +284,6 @@ class Clusters:
 
 CONTROLS = ("shuffled", "clusters")
 """Run beside every pair; with the majority class they say what a student must beat."""
-
-
-FOR_ANSWERS = (Naive, Shuffled)
-"""Strategies that do as well with written answers; all others need class probabilities."""
 
 
 def parse_strategy(text: str) -> Strategy:

@@ -1,0 +1,238 @@
+"""Chains of students, each supervised by the one before: bootstrapping with its controls, and refinement by itself."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from outgrow.data import Examples, Ids, Ints, Labels, Split, positions
+from outgrow.errors import UserError
+from outgrow.graph import Step, step
+from outgrow.labels import KeepConfident
+from outgrow.losses import Loss, Xent
+from outgrow.models.spec import ModelSpec
+from outgrow.strategies.base import Engine, Setup, strategy
+
+__all__ = ["Bootstrap", "Direct", "GoldMatched", "Refinement"]
+
+_TRANSFER = ("B", "B_val")
+_SHARES_OF_A = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+@strategy("bootstrap")
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """A chain: the supervisor teaches a slightly stronger model, that one the next, the last the student.
+
+    Burns et al. 2023, section 4.3.1: M1 labels for M2, M2 for M3, and so on to the student. For chess every model had
+    fresh puzzles; ``fresh`` does so with equal shares of B, which are then smaller by as much as there are models. Not
+    fresh, every model is trained on all of B and labels the very rows it was trained on. Models between are trained as
+    the student is and stopped early by the labels they are given. Without any it is ``naive``.
+
+    Its direct control is ``naive``, or for fresh shares ``direct(shares=...)`` with as many shares as trained models:
+    the supervisor's labels on the very rows of the chain's last stage. What errors handed on cost is told by
+    ``gold-matched``.
+    """
+
+    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost: ClassVar[str] = "one training and one labelling of B more for each model between"
+
+    through: tuple[str, ...] = ()
+    """The models between supervisor and student, weak to strong."""
+    fresh: bool = False
+    """Give each model its own share of B, drawn by the hash of each row's group."""
+    loss: Loss = field(default_factory=Xent)
+
+    def __call__(self, setup: Setup) -> Step:
+        """See :class:`Strategy`."""
+        end = _climb(setup, self.through, self.fresh, self.loss)
+        fitted = setup.student.fit(end.labels, end.split, "B", self.loss, setup.seed)
+        return setup.student.predict(fitted, end.split, ("T",))
+
+
+@strategy("direct")
+@dataclass(frozen=True, kw_only=True)
+class Direct:
+    """Control of a fresh chain: the supervisor's labels on the same last share of B, no models between.
+
+    ``direct(shares=3)`` has the rows, and so the number of rows, of the last stage of a fresh ``bootstrap`` through two
+    models. One share is ``naive``.
+    """
+
+    source: ClassVar[str] = "control of Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost: ClassVar[str] = "one training"
+
+    shares: int = 1
+    """Into how many shares B is cut; the last is used."""
+    loss: Loss = field(default_factory=Xent)
+
+    def __post_init__(self) -> None:
+        if self.shares < 1:
+            raise UserError(f"shares of direct is {self.shares}; it must be at least 1")
+
+    def __call__(self, setup: Setup) -> Step:
+        """See :class:`Strategy`."""
+        last = replace(setup, split=_share(setup, self.shares, self.shares - 1))
+        return last.predict(last.fit(last.weak, self.loss))
+
+
+@strategy("gold-matched")
+@dataclass(frozen=True, kw_only=True)
+class GoldMatched:
+    """Control of a chain: its last supervisor replaced by the same model, as accurate, that learned from gold.
+
+    A student may be good because its last supervisor is accurate, or bad because errors were handed down the chain.
+    Here the last model between is trained on gold of A, on 1/32 to all of its rows, and that one of the six labels for
+    the student whose accuracy on A_val is nearest to the chain's: equally accurate, its errors its own. The accuracies
+    are compared on the supervisor's held-out rows, so no gold of B or T is used; as the six are stopped early on those
+    rows, theirs is a little flattered. Our own construction; Falcontwirl's replication has a control of that name
+    whose making we do not know.
+    """
+
+    source: ClassVar[str] = "control; after Falcontwirl/weak-to-strong-generalization-replication, our construction"
+    cost: ClassVar[str] = "the chain without its student, and seven trainings"
+
+    through: tuple[str, ...] = ()
+    """The models of the chain it is a control of; at least one."""
+    fresh: bool = False
+    """As in ``bootstrap``."""
+    loss: Loss = field(default_factory=Xent)
+
+    def __call__(self, setup: Setup) -> Step:
+        """See :class:`Strategy`."""
+        if not self.through:
+            raise UserError("gold-matched replaces the last model of a chain; name the chain's models: through=(...)")
+        _, own = setup.supervised("gold-matched")
+        end = _climb(setup, self.through, self.fresh, self.loss)
+        assert end.model is not None
+        assert end.fitted is not None
+        on_b, on_a = [], []
+        for share in _SHARES_OF_A:
+            some = setup.split if share == 1 else Step(some_of_a, split=setup.split, share=share, seed=setup.seed)
+            taught = end.model.fit(own, some, "A", Xent(), setup.seed)
+            on_b.append(end.model.predict(taught, end.split, _TRANSFER))
+            on_a.append(end.model.predict(taught, end.split, ("A_val",)))
+        chained = end.model.predict(end.fitted, end.split, ("A_val",))
+        labels = Step(as_accurate, gold=own, wanted=chained, held_out=tuple(on_a), offered=tuple(on_b))
+        fitted = setup.student.fit(labels, end.split, "B", self.loss, setup.seed)
+        return setup.student.predict(fitted, end.split, ("T",))
+
+
+@strategy("refine")
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """The student relabels B for a fresh copy of itself, round after round; no rounds is ``naive``.
+
+    Born-again networks (Furlanello et al. 2018, eq. 3); EleutherAI's strong-to-strong training, in which two rounds
+    were reported to give no consistent gain.
+    """
+
+    source: ClassVar[str] = "Furlanello et al. 2018 (arXiv 1805.04770); EleutherAI/w2s, strong to strong"
+    cost: ClassVar[str] = "one training and one labelling of B more for each round"
+
+    rounds: int = 1
+    keep: float = 1.0
+    """Share of each class's rows, the surest, that the next student is trained on."""
+    loss: Loss = field(default_factory=Xent)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or not 0 < self.keep <= 1:
+            raise UserError(f"refine has rounds={self.rounds}, keep={self.keep}; rounds are 0 or more, keep in (0, 1]")
+
+    def __call__(self, setup: Setup) -> Step:
+        """See :class:`Strategy`."""
+        used = setup
+        for _ in range(self.rounds):
+            said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
+            used = replace(setup, weak=said)
+            if self.keep < 1:
+                used = used.transformed(KeepConfident(share=self.keep))
+        return setup.predict(used.fit(used.weak, self.loss))
+
+
+class _End(NamedTuple):
+    """Where a chain stands when its student's turn comes."""
+
+    labels: Step
+    split: Step
+    model: Engine | None
+    """The last model between, None where there is none."""
+    fitted: Step | None
+
+
+def _climb(setup: Setup, through: Sequence[str], fresh: bool, loss: Loss) -> _End:
+    engines = [_between(name, setup.student) for name in through]
+    num_shares = len(engines) + 1 if fresh else 1
+    splits = [_share(setup, num_shares, i if fresh else 0) for i in range(len(engines) + 1)]
+    end = _End(setup.weak, splits[0], None, None)
+    for engine, here, following in zip(engines, splits, splits[1:], strict=False):
+        fitted = engine.fit(end.labels, here, "B", loss, setup.seed)
+        end = _End(engine.predict(fitted, following, _TRANSFER), following, engine, fitted)
+    return end
+
+
+def _between(name: str, student: Engine) -> Engine:
+    model = ModelSpec.parse(name)
+    if student.model.reads is not None and model.reads not in (None, student.model.reads):
+        raise UserError(f"{name} reads {model.reads}s and the student reads {student.model.reads}s; take one that fits")
+    return Engine(model=model, trainer=student.trainer, texts=student.texts)
+
+
+def _share(setup: Setup, shares: int, number: int) -> Step:
+    if shares == 1:
+        return setup.split
+    return Step(share_of_b, texts=setup.student.texts, split=setup.split, shares=shares, number=number)
+
+
+# --- their steps ------------------------------------------------------------------------------------------------------
+
+
+@step(version=1)
+def share_of_b(texts: Examples, split: Split, shares: int, number: int) -> Split:
+    """The split with share ``number`` (from 0) of B and of B_val in their place; related rows stay together.
+
+    Groups stand in the order of their sha256, and that order is cut into runs as equal in rows as groups allow.
+    """
+    parts = dict(split.parts)
+    for name in _TRANSFER:
+        ids = split.parts[name]
+        parts[name] = ids[_shares(texts.groups[positions(ids, texts.ids)], shares) == number]
+    if not len(parts["B"]):
+        raise UserError(f"B has too few groups of rows for {shares} fresh shares; take fewer models, or fresh=False")
+    return Split(parts=parts)
+
+
+def _shares(groups: Ids, shares: int) -> Ints:
+    """(n,) The share of each row: that in which the middle of its group's rows falls."""
+    names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    hashed = [hashlib.sha256(str(name).encode()).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda i: hashed[i])
+    middle = np.empty(len(names))
+    middle[order] = np.cumsum(sizes[order]) - sizes[order] / 2
+    return np.asarray((middle * shares / max(1, len(groups))).astype(np.int64)[group])
+
+
+@step(version=1)
+def some_of_a(split: Split, share: float, seed: int) -> Split:
+    """The split with a random share of A; a smaller one of the same seed lies within a larger one."""
+    ids = split.parts["A"]
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(ids))[: max(2, round(share * len(ids)))])
+    return Split(parts={**split.parts, "A": ids[drawn]})
+
+
+@step(version=1)
+def as_accurate(gold: Labels, wanted: Labels, held_out: tuple[Labels, ...], offered: tuple[Labels, ...]) -> Labels:
+    """Of the ``offered`` labels those whose giver's accuracy on ``held_out`` rows is nearest to that of ``wanted``.
+
+    Of equally near ones, the first.
+    """
+
+    def accuracy(labels: Labels) -> float:
+        return float((labels.hard == gold.take(labels.ids).hard).mean())
+
+    if not len(wanted):
+        raise UserError("gold-matched compares accuracies on held-out rows of A, and there are none; hold some out")
+    distances = [abs(accuracy(given) - accuracy(wanted)) for given in held_out]
+    return offered[int(np.argmin(distances))]

@@ -544,7 +544,22 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, with 2 for what the user can mend, with 1 for anything else that failed."""
-    sys.exit(_main(list(sys.argv[1:] if tokens is None else tokens)))
+    tokens = list(sys.argv[1:] if tokens is None else tokens)
+    sys.exit(_in_team(tokens) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _main(tokens))
+
+
+def _in_team(tokens: list[str]) -> int:
+    """One of several processes that torchrun started: the first runs the command, the others help it finetune."""
+    from outgrow.train import team
+
+    team.join()
+    if team.rank():
+        team.serve()
+        return 0
+    try:
+        return _main(tokens)
+    finally:
+        team.dismiss()
 
 
 def _main(tokens: list[str]) -> int:

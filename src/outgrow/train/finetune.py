@@ -17,7 +17,7 @@ from outgrow.errors import UserError
 from outgrow.losses import Loss
 from outgrow.models.transformer import Classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
-from outgrow.train import checkpoints
+from outgrow.train import checkpoints, team
 from outgrow.train.checkpoints import Best, Position
 from outgrow.train.fitted import FinetunedModel, build, outputs, predict, probabilities, put, taken, token_rows
 from outgrow.train.memory import plan_memory, within_memory
@@ -68,6 +68,15 @@ def finetune(
         raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")
     if settings.early_stopping and not len(val_texts):
         raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
+    quiet = Runtime(
+        device=runtime.device,
+        microbatch=runtime.microbatch,
+        tokens_at_once=runtime.tokens_at_once,
+        gradient_checkpointing=runtime.gradient_checkpointing,
+        scratch=runtime.scratch,
+        say=_unsaid,
+    )
+    team.lead(finetune, folder, texts, targets, val_texts, val_targets, loss, settings, seed, quiet, start, anchor)
     num_classes = targets.shape[1]
     tokenizer = load_tokenizer(folder)
     rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
@@ -75,7 +84,7 @@ def finetune(
     if not runtime.microbatch:
         plan = plan_memory(folder, settings, [sum(map(len, row)) for row in rows], runtime)
         runtime.say(str(plan))
-        tokens = plan.tokens
+        tokens = team.least(plan.tokens)
     model = build(folder, settings, outputs(texts, num_classes), seed)
     if start:
         put(model, start.state)
@@ -90,6 +99,10 @@ def finetune(
     _train(run, position, runtime, tokens)
     state = position.best.state if position.best else taken(model)
     return FinetunedModel(state=state, settings=settings, num_classes=num_classes, history=tuple(position.history))
+
+
+def _unsaid(line: str) -> None:
+    pass
 
 
 class _Run(NamedTuple):
@@ -144,7 +157,7 @@ def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None
         position.losses.append(value)
         if position.update in looks:
             _check(run, position, runtime)
-        if runtime.scratch and time.monotonic() - saved >= checkpoints.SECONDS:
+        if runtime.scratch and team.rank() == 0 and time.monotonic() - saved >= checkpoints.SECONDS:
             checkpoints.write(runtime.scratch, run.identity, model, run.optimizer, position)
             saved = time.monotonic()
         runtime.report(position.update, total, "updates")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
+from outgrow.train import team
 from outgrow.train.settings import Finetune
 
 __all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
@@ -108,7 +109,7 @@ def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int,
         What it returned, and the tokens that fitted.
 
     Raises:
-        UserError: if not even single examples fit.
+        UserError: if not even single examples fit, or several processes share the batch: all would have to halve.
     """
     while True:
         try:
@@ -116,6 +117,10 @@ def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int,
         except (RuntimeError, MemoryError) as error:
             if not _ran_out(error):
                 raise
+            if team.size() > 1:
+                raise UserError(
+                    f"the memory of process {team.rank()} ran out; give a smaller --microbatch (it changes no result)"
+                ) from error
         model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from outgrow.data import Ints
 from outgrow.losses import Loss
 from outgrow.models.transformer import Classifier, Tokens
+from outgrow.train import team
 from outgrow.train.settings import Finetune, Generate
 
 __all__ = ["Row", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
@@ -101,23 +102,33 @@ def accumulate(
     """
     # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
     order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
-    parts = _parts(order, [sum(map(len, row)) for row in rows], microbatch or len(rows), tokens)
+    sizes = [sum(map(len, row)) for row in rows]
+    if team.size() > 1:  # a part for every rank
+        tokens = min(tokens or sum(sizes), math.ceil(sum(sizes) / team.size()))
+    parts = _parts(order, sizes, microbatch or len(rows), tokens)
+    mine = [(number, part) for number, part in enumerate(parts) if number % team.size() == team.rank()]
+
+    def logits_of(number: int, part: list[int]) -> Tensor:
+        return _logits(model, [rows[i] for i in part], (*seed, number))
+
     if loss.per_example or len(parts) == 1:
-        total = 0.0
-        for number, part in enumerate(parts):
-            logits = _logits(model, [rows[i] for i in part], (*seed, number))
-            share = loss(logits, targets[part], progress).sum() / len(rows)
+        mean = torch.zeros((), device=targets.device)
+        for number, part in mine:
+            share = loss(logits_of(number, part), targets[part], progress).sum() / len(rows)
             torch.autograd.backward(share)
-            total += share.item()
-        return total
-    with torch.no_grad():
-        first = [_logits(model, [rows[i] for i in part], (*seed, number)) for number, part in enumerate(parts)]
-    whole = torch.cat(first).requires_grad_()
-    mean = loss(whole, targets[order], progress).mean()
-    (gradient,) = torch.autograd.grad(mean, whole)
-    pieces = torch.split(gradient, [len(part) for part in parts])
-    for number, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
-        torch.autograd.backward(_logits(model, [rows[i] for i in part], (*seed, number)), piece)
+            mean += share.detach()
+        team.add_up(mean)
+    else:
+        whole = torch.zeros_like(targets)
+        with torch.no_grad():
+            for number, part in mine:
+                whole[part] = logits_of(number, part)
+        team.add_up(whole)
+        mean = loss(whole.requires_grad_(), targets, progress).mean()
+        (gradient,) = torch.autograd.grad(mean, whole)
+        for number, part in mine:
+            torch.autograd.backward(logits_of(number, part), gradient[part])
+    team.add_up_gradients(model)
     return mean.item()
 
 

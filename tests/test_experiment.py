@@ -44,7 +44,7 @@ ORACLE = "oracle"
 """The one strategy that law 1 does not hold for: an analysis, and it says so."""
 REFUSED = {("regularised", FINETUNE), *((s, PROBE) for s in ("lp-ft", "anchored", "generative"))}
 """What cannot be trained so."""
-MORE_SUPERVISORS = {"gold-matched"}
+MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven"}
 """They train further models on the supervisor's own gold of A, and need a supervisor that is a model."""
 LAWFUL = [(s, t) for s in STRATEGIES for t in (PROBE, FINETUNE) if s != ORACLE and (s, t) not in REFUSED]
 
@@ -55,6 +55,10 @@ def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
     spelled = {
         "bootstrap": f"bootstrap(through=({str(model)!r},), fresh=True)",
         "direct": "direct(shares=2)",
+        "ensemble": "ensemble(size=2)",
+        "boosted": "boosted(size=2)",
+        "co-supervised": "co-supervised(size=2)",
+        "raven": "raven(size=2)",
         "gold-matched": f"gold-matched(through=({str(model)!r},))",
     }
     writes = {"generative"}

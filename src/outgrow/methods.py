@@ -67,7 +67,7 @@ def index() -> str:
         *((paper, what, f"`{canonical_strategy(text)}`") for paper, what, text in VARIANTS),
         *((m.source, m.about, f"`naive(loss={name})`") for name, m in _named("losses", LOSSES)),
         *((m.source, m.about, f"`naive(transforms=({name},))`") for name, m in _named("transforms", TRANSFORMS)),
-        *((m.source, m.about, f"`outgrow.labels.{name}` in Python") for name, m in _named("", LABEL_MODELS)),
+        *((m.source, m.about, f"`ensemble(by={name})`") for name, m in _named("", LABEL_MODELS)),
     ]
     lines = ["| paper | what | spelling |", "|---|---|---|"]
     for paper, what, spelling in rows:

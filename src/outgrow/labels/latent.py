@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -86,6 +86,7 @@ def _softmax(values: Doubles) -> Doubles:
 # --- several supervisors ----------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class LabelModel(Protocol):
     """Makes one set of labels from those of several supervisors on the same rows."""
 

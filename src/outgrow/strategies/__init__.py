@@ -24,6 +24,7 @@ from outgrow.strategies.base import (
     strategy,
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refinement
+from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
 from outgrow.strategies.tuning import LPFT, Anchored, Generative, Oracle, Regularised
 
 __all__ = [
@@ -34,15 +35,19 @@ __all__ = [
     "STRATEGIES",
     "TRAINERS",
     "Anchored",
+    "Boosted",
     "Bootstrap",
     "Clusters",
+    "CoSupervised",
     "Confidence",
     "Direct",
     "Engine",
+    "Ensemble",
     "Generative",
     "GoldMatched",
     "Naive",
     "Oracle",
+    "Raven",
     "Refinement",
     "Regularised",
     "Setup",

@@ -46,6 +46,8 @@ REFUSED = {("regularised", FINETUNE), *((s, PROBE) for s in ("lp-ft", "anchored"
 """What cannot be trained so."""
 MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven"}
 """They train further models on the supervisor's own gold of A, and need a supervisor that is a model."""
+NO_LABELS = {"zero-shot"}
+"""They take nothing of any label, weak or gold."""
 LAWFUL = [(s, t) for s in STRATEGIES for t in (PROBE, FINETUNE) if s != ORACLE and (s, t) not in REFUSED]
 
 
@@ -55,13 +57,14 @@ def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
     spelled = {
         "bootstrap": f"bootstrap(through=({str(model)!r},), fresh=True)",
         "direct": "direct(shares=2)",
+        "ccs": "ccs(restarts=2, updates=50)",
         "ensemble": "ensemble(size=2)",
         "boosted": "boosted(size=2)",
         "co-supervised": "co-supervised(size=2)",
         "raven": "raven(size=2)",
         "gold-matched": f"gold-matched(through=({str(model)!r},))",
     }
-    writes = {"generative"}
+    writes = {"generative", "zero-shot", "few-shot"}
 
     def lawful(strategy: str, **changed: Any) -> Experiment:
         strong = {"strong": str(writer)} if strategy in writes else {}
@@ -126,8 +129,12 @@ def test_behind_a_student_there_is_no_gold_but_the_supervisors(
     target = wire(lawful(strategy, train=train))
     for made in (*target.args["student"], *target.args["weak"]):
         behind = everything_behind(made)
-        assert {p for s in behind if s.fn is steps.gold for p in s.args["parts"]} == {"A", "A_val"}
-        assert set(paths_to_load(behind)) == {("texts",), ("split",), ("gold", "A", "A_val")}
+        unlabelled = made in target.args["student"] and strategy in NO_LABELS
+        supervised = set() if unlabelled else {("gold", "A", "A_val")}
+        assert {p for s in behind if s.fn is steps.gold for p in s.args["parts"]} == {
+            p for g in supervised for p in g[1:]
+        }
+        assert set(paths_to_load(behind)) == {("texts",), ("split",)} | supervised
 
 
 @pytest.mark.parametrize(("strategy", "train"), LAWFUL)

@@ -24,11 +24,14 @@ from outgrow.strategies.base import (
     strategy,
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refinement
+from outgrow.strategies.elicitation import CCS, CRC, FewShot, ZeroShot
 from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
 from outgrow.strategies.tuning import LPFT, Anchored, Generative, Oracle, Regularised
 
 __all__ = [
+    "CCS",
     "CONTROLS",
+    "CRC",
     "FOR_ANSWERS",
     "LPFT",
     "NESTED",
@@ -43,6 +46,7 @@ __all__ = [
     "Direct",
     "Engine",
     "Ensemble",
+    "FewShot",
     "Generative",
     "GoldMatched",
     "Naive",
@@ -54,6 +58,7 @@ __all__ = [
     "Shuffled",
     "Strategy",
     "Training",
+    "ZeroShot",
     "canonical_strategy",
     "canonical_trainer",
     "parse_strategy",

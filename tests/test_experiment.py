@@ -170,7 +170,7 @@ def test_nothing_but_its_supervisor_tells_a_student_the_truth(
     Unless a strategy trains further supervisors: then gold of A flows into those too, and no other gold.
     """
     experiment = lawful(strategy, train=train, **({"weak": weak} if weak else {}))
-    allowed = {("texts",), ("split",)}
+    allowed: set[tuple[str, ...]] = {("texts",), ("split",)}
     if strategy in MORE_SUPERVISORS:
         if weak:
             with pytest.raises(UserError, match="the supervisor is no model"):

@@ -150,8 +150,8 @@ def test_an_anchor_holds_weights_near_their_start(tmp_path: Path) -> None:
     start = finetune(folder, texts, labels, [], labels[:0], Xent(), still, 0, CPU)
     distances = []
     for anchor in (None, 0.0, 0.1, 10.0):
-        given: Any = (folder, texts, labels, [], labels[:0], Xent(), settings, 0, CPU)
-        made = finetune(*given) if anchor is None else finetune(*given, anchor=anchor)
+        extra: dict[str, Any] = {} if anchor is None else {"anchor": anchor}
+        made = finetune(folder, texts, labels, [], labels[:0], Xent(), settings, 0, CPU, **extra)
         distances.append(sum(float((made.state[k] - start.state[k]).square().sum()) for k in made.state))
         if anchor == 0.0:
             assert distances[0] == distances[1]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from conftest import MakeExperiment
 from outgrow import steps
+from outgrow.answers import finetune_lm, gold_answers
 from outgrow.data import Examples, Labels, Split
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, open_store, run_steps, wire
@@ -210,3 +211,38 @@ def test_what_cannot_be_is_said_at_once(make: MakeExperiment, change: dict[str, 
     with pytest.raises(UserError, match=said) as error:
         wire(make(**change))
     assert "\n" not in str(error.value)
+
+
+# --- written answers --------------------------------------------------------------------------------------------------
+
+LICHESS = Path(__file__).parent / "rows" / "lichess_puzzles.csv"
+
+
+@pytest.mark.parametrize("strategy", ["bootstrap", "refine"])
+def test_chains_go_with_written_answers(make: MakeExperiment, writer: Path, store: Store, strategy: str) -> None:
+    """Chess, where the paper's chains were: the models between write the next one's lessons."""
+    spelled = f"bootstrap(through=({str(writer)!r},), fresh=True)" if strategy == "bootstrap" else "refine"
+    task = f"chess-puzzles(path={str(LICHESS)!r}, form='move', position='pieces', notation='uci')"
+    train = "generate(epochs=1, max_tokens=64, max_answer=6)"
+    rows = {"supervisor_rows": 7, "transfer_rows": 7, "test_rows": 7, "validation": 0.0, "seeds": (0,)}
+    experiment = make(
+        task=task, weak=str(writer), strong=str(writer), train=train, weak_train=None, strategy=spelled, **rows
+    )
+    (found,) = run(store, experiment)
+    assert 0 <= found["student"]["accuracy"][0] <= 1
+    behind = in_order([student(experiment)])
+    assert {p for s in behind if s.fn is gold_answers for p in s.args["parts"]} == {"A", "A_val"}
+    trained = [s.args["split"].key for s in behind if s.fn is finetune_lm]
+    assert len(trained) == 3
+    assert len(set(trained)) == (3 if strategy == "bootstrap" else 1)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["refine(keep=0.5)", "ensemble", "regularised", "gold-matched(through=('glove',))"]
+)
+def test_what_needs_probabilities_is_refused_written_answers(make: MakeExperiment, writer: Path, strategy: str) -> None:
+    task = f"chess-puzzles(path={str(LICHESS)!r}, form='move', position='pieces', notation='uci')"
+    with pytest.raises(UserError, match="generate writes answers"):
+        wire(
+            make(task=task, weak=str(writer), strong=str(writer), train="generate", weak_train=None, strategy=strategy)
+        )

@@ -29,7 +29,7 @@ from outgrow.metrics import Interval, interval, pgr_replicates
 from outgrow.runner import Monitor, Outcome, StepsFailed
 from outgrow.runtime import Runtime
 from outgrow.store import Store
-from outgrow.strategies import CONTROLS, STRATEGIES, canonical_strategy
+from outgrow.strategies import CONTROLS, STRATEGIES, canonical_strategy, parse_strategy
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,7 +57,9 @@ REFERENCE = "naive"
 _REPLICATES = 4000
 _MOST_EXACT = 14  # tasks whose flips of signs are all gone through; more are sampled
 _SAMPLED = 20_000  # flips
-_TRAININGS = ("fit_probe", "finetune")
+_TRAININGS = ("fit", "finetune")  # how the names of steps that train a model begin
+_MORE = ("regularised(l2=(10.0,))",)
+"""Fixed settings that are no published variant and no default: strong regularisation without a choice."""
 
 _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "LogConf": ("alpha", (0.25, 0.5, 0.75)),
@@ -91,10 +93,11 @@ _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def default_methods() -> tuple[str, ...]:
-    """Every method of the registries, spelled as a strategy: strategies, published variants, losses, transforms."""
+    """Every method of the registries as a strategy: strategies, published variants, losses, transforms of labels."""
     listed = [
         *(name for name in STRATEGIES if name not in CONTROLS),
         *(spelling for _, _, spelling in VARIANTS),
+        *_MORE,
         *(f"naive(loss={name})" for name in LOSSES),
         *(f"naive(transforms=({name},))" for name in TRANSFORMS),
     ]
@@ -467,7 +470,7 @@ def run_board(
     if not grid.ceiling:
         del entries["ceiling"]
     settings = {m: len(s) for m, s in wired.settings.items()}
-    kinds = {**wired.kinds, **dict.fromkeys(_REFERENCES, "reference")}
+    kinds = {**wired.kinds, **dict.fromkeys(_REFERENCES, "reference"), "majority class": "control"}
     return Board(
         rows=summarise(entries, wired.cells, kinds, settings),
         entries=entries,
@@ -483,7 +486,7 @@ def run_board(
 
 
 _REFERENCES = {"supervisor": "weak", "ceiling": "ceiling", "majority class": "majority"}
-"""Rows that are no students, and what a contrast calls them."""
+"""Rows that are nobody's students, and what a contrast calls them."""
 
 
 def _attempt(
@@ -510,7 +513,7 @@ class _Wired:
         self.results: dict[tuple[str, Cell], Step] = {}
         self.settings: dict[str, tuple[str, ...]] = {}
         self.left_out: dict[str, str] = {}
-        taken: set[str] = set()
+        taken: dict[str, str] = {}
         for method in (*methods, *controls):
             settings = settings_of(method) if tune else (method,)
             try:
@@ -524,16 +527,20 @@ class _Wired:
                 raise UserError(
                     "a board compares class probabilities, and generate writes answers; take probe or finetune"
                 )
-            students = next(iter(made.values())).args["student"][0].key
-            if students in taken and method not in named:
-                self.left_out[method] = "the same student as another method's"
+            first = next(iter(made.values()))
+            students = first.args["student"][0].key
+            if method not in (*named, *controls) and not any(_trains(step) for step in _own(first)):
+                self.left_out[method] = "trains no student; name it to have it here"
                 continue
-            taken.add(students)
+            if taken.setdefault(students, method) != method and method not in named:
+                self.left_out[method] = f"the same student as {taken[students]}"
+                continue
             self.settings[method] = settings
             self.results |= made
         self.methods = list(self.settings)
         self.kinds = {m: self._kind(m) for m in self.methods}
-        self.agreements = {key: _agreements(self.results[key]) for key in self.results} if tune else {}
+        chosen_among = {s for settings in self.settings.values() if len(settings) > 1 for s in settings}
+        self.agreements = {key: _agreements(result) for key, result in self.results.items() if key[0] in chosen_among}
 
     def targets(self) -> list[Step]:
         """Everything that is to be run before methods are compared."""
@@ -541,7 +548,7 @@ class _Wired:
         return [*self.results.values(), *agreements]
 
     def _kind(self, method: str) -> str:
-        if method in CONTROLS:
+        if getattr(parse_strategy(method), "source", "").startswith("control"):
             return "control"
         result = self.results[self.settings[method][0], self.cells[0]]
         weak = {step.key for step in result.args["weak"]}
@@ -661,7 +668,14 @@ def _interval(stored: Sequence[float | None]) -> Interval:
 
 def _spent(result: Step, store: Store) -> tuple[float, int]:
     """Seconds and trainings per seed of the steps that only this student needs: not the supervisor's, not features."""
+    own = _own(result)
+    return sum(store.record(s)["seconds"] for s in own), round(sum(map(_trains, own)) / len(result.args["seeds"]))
+
+
+def _own(result: Step) -> list[Step]:
     given = {step.key for step in in_order([*result.args["weak"], *result.args["truth"]])}
-    own = [s for s in in_order(result.args["student"]) if s.key not in given and s.function.name != "embed"]
-    trainings = sum(s.function.name in _TRAININGS for s in own)
-    return sum(store.record(s)["seconds"] for s in own), round(trainings / len(result.args["seeds"]))
+    return [s for s in in_order(result.args["student"]) if s.key not in given and s.function.name != "embed"]
+
+
+def _trains(step: Step) -> bool:
+    return step.function.name.startswith(_TRAININGS)

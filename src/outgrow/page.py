@@ -55,9 +55,12 @@ def figure(name: str, spec: dict[str, Any], svg: str) -> str:
 </figure>"""
 
 
-def html_table(caption: str, heads: Sequence[str], body: str) -> str:
-    """A table that scrolls sideways where it must; ``body`` is HTML, the caption is escaped."""
-    head = "".join(f"<th>{h}</th>" for h in heads)
+def html_table(caption: str, heads: Sequence[str], body: str, names: int = 3) -> str:
+    """A table that scrolls sideways where it must; ``body`` is HTML, the caption is escaped.
+
+    The first ``names`` columns hold text, the others numbers.
+    """
+    head = "".join(f"<th>{h}</th>" if i < names else f'<th class="number">{h}</th>' for i, h in enumerate(heads))
     return (
         f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
@@ -134,7 +137,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 caption { text-align: left; color: var(--soft); padding: .25rem 0; }
 th, td { text-align: left; padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; line-height: 1.3; }
-th:nth-child(n+4), .number { text-align: right; }
+.number { text-align: right; }
 th:last-child, td:last-child { padding-right: 0; }
 td[title] { white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem; }
 abbr { cursor: help; }

@@ -238,11 +238,11 @@ def heat_map(cells: "pl.DataFrame") -> "Chart":
     Args:
         cells: as :meth:`outgrow.board.Board.cell_table` gives it.
     """
-    rows = [r for r in tidy_cells(cells) if r["kind"] != "reference" and r["method"] != "naive"]
+    rows = [r for r in _heat_rows(cells) if r["method"] != "naive"]
     values = [
         {
             **_heat(r, "difference"),
-            "label": "×" if r["difference"] is None else f"{100 * r['difference']:+.1f}".replace("-", "−"),
+            "label": "×" if r["difference"] is None else _signed(100 * r["difference"]),
             "strength": "bold" if r["outcome"] in ("win", "loss") else "plain",
             "colour": None if r["difference"] is None else 100 * r["difference"],
         }
@@ -260,7 +260,7 @@ def heat_map(cells: "pl.DataFrame") -> "Chart":
 def heat_map_pgr(cells: "pl.DataFrame") -> "Chart":
     """Methods against cells of a board, by performance gap recovered; ``–`` where it is undefined. See
     :func:`heat_map`."""
-    rows = [r for r in tidy_cells(cells) if r["kind"] != "reference"]
+    rows = _heat_rows(cells)
     values = []
     for r in rows:
         missing = "×" if r["status"] == "failed" else "–"
@@ -404,6 +404,21 @@ def _point(row: Row, name: str) -> Row:
     }
 
 
+_BESIDE = {"gold": "gold of B", "control": "control"}
+
+
+def _heat_rows(cells: "pl.DataFrame") -> list[Row]:
+    """Methods first, then what is no contestant, marked as such."""
+    order = ("method", *_BESIDE)
+    rows = sorted((r for r in tidy_cells(cells) if r["kind"] in order), key=lambda r: order.index(r["kind"]))
+    beside = {kind: f" ({what})" for kind, what in _BESIDE.items()}
+    return [{**r, "shown": r["shown"] + beside.get(r["kind"], "")} for r in rows]
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−") if abs(points) >= 0.05 else "0.0"
+
+
 def _heat(row: Row, name: str) -> Row:
     kept = {k: row[k] for k in ("method", "kind", "task", "weak", "strong", "setting", "shown", "pair", "panel")}
     text = "failed" if row["status"] == "failed" else measured(row, name, percent=name != "pgr")
@@ -419,7 +434,7 @@ def _heat_map(
     methods, pairs, panels = (list(dict.fromkeys(r[k] for r in rows)) for k in ("shown", "pair", "panel"))
     scale = alt.Scale(domain=[ends[0], 0.0, ends[1]], range=["#D55E00", "#f7f7f7", "#0072B2"], clamp=True)
     base = alt.Chart().encode(
-        x=alt.X("pair:N", sort=pairs, title=None, axis=alt.Axis(labelAngle=-40, orient="bottom", grid=False)),
+        x=alt.X("pair:N", sort=pairs, title=None, axis=alt.Axis(labelAngle=-90, orient="bottom", grid=False)),
         y=alt.Y("shown:N", sort=methods, title=None, axis=alt.Axis(grid=False)),
         tooltip=[
             alt.Tooltip("method:N", title="Method"),
@@ -431,13 +446,15 @@ def _heat_map(
             alt.Tooltip("why:N", title="PGR undefined"),
         ],
     )
-    # A missing number is no number of the scale: grey, never the colour of zero.
-    colour = alt.condition("isValid(datum.colour)", alt.Color("colour:Q", scale=scale, title=what), alt.value("#ddd"))
     end = max(abs(e) for e in ends)
     ink = alt.condition(f"abs(datum.colour) > {0.6 * end}", alt.value("white"), alt.value("#222"))
     text = base.encode(text="label:N", color=ink)
     layers = [
-        base.mark_rect(stroke="white", strokeWidth=1).encode(color=colour),
+        base.transform_filter("isValid(datum.colour)")
+        .mark_rect(stroke="white", strokeWidth=1)
+        .encode(color=alt.Color("colour:Q", scale=scale, title=what)),
+        # A missing number is no number of the scale: grey, never the colour of zero.
+        base.transform_filter("!isValid(datum.colour)").mark_rect(stroke="white", strokeWidth=1, color="#d4d4d4"),
         text.transform_filter("datum.strength !== 'bold'").mark_text(fontSize=11),
         text.transform_filter("datum.strength === 'bold'").mark_text(fontSize=11, fontWeight="bold"),
     ]
@@ -446,8 +463,8 @@ def _heat_map(
         height=alt.Step(19),  # room for −12.3
     )
     header = alt.Header(labelExpr="split(datum.label, ' · ')", labelLimit=46 * len(pairs), labelFontSize=12)
-    column = alt.Column("panel:N", title=None, sort=panels, header=header, spacing=6)
-    return _finished(layered.facet(column=column).resolve_scale(x="independent"), title, about)
+    column = alt.Column("panel:N", title=None, sort=panels, header=header)
+    return _finished(layered.facet(column=column, spacing=6).resolve_scale(x="independent"), title, about)
 
 
 def _once(values: Sequence[Row], *fields: str) -> list[Row]:

@@ -57,8 +57,8 @@ class Progress(Monitor):
 
     def start(self, to_run: int, reused: int) -> None:
         """Say what the plan is."""
-        self.to_run, self.began = to_run, time.monotonic()
-        self.bars.update(self.whole, total=to_run)
+        self.done, self.to_run, self.began = 0, to_run, time.monotonic()
+        self.bars.update(self.whole, total=to_run, completed=0)
         if to_run:
             about = f", about {clock(self.estimate)} by earlier runs" if self.estimate else ""
             self.say(f"{to_run} steps to run, {reused} reused{about}")

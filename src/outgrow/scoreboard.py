@@ -24,6 +24,7 @@ __all__ = ["findings", "print_board", "write_board"]
 _HEADS = (
     "Method",
     "Settings",
+    "Verdict",
     "Median PGR",
     "PGR defined",
     "Difference to naive, points",
@@ -33,7 +34,6 @@ _HEADS = (
     "Worst cell, points",
     "Trainings",
     "Cost",
-    "Verdict",
 )
 _BLOCKS = {
     "method": "Methods, best mean difference first",
@@ -141,7 +141,7 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
         table.add_column(head, no_wrap=True, justify="left" if head == "verdict" else "right")
     for kind in _BLOCKS:
         for row in (r for r in board.rows if r.kind == kind):
-            name = short_name(row.method) + {"gold": " (gold of B)", "control": " (control)"}.get(kind, "")
+            name = short_name(row.method) + {"gold": " (gold of B)", "control": " (control)"}.get(row.kind, "")
             worst = _points(row.worst_difference, brackets=False)
             numbers = [_ratio(row.pgr), f"{row.pgr_cells}/{row.cells}", _points(row.difference)]
             numbers += [_p(row.p), _p(row.p_holm), f"{row.wins}/{row.ties}/{row.losses}", worst, _cost(row)]
@@ -164,7 +164,8 @@ def _body(
 ) -> str:
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(board))
     warnings = f'<ul class="warnings"><li>{escape(str(board.failure))}</li></ul>' if board.failure else ""
-    blocks = "".join(_block(board, kind) for kind in _BLOCKS)
+    names = {r["method"]: r["shown"] for r in tidy_cells(cells)}
+    blocks = "".join(_block(board, kind, names) for kind in _BLOCKS)
     details = "".join(_detail(panel, cells) for panel in dict.fromkeys(r["panel"] for r in tidy_cells(cells)))
     return f"""<h1>{escape(title)}</h1>
 <p class="headline">{escape(" ".join(findings(board)))}</p>
@@ -185,13 +186,13 @@ def _body(
 {rerun(provenance)}"""
 
 
-def _block(board: Board, kind: str) -> str:
+def _block(board: Board, kind: str, names: Mapping[str, str]) -> str:
     rows = [row for row in board.rows if row.kind == kind]
-    return html_table(_BLOCKS[kind], _HEADS, "".join(_line(row) for row in rows)) if rows else ""
+    return html_table(_BLOCKS[kind], _HEADS, "".join(_line(row, names[row.method]) for row in rows)) if rows else ""
 
 
-def _line(row: Row) -> str:
-    settings = "–" if row.kind == "reference" else "fixed" if row.settings == 1 else f"best of {row.settings}"
+def _line(row: Row, name: str) -> str:
+    settings = "–" if row.trainings is None else "fixed" if row.settings == 1 else f"best of {row.settings}"
     defined = f"{row.pgr_cells} of {row.cells}" + (f", {row.missing} failed" if row.missing else "")
     worst = ""
     if row.worst and row.worst_difference:
@@ -201,10 +202,14 @@ def _line(row: Row) -> str:
     numbers = [_ratio(row.pgr), defined, _points(row.difference), _p(row.p), _p(row.p_holm)]
     numbers += [f"{row.wins} / {row.ties} / {row.losses}"]
     trainings = "–" if row.trainings is None else f"{row.trainings:.3g}"
-    shown = [*map(escape, numbers), worst, trainings, _cost(row), verdict]
-    name = f'<td title="{escape(row.method)}">{escape(short_name(row.method))}</td><td>{settings}</td>'
+    shown = [*map(escape, numbers), worst, trainings, _cost(row)]
+    names = f"{_named(row.method, name)}<td>{settings}</td><td>{verdict}</td>"
     cells = "".join(f'<td class="number">{cell}</td>' for cell in shown)
-    return f"<tr>{name}{cells}</tr>\n"
+    return f"<tr>{names}{cells}</tr>\n"
+
+
+def _named(method: str, shown: str) -> str:
+    return f'<td><span title="{escape(method)}">{escape(shown)}</span></td>'
 
 
 def _detail(panel: str, cells: "pl.DataFrame") -> str:
@@ -217,8 +222,8 @@ def _detail(panel: str, cells: "pl.DataFrame") -> str:
     for method in dict.fromkeys(r["method"] for r in rows):
         own = [found[method, pair] for pair in pairs]
         numbers = "".join(_detailed(r) for r in own)
-        body += f'<tr><td title="{escape(method)}">{escape(own[0]["shown"])}</td>{numbers}</tr>\n'
-    table = html_table("Bold: the interval leaves out zero.", heads, body)
+        body += f"<tr>{_named(method, own[0]['shown'])}{numbers}</tr>\n"
+    table = html_table("Bold: the interval leaves out zero.", heads, body, names=1)
     return f"<details><summary>{escape(panel)}</summary>{table}</details>\n"
 
 
@@ -240,7 +245,7 @@ def _detailed(row: Mapping[str, Any]) -> str:
 def _points(value: Interval | None, brackets: bool = True) -> str:
     if value is None:
         return "none"
-    middle, low, high = (f"{100 * v:+.1f}" for v in value)
+    middle, low, high = (f"{100 * v:+.1f}" if abs(v) >= 0.0005 else "0.0" for v in value)
     return (f"{middle} [{low}, {high}]" if brackets else middle).replace("-", "−")
 
 

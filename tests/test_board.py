@@ -456,14 +456,17 @@ def test_a_named_method_that_cannot_be_is_refused_and_one_of_all_is_left_out(
     grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible = "naive(transforms=(Harden, Temperature))"
-    monkeypatch.setattr("outgrow.board.default_methods", lambda: ("confidence", "naive(loss=LogConf)", impossible))
+    monkeypatch.setattr(
+        "outgrow.board.default_methods", lambda: ("confidence", "naive(loss=LogConf)", impossible, "crc")
+    )
     small = replace(grid, task=("words",), controls=False)
     board = run_board(replace(small, strategy=("all",)), store, Runtime())
     assert {row.method for row in board.rows if row.kind == "method"} == {"naive", "confidence"}
     assert board.left_out["naive(loss=LogConf)"] == "the same student as confidence"
     assert "put Harden last" in board.left_out[impossible]
+    assert board.left_out["crc"].startswith("trains no student")
     assert any("put Harden last" in note for note in notes(board))
-    with pytest.raises(UserError, match="put Harden last"):
+    with pytest.raises(UserError, match="put Harden last"):  # nothing has run by then
         run_board(replace(small, strategy=(impossible,)), store, Runtime())
 
 

@@ -115,7 +115,7 @@ def notes(board: Board) -> list[str]:
         f"{'task' if len(board.tasks) == 1 else 'tasks'}, {board.seeds} {'seed' if board.seeds == 1 else 'seeds'} each."
     ]
     if board.tuned:
-        fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.kind == "method"]
+        fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
         said.append(
             "Hyperparameters: chosen for each cell among the settings counted in the table, by agreement with weak "
             f"validation labels (B_val), never gold. Fixed for want of a grid: {', '.join(fixed) or 'none'}."

@@ -142,7 +142,8 @@ def bare(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
     def step(rows: list[Tokens]) -> None:
         hidden = body(input_ids=torch.tensor(rows)).last_hidden_state
         pooled = hidden.mean(1) if pooling == "mean" else hidden[:, 0 if pooling == "first" else -1]
-        torch.nn.functional.cross_entropy(head(pooled), torch.zeros(len(rows), dtype=torch.int64)).backward()
+        loss = torch.nn.functional.cross_entropy(head(pooled), torch.zeros(len(rows), dtype=torch.int64))
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(body.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -199,7 +200,8 @@ def plain(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
             batch = pad(rows[at : at + size], "cpu")
             hidden = body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
             logits.append(head(hidden[torch.arange(len(hidden)), batch.mask.sum(1) - 1]))
-        torch.nn.functional.cross_entropy(torch.cat(logits), torch.zeros(len(rows), dtype=torch.int64)).backward()
+        loss = torch.nn.functional.cross_entropy(torch.cat(logits), torch.zeros(len(rows), dtype=torch.int64))
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 

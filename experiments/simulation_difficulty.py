@@ -25,9 +25,9 @@ KINDS = {
     "half of each": "kind='simulatable', share=0.5",
     "simulatable": "kind='simulatable'",
 }
-CONVERGED = "probe(epochs=40, batch_size=256, lr=0.01, early_stopping=False)"
+CONVERGED = "probe(epochs=60, batch_size=4096, lr=0.01, early_stopping=False)"
 """Near the optimum of the loss, which is what theory speaks of."""
-ROWS, DIMS = 6000, 20
+ROWS, DIMS = 40_000, 20
 BEDS: dict[str, dict[str, Any]] = {
     "Movie snippets, MiniLM-L6": {"task": "sentiment-movies", "strong": "minilm-l6"},
     "Synthetic, linear teacher": {

@@ -35,7 +35,8 @@ def test_clusters_are_named_one_to_one_whatever_their_order(num_classes: int) ->
 
 def test_three_classes_go_through_everything(make: MakeExperiment, store: Store, tmp_path: Path) -> None:
     strategies = ("naive", "confidence", "clusters", "shuffled")
-    experiments: list[Experiment] = [make(task="words(rows=900, classes=3)", strategy=s, seeds=(0,)) for s in strategies]
+    task = "words(rows=900, classes=3)"
+    experiments: list[Experiment] = [make(task=task, strategy=s, seeds=(0,)) for s in strategies]
     targets: list[Step]
     targets, _ = run_steps(experiments, store, Runtime(device="cpu"))
     table = table_of([store.record(t) for t in targets])

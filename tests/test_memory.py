@@ -1,5 +1,6 @@
 """The plan of what finetuning needs is near what it takes, and running out of memory changes the time only."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from outgrow.errors import UserError
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models.transformer import load_classifier
 from outgrow.runtime import Runtime
-from outgrow.train import finetune as training
 from outgrow.train import memory
-from outgrow.train.finetune import finetune
+from outgrow.train.finetune import FinetunedModel, finetune
 from outgrow.train.memory import plan_memory
 from outgrow.train.settings import Finetune
 from tiny_models import KINDS, make_model, make_task
 
+TRAINING: Any = importlib.import_module("outgrow.train.finetune")
 CPU = Runtime(device="cpu", say=lambda line: None)
 LENGTHS = [40] * 64
 
@@ -82,19 +83,23 @@ def test_running_out_of_memory_halves_the_microbatch_and_changes_no_result(
     folders: dict[str, Path], loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, targets = make_task(24, seed=0)
-    arguments: Any = (folders["bert"], texts, targets, texts[:8], targets[:8], loss, Finetune(epochs=1, lr=1e-3), 0)
-    expected = finetune(*arguments, CPU)
+    settings = Finetune(epochs=1, lr=1e-3)
+
+    def train(runtime: Runtime) -> FinetunedModel:
+        return finetune(folders["bert"], texts, targets, texts[:8], targets[:8], loss, settings, 0, runtime)
+
+    expected = train(CPU)
     said: list[str] = []
-    original = training.accumulate
+    original = TRAINING.accumulate
 
     def scarce(*args: Any, tokens: int, **named: Any) -> float:
-        value = original(*args, tokens=tokens, **named)
+        value: float = original(*args, tokens=tokens, **named)
         if tokens > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return value
 
-    monkeypatch.setattr(training, "accumulate", scarce)
-    found = finetune(*arguments, replace(CPU, say=said.append))
+    monkeypatch.setattr(TRAINING, "accumulate", scarce)
+    found = train(replace(CPU, say=said.append))
     assert any("out of memory; going on with" in line for line in said)
     for name, value in expected.state.items():
         torch.testing.assert_close(found.state[name], value, atol=1e-5, rtol=1e-4)
@@ -108,7 +113,7 @@ def test_a_single_example_that_does_not_fit_is_said_in_one_line(
     def scarce(*args: Any, tokens: int, **named: Any) -> float:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(training, "accumulate", scarce)
+    monkeypatch.setattr(TRAINING, "accumulate", scarce)
     with pytest.raises(UserError, match="ran out on a single example") as error:
         finetune(folders["bert"], texts, targets, texts, targets, Xent(), Finetune(epochs=1), 0, CPU)
     assert "\n" not in str(error.value)
@@ -122,6 +127,6 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     def broken(*args: Any, **named: Any) -> float:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(training, "accumulate", broken)
+    monkeypatch.setattr(TRAINING, "accumulate", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         finetune(folders["bert"], texts, targets, texts, targets, Xent(), Finetune(epochs=1), 0, CPU)

@@ -1,5 +1,6 @@
 """A batch without padding gives what a padded one gives: states, gradients, and whatever the head reads."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_a_window_and_fewer_key_heads_are_kept() -> None:
     rows = [list(range(3, 15)), list(range(20, 26)), [7]]
     with torch.no_grad():
         expected = torch.cat([body(input_ids=torch.tensor([row])).last_hidden_state[0] for row in rows])
-        assert can_pack(body, lambda rows: _padded(body, rows))
+        assert can_pack(body, partial(_padded, body))
         found = run_packed(body, pack(rows, "cpu"))
         whole = run_packed(body, pack([[token for row in rows for token in row]], "cpu"))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -112,7 +113,7 @@ def test_a_model_that_counts_positions_its_own_way_is_padded() -> None:
     for config in (RobertaConfig(**shape, intermediate_size=24), MPNetConfig(**shape, intermediate_size=24)):
         body: Any = AutoModel.from_config(config).eval()
         before = body.config._attn_implementation
-        assert not can_pack(body, lambda rows, body=body: _padded(body, rows))
+        assert not can_pack(body, partial(_padded, body))
         assert body.config._attn_implementation == before
 
 

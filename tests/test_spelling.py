@@ -89,7 +89,7 @@ def said(text: str) -> str:
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    assert said("naiv") == "unknown strategy 'naiv'; did you mean naive?"
+    assert said("naiv").startswith("unknown strategy 'naiv'; did you mean naive")
     assert "did you mean loss?" in said("naive(los=Xent)")
     assert "did you mean LogConf" in said("naive(loss=LogCon)")
     assert "did you mean alpha?" in said("naive(loss=LogConf(alfa=1))")

@@ -67,7 +67,7 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
     ]
     for path in paths:
         data = read(path)
-        assert [t.replace("\r\n", "\n") for t in data.inputs] == [row["text"] for row in rows], path
+        assert [t.replace("\r\n", "\n") for t in data.texts] == [row["text"] for row in rows], path
         assert (data.classes, gold(data)) == (("0", "1"), [1, 0]), path
     assert read(write(tmp_path, quoted.format(";"), "e.csv"), delimiter=";").classes == ("0", "1")
     assert read(write(tmp_path, quoted.format(",").encode("utf-16"), "f.csv"), encoding="utf-16").inputs[1] == "café"

@@ -106,7 +106,7 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
 # --- probes on frozen features ----------------------------------------------------------------------------------------
 
 
-@step(version=1)
+@step(version=2)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """Frozen features of all texts, or all candidates, every view from one pass; ``max_tokens`` is None for a table of
     word vectors, and for a model that reads numbers or images."""
@@ -188,7 +188,7 @@ def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[st
 # --- finetuning -------------------------------------------------------------------------------------------------------
 
 
-@step(version=2)
+@step(version=3)
 def finetune(
     model: ModelSpec,
     texts: Examples,
@@ -209,7 +209,7 @@ def finetune(
     return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
 
 
-@step(version=1)
+@step(version=2)
 def predict_finetuned(
     fitted: Any, model: ModelSpec, texts: Examples, split: Split, parts: tuple[str, ...], runtime: Runtime
 ) -> Labels:

@@ -21,9 +21,9 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
-    ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr`` and, where that is null,
-    ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
-    (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
+    ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr``
+    and, where that is null, ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``,
+    ``_supervisor_wrong``; ``majority`` (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
     """

@@ -210,9 +210,7 @@ def _imagenet_folder(data_dir: str) -> Path | None:
         return None
     inside = next((folder / name for name in ("val", "validation") if (folder / name).is_dir()), folder)
     if not any(p.is_dir() for p in inside.iterdir()):
-        raise UserError(
-            f"imagenet: {inside} has no sub-folders of classes; sort the images into them first"
-        )
+        raise UserError(f"imagenet: {inside} has no sub-folders of classes; sort the images into them first")
     return inside
 
 

@@ -6,7 +6,7 @@ Two beds, 5 seeds: rated movie snippets with MiniLM-L6 as the student, and a lin
 which theory says what errors at random leave. Writes simulation-difficulty.png and .svg into FOLDER. About 3 minutes on
 2 cores. MiniLM-L6 has a ceiling of 0.80 on the snippets, so supervisors of 0.8 and 0.9 are beyond it: there PGR is
 undefined, and errors it can simulate cannot be made at all. Expected at 0.7: PGR 0.40 at random, 0.41 half of each,
-0.09 simulatable on the snippets; 0.75, 0.26, 0.00 on the synthetic bed; all of it in docs/log.md.
+0.09 simulatable on the snippets; 0.90, 0.28, 0.00 on the synthetic bed; all of it in docs/log.md.
 """
 
 import sys

@@ -23,7 +23,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
     ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr``
     and, where that is null, ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``,
-    ``_supervisor_wrong``; ``majority`` (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
+    ``_supervisor_wrong``; ``majority`` (accuracy of always saying the most frequent class); ``num_test`` (test rows
+    over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
     """

@@ -3,7 +3,7 @@
     python experiments/finetune_cpu.py
 
 Fixed in advance, nothing tuned: lr 1e-4 (as in an earlier trial on this data), batch 32, linear schedule with 10 %
-warm-up, early stopping on weak validation labels. About 15 minutes on 2 cores. Expected: weak 0.726, student 0.732
+warm-up, early stopping on weak validation labels. About 10 minutes on 2 cores. Expected: weak 0.726, student 0.732
 (naive) and 0.617 (confidence, which hurts so short a training), ceiling 0.806; see docs/log.md.
 """
 

@@ -22,14 +22,9 @@ from outgrow.board import (
     Entry,
     Row,
     default_methods,
-    holm,
-    mean,
-    median,
-    nested_interval,
     run_board,
     settings_of,
     short_name,
-    sign_flip,
     summarise,
 )
 from outgrow.config import Grid
@@ -40,6 +35,7 @@ from outgrow.losses import LOSSES
 from outgrow.metrics import Interval
 from outgrow.runtime import Runtime
 from outgrow.scoreboard import findings, notes, print_board, write_board
+from outgrow.significance import holm, mean, median, nested_interval, sign_flip
 from outgrow.store import Store
 from outgrow.strategies import CONTROLS, STRATEGIES, canonical_strategy
 from outgrow.tables import table_of

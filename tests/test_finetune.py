@@ -294,7 +294,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(folders: dict[str
 
     def prepare(model: Classifier) -> None:
         recompute_layers(model.body)
-        for layer in transformer._layers(model.body):
+        for layer in transformer.layers_of(model.body):
             # Within the layer, past the checkpoint: the layer's own hook would see its first run only.
             next(iter(layer.children())).register_forward_hook(count)
 

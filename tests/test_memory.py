@@ -130,3 +130,25 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     monkeypatch.setattr(TRAINING, "accumulate", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         finetune(folders["bert"], texts, targets, texts, targets, Xent(), Finetune(epochs=1), 0, CPU)
+
+
+def test_with_dropout_the_free_memory_decides_nothing(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its masks depend on the microbatches, so they are the user's to choose, and running out is said."""
+    texts, targets = make_task(24, seed=0)
+    settings = Finetune(epochs=1, dropout=True)
+
+    def train() -> FinetunedModel:
+        return finetune(folders["bert"], texts, targets, texts[:8], targets[:8], Xent(), settings, 0, CPU)
+
+    expected = train()
+    monkeypatch.setattr(memory, "memory_left", lambda runtime: 1)
+    assert all(torch.equal(train().state[name], value) for name, value in expected.state.items())
+
+    def scarce(*args: Any, tokens: int, **named: Any) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TRAINING, "accumulate", scarce)
+    with pytest.raises(UserError, match="give a smaller --microbatch"):
+        train()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Packed", "can_pack", "pack", "run_packed"]
+__all__ = ["Packed", "can_pack", "layers_of", "pack", "run_packed"]
 
 _NAME = "outgrow_packed"
 _CLOSE = 1e-3
@@ -27,22 +27,23 @@ class Packed(NamedTuple):
     """(1, tokens) int64."""
     positions: Tensor
     """(1, tokens) int64: the place of each token in its own text."""
-    lengths: tuple[int, ...]
-    """Tokens of each text."""
+    starts: Tensor
+    """(n + 1,) int32: where each text's first token stands, and the end."""
+    runs: tuple[tuple[int, int], ...]
+    """Neighbours of the same length: how many texts, and their length."""
 
     @property
-    def runs(self) -> list[tuple[int, int]]:
-        """Neighbours of the same length: how many texts, and their length."""
-        return [(len(list(same)), length) for length, same in groupby(self.lengths)]
-
-    def last(self) -> Tensor:
-        """Where each text's last token stands (n,)."""
-        return torch.tensor(self.lengths, device=self.ids.device).cumsum(0) - 1
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(length for _, length in self.runs)
 
     def first(self) -> Tensor:
         """Where each text's first token stands (n,)."""
-        lengths = torch.tensor(self.lengths, device=self.ids.device)
-        return lengths.cumsum(0) - lengths
+        return self.starts[:-1]
+
+    def last(self) -> Tensor:
+        """Where each text's last token stands (n,)."""
+        return self.starts[1:] - 1
 
     def means(self, hidden: Tensor) -> Tensor:
         """Mean over each text's tokens, (tokens, d) -> (n, d)."""
@@ -53,10 +54,18 @@ class Packed(NamedTuple):
 
 def pack(rows: Sequence[Sequence[int]], device: str) -> Packed:
     """Token rows in their order; rows sorted by length make the longest runs, and so the least work."""
-    lengths = tuple(map(len, rows))
+    lengths = [len(row) for row in rows]
     ids = torch.tensor([token for row in rows for token in row])[None]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    return Packed(ids.to(device), positions.to(device), lengths)
+    starts = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    runs = tuple((len(list(same)), length) for length, same in groupby(lengths))
+    return Packed(ids.to(device), positions.to(device), starts.to(device), runs)
+
+
+def layers_of(body: Any) -> nn.ModuleList:
+    """The layers of an encoder or decoder, first to last."""
+    depth = body.config.num_hidden_layers
+    return next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
 
 
 def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> bool:
@@ -124,7 +133,7 @@ def _attention(
     if any(others.get(name) is not None for name in ("softcap", "s_aux", "head_mask", "position_bias")):
         raise NotImplementedError("an attention with more than scores and values")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
-    window = sliding_window if sliding_window and max(packed.lengths) > sliding_window else None
+    window = sliding_window if sliding_window and packed.longest > sliding_window else None
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout:
         out = _varlen(q, k, v, packed, scaling, causal, window)
@@ -172,8 +181,7 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    lengths = torch.tensor((0, *packed.lengths), device=q.device, dtype=torch.int32)
-    starts, longest = lengths.cumsum(0, dtype=torch.int32), max(packed.lengths)
+    starts, longest = packed.starts, packed.longest
     reach = longest if window is None else window - 1
     sides = (-1 if window is None else reach, 0 if causal else -1 if window is None else reach)
     out = varlen_attn(
@@ -188,8 +196,7 @@ def _varlen(
 
 def _shorten_last_layer(body: Any) -> None:
     """Let the last layer take ``only``, where its parts are those of BERT or of Llama; others compute every token."""
-    depth = body.config.num_hidden_layers
-    layer: Any = next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)[-1]
+    layer: Any = layers_of(body)[-1]
     parts = {name for name, _ in layer.named_children()}
     whole = layer.forward
     if parts == {"attention", "intermediate", "output"} and hasattr(layer, "feed_forward_chunk"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.packing import Packed, can_pack, pack, run_packed
+from outgrow.models.packing import Packed, can_pack, layers_of, pack, run_packed
 from outgrow.models.quiet import quiet_transformers
 from outgrow.runtime import Report, Runtime
 
@@ -189,7 +189,7 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
         return torch.cat([_pool(last, batch, "last"), _pool(last, batch, "mean"), _pool(mid, batch, "mean")], dim=1)
 
     if middle < depth:
-        _layers(body)[middle - 1].register_forward_hook(catch)
+        layers_of(body)[middle - 1].register_forward_hook(catch)
     width = body.config.hidden_size
     rows = tokenize(tokenizer, texts, max_tokens)
     joined = over_batches(forward, rows, 3 * width, runtime, runtime.report)
@@ -272,7 +272,7 @@ def recompute_layers(body: Any) -> None:
     Done here and not by transformers' own switch, which some models lack (MPNet), which does nothing in eval() (the
     released code never noticed), and whose name changes between versions.
     """
-    for layer in _layers(body):
+    for layer in layers_of(body):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
@@ -380,8 +380,3 @@ def _existing(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(f"no model in {folder}: it has no config.json")
     return folder
-
-
-def _layers(body: Any) -> nn.ModuleList:
-    depth = body.config.num_hidden_layers
-    return next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)

@@ -81,7 +81,7 @@ def finetune(
     tokenizer = load_tokenizer(folder)
     rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
     tokens = 0
-    if not runtime.microbatch:
+    if not runtime.microbatch and not settings.dropout:
         plan = plan_memory(folder, settings, [sum(map(len, row)) for row in rows], runtime)
         runtime.say(str(plan))
         tokens = team.least(plan.tokens)
@@ -144,8 +144,10 @@ def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None
                 microbatch=runtime.microbatch,
             ),
             model,
-            tokens or sum(len(tokens) for i in batch for tokens in run.rows[i]),
+            tokens,
+            sum(len(text) for i in batch for text in run.rows[i]),
             runtime,
+            fixed=settings.dropout,
         )
         if not math.isfinite(value):
             raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")

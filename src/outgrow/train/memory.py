@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.errors import UserError
+from outgrow.models.packing import layers_of
 from outgrow.runtime import Runtime
 from outgrow.train import team
 from outgrow.train.settings import Finetune
@@ -102,14 +103,25 @@ def memory_left(runtime: Runtime) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int, runtime: Runtime) -> tuple[float, int]:
+def within_memory(
+    gradient: Callable[..., float], model: nn.Module, tokens: int, whole: int, runtime: Runtime, *, fixed: bool
+) -> tuple[float, int]:
     """Call ``gradient(tokens=...)``, and again with half as many tokens at once where the memory runs out.
 
+    Args:
+        gradient: adds a batch's gradient to the model's and returns the loss.
+        model: whose half-made gradient is dropped before the next try.
+        tokens: the most at once; 0 for no limit.
+        whole: tokens of the batch.
+        runtime: told of every halving.
+        fixed: dropout masks depend on the microbatches, so they must stay as they are.
+
     Returns:
-        What it returned, and the tokens that fitted.
+        What it returned, and the limit that fitted.
 
     Raises:
-        UserError: if not even single examples fit, or several processes share the batch: all would have to halve.
+        UserError: if not even single examples fit, the microbatches are fixed, or several processes share the batch
+            (all would have to halve).
     """
     while True:
         try:
@@ -117,10 +129,8 @@ def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int,
         except (RuntimeError, MemoryError) as error:
             if not _ran_out(error):
                 raise
-            if team.size() > 1:
-                raise UserError(
-                    f"the memory of process {team.rank()} ran out; give a smaller --microbatch (it changes no result)"
-                ) from error
+            if fixed or team.size() > 1:
+                raise UserError(f"the memory of process {team.rank()} ran out; give a smaller --microbatch") from error
         model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -129,7 +139,7 @@ def within_memory(gradient: Callable[..., float], model: nn.Module, tokens: int,
                 "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or "
                 "a smaller model"
             )
-        tokens = tokens // 2
+        tokens = (tokens or whole) // 2
         runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which changes no result")
 
 
@@ -157,13 +167,12 @@ def _shapes(folder: Path, settings: Finetune) -> Any:
 
 def _per_token(body: Any, settings: Finetune, recompute: bool) -> int:
     ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
-    depth = body.config.num_hidden_layers
-    layers = next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    depth = len(layers_of(body))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
         whole = _kept(body, ids)
         widest = _widest(body)
     if recompute:  # one layer's activations at a time, and every layer's input
-        whole = whole // len(layers) + 4 * body.config.hidden_size * _TOKENS * len(layers)
+        whole = whole // depth + 4 * body.config.hidden_size * _TOKENS * depth
     # On its way back the gradient of the widest state stands beside the state, once before and once after its function.
     return whole // _TOKENS + 2 * 4 * widest
 
@@ -203,11 +212,7 @@ class _Stored(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = torch.empty_like(query)
         ctx.save_for_backward(query, key, value, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # nothing is trained here
-        raise NotImplementedError
+        return out  # nothing is trained here, so there is no backward
 
 
 def _attention(

@@ -48,7 +48,7 @@ class Finetune:
     """``bf16`` runs the body in bfloat16 by autocast; weights and optimizer stay float32."""
     dropout: bool = False
     """Keep the model's own dropout. Off as in the released code: with it, the masks drawn, and so the result, depend on
-    ``Runtime.microbatch``."""
+    ``Runtime.microbatch`` and the number of processes."""
     lora: int = 0
     """Rank of LoRA adapters on every linear layer, scaled by alpha = 2 * rank; 0 finetunes all weights."""
     head: str = "zero"

@@ -2,8 +2,8 @@
 
 Rank 0 runs the plan as a single process would: it alone reads and writes the store. The other ranks wait; for each
 finetuning they get its arguments from rank 0 and take their share of every batch's microbatches. Gradients are summed
-over ranks before the update, and losses that need the whole batch see all of it, so the number of ranks changes a
-result only as the order of a sum does.
+over ranks before the update, and losses that need the whole batch see all of it, so without dropout the number of ranks
+changes a result only as the order of a sum does.
 """
 
 import contextlib

@@ -45,7 +45,7 @@ def test_equal_meaning_is_an_equal_spec(toy: None) -> None:
     assert TaskSpec.parse("toy") == TaskSpec.parse("toy(word='word', rows=4)") == TaskSpec.of("toy", rows=4)
     assert TaskSpec.parse("sentiment-movies(min_rating=1)") == TaskSpec.parse("sentiment-movies(min_rating=1.0)")
     assert TaskSpec.parse("toy") != TaskSpec.parse("toy(rows=5)")
-    assert TaskSpec.parse("toy").args == (("rows", 4), ("word", "word"))
+    assert TaskSpec.parse("toy").args == (("limit", None), ("rows", 4), ("word", "word"))
 
 
 def test_packaged_data_is_identified_without_fetching() -> None:
@@ -114,7 +114,7 @@ def test_describe_tells_what_the_data_holds(toy: None) -> None:
     assert told["balance"] == {"no": 1, "yes": 3}
     assert (told["unknown"], told["rows"], told["groups"], told["largest_group"]) == (1, 5, 3, 2)
     assert {row["class"] for row in told["examples"]} == {"no", None, "yes"}
-    assert told["options"] == {"rows": 5, "word": "word"}
+    assert told["options"] == {"rows": 5, "word": "word", "limit": None}
 
 
 def test_the_meaning_of_options_comes_from_the_docstring(tmp_path: Path) -> None:
@@ -144,10 +144,20 @@ def test_where_data_comes_from_is_told_without_loading_it(tmp_path: Path, monkey
     assert where_from("topics-bbc", Runtime(accept_license=frozenset(["topics-bbc"]))) == "download, 3.0 MB"
 
 
-def test_a_limit_is_an_option_of_the_task_or_refused(toy: None) -> None:
+def test_a_limit_is_an_option_of_every_task(toy: None) -> None:
     assert limited("topics-r8(min_rows=200)", 5) == TaskSpec.of("topics-r8", min_rows=200, limit=5)
-    with pytest.raises(UserError, match="task toy has no option limit"):
-        limited("toy", 5)
+    whole = load(TaskSpec.of("toy", rows=40), Runtime())
+    for limit in (1, 2, 7, 39, 40, 50):
+        if limit == 1:
+            with pytest.raises(UserError, match="limit of task toy is 1, and its smallest group has 2 rows"):
+                load(limited("toy(rows=40)", limit), Runtime())
+            continue
+        few = load(limited("toy(rows=40)", limit), Runtime())
+        assert len(few) == min(limit // 2 * 2, 40)  # groups of two stay whole
+        assert np.unique(few.groups, return_counts=True)[1].tolist() == [2] * (len(few) // 2)
+        assert few.ids.tolist() == [i for i in whole.ids if i in set(few.ids)]
+    with pytest.raises(UserError, match="limit of task toy is 0; it must be at least 1"):
+        load(limited("toy", 0), Runtime())
 
 
 def test_inputs_are_shown_as_people_read_them() -> None:

@@ -336,7 +336,7 @@ def tasks(
 
     Args:
         name: a task with its options, such as "table(path='mine.csv')".
-        limit: load only so many rows, where the task has that option.
+        limit: load at most so many rows, whole groups drawn by hash.
         scan: look for leaks and for give-aways of the class.
     """
     from outgrow.tasks import TaskSpec, describe, limited, tasks_table, where_from

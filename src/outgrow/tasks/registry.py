@@ -1,5 +1,7 @@
 """Tasks by name: a plain function each; and :class:`TaskSpec`, a task with its options and its data's identity."""
 
+import functools
+import hashlib
 import inspect
 import io
 import re
@@ -49,6 +51,7 @@ class _Task:
 
 _TASKS: dict[str, _Task] = {}
 _PLACES = ("path", "data_dir", "repo", "revision")
+_LIMIT = {"limit": inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=None)}
 
 
 def task(
@@ -69,7 +72,8 @@ def task(
     """Register a plain function with keyword arguments that returns the whole pool of :class:`Examples`.
 
     Some parameter names are special: ``runtime`` is filled in by the runner, and ``path``, ``data_dir``, ``repo`` and
-    ``revision`` say where the data lies, so they are no part of the task's identity (``content`` is).
+    ``revision`` say where the data lies, so they are no part of the task's identity (``content`` is). A function
+    without a parameter ``limit`` gets that option all the same: whole groups of its examples, drawn by hash.
 
     Args:
         name: what users write.
@@ -90,8 +94,9 @@ def task(
     def register(fn: Callable[..., Examples]) -> Callable[..., Examples]:
         assert name not in _TASKS, f"two tasks are called {name}"
         parameters = inspect.signature(fn).parameters
+        limits_itself = "limit" in parameters
         _TASKS[name] = _Task(
-            fn=fn,
+            fn=fn if limits_itself else _with_limit(name, fn),
             name=name,
             kind=kind,
             version=version,
@@ -104,12 +109,36 @@ def task(
             traps=traps,
             restricted=restricted,
             archives=archives,
-            options={k: p for k, p in parameters.items() if k != "runtime"},
-            hints=typing.get_type_hints(fn),
+            options={k: p for k, p in parameters.items() if k != "runtime"} | ({} if limits_itself else _LIMIT),
+            hints=typing.get_type_hints(fn) | ({} if limits_itself else {"limit": int | None}),
         )
         return fn
 
     return register
+
+
+def _with_limit(name: str, fn: Callable[..., Examples]) -> Callable[..., Examples]:
+    """``fn`` with one more option: at most ``limit`` rows of what it returns, whole groups in the order of their
+    hashes, each that still fits."""
+
+    @functools.wraps(fn)
+    def limited_fn(*, limit: int | None, **options: Any) -> Examples:
+        if limit is not None and limit < 1:
+            raise UserError(f"limit of task {name} is {limit}; it must be at least 1")
+        pool = fn(**options)
+        if limit is None or len(pool) <= limit:
+            return pool
+        sizes = dict(zip(*np.unique(pool.groups, return_counts=True), strict=True))
+        chosen, rows = [], 0
+        for group in sorted(sizes, key=lambda g: hashlib.sha256(f"limit {g}".encode()).digest()):
+            if rows + sizes[group] <= limit:
+                chosen.append(group)
+                rows += sizes[group]
+        if not chosen:
+            raise UserError(f"limit of task {name} is {limit}, and its smallest group has {min(sizes.values())} rows")
+        return pool.take(pool.ids[np.isin(pool.groups, chosen)])
+
+    return limited_fn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,11 +281,9 @@ def limited(text: str, limit: int) -> TaskSpec:
     """The task that ``text`` spells, of which only ``limit`` rows are loaded.
 
     Raises:
-        UserError: as :meth:`TaskSpec.parse`, or if the task has no option ``limit``.
+        UserError: as :meth:`TaskSpec.parse`.
     """
     name, arguments = read_call(text, "task")
-    if "limit" not in _entry(name).options:
-        raise UserError(f"task {name} has no option limit; it is read as a whole")
     return TaskSpec.of(name, **{**arguments, "limit": limit})
 
 
@@ -268,7 +295,8 @@ def _meanings(fn: Callable[..., Examples]) -> dict[str, str]:
     """What the ``Args`` of a docstring say of each option, on one line each."""
     section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", inspect.getdoc(fn) or "", re.MULTILINE)
     entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(said.replace("``", "").split()) for name, said in entries}
+    said_of = {name: " ".join(said.replace("``", "").split()) for name, said in entries}
+    return {"limit": "at most so many rows, whole groups drawn by hash; None for all.", **said_of}
 
 
 def _entry(name: str) -> _Task:

@@ -40,17 +40,5 @@ LADDER = "glove,minilm-l3,minilm-l6,mpnet-base"
 if __name__ == "__main__":
     has_folder = "--data-dir" in sys.argv or "OUTGROW_DATA_DIR" in os.environ
     tasks = OFFLINE + (FOLDER if has_folder else ())
-    main(
-        [
-            "board",
-            "--task",
-            *tasks,
-            "--ladder",
-            LADDER,
-            "--train",
-            "probe(max_tokens=64)",
-            "--seeds",
-            "5",
-            *sys.argv[1:],
-        ]
-    )
+    given = ["--task", *tasks, "--ladder", LADDER, "--train", "probe(max_tokens=64)", "--seeds", "5"]
+    main(["board", *given, *sys.argv[1:]])

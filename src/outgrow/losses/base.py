@@ -9,7 +9,19 @@ from outgrow.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LOSSES", "Loss", "MixesTargets", "certain", "in_range", "loss", "one_of", "ramp", "smoothed", "stacked"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "MixesTargets",
+    "Remembers",
+    "certain",
+    "in_range",
+    "loss",
+    "one_of",
+    "ramp",
+    "smoothed",
+    "stacked",
+]
 
 
 @runtime_checkable
@@ -31,6 +43,24 @@ class MixesTargets(Protocol):
     def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """The changed targets, from logits and labels (..., n, C), or from one column holding the log-odds and the
         probability of the second of two classes (..., n, 1). No gradient flows through them."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A loss that goes by what the student said of each example before, in earlier epochs.
+
+    The engine holds C numbers for each of the student's training examples, zeros at first. At every update it takes
+    those of the batch, replaces them by :meth:`remember`, and trains on the loss :meth:`recalling` them.
+    """
+
+    def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
+        """The new memory, from the old (..., n, C) and the logits of this sight of the examples, (..., n, C) or one
+        column of log-odds (..., n, 1). No gradient flows through it."""
+        ...
+
+    def recalling(self, memory: "Tensor") -> Loss:
+        """The loss of the examples that this memory (..., n, C) is of."""
         ...
 
 

@@ -485,6 +485,15 @@ def test_seeds_are_checked(fields: dict[str, Any]) -> None:
         Experiment(**fields)
 
 
+def test_a_split_that_cannot_be_made_fails_before_any_embedding(make: MakeExperiment, store: Store) -> None:
+    with pytest.raises(StepsFailed) as failed:
+        run_steps([make(test_rows=100_000)], store, CPU)
+    assert failed.value.by_user
+    assert {r["fn"] for r in store.records()} == {"load", "texts"}
+    outcome = run_steps([make(test_rows=40)], store, CPU)[1]  # mended
+    assert (outcome.reused, outcome.skipped) == (2, 0)
+
+
 def test_early_stopping_without_validation_rows_is_refused(make: MakeExperiment, store: Store) -> None:
     with pytest.raises(StepsFailed, match="validation"):
         run(store, make(validation=0.0))

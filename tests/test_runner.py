@@ -193,7 +193,7 @@ def test_a_failure_fails_its_descendants_and_nothing_else(store: Store) -> None:
     failed = failing(store, top, fine, monitor=heard)
     assert failed.outcome.failed == {low.key: BROKEN[1]}
     assert (failed.outcome.ran, failed.outcome.skipped) == (2, 3)
-    assert failed.lines == ["RuntimeError: no luck (3 steps behind it were not run)"]
+    assert failed.lines == ["RuntimeError: no luck (3 further steps were not run)"]
     assert not failed.by_user
     assert store.read(fine) == 2
     assert not any(store.is_done(s) for s in (low, top, *top.inputs))
@@ -276,6 +276,62 @@ def test_a_call_of_many_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch
     go(store, *steps)
     assert [args for _, args in CALLS] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [store.read(s) for s in steps] == list(range(10))
+
+
+# --- what goes first --------------------------------------------------------------------------------------------------
+
+
+@step(version=1)
+def slow(value: int, of: int, runtime: Runtime) -> int:
+    CALLS.append(("slow", of))
+    return value
+
+
+def test_quick_steps_run_before_long_ones_and_those_before_what_goes_together(store: Store) -> None:
+    first, second = Step(number, value=1), Step(number, value=2)
+    long = [Step(slow, value=first, of=i) for i in range(2)]
+    behind = Step(add, parts=(long[0],))
+    joined = [Step(scale, value=3, by=by) for by in range(2)]
+    go(store, *joined, *long, behind, Step(add, parts=(second,)))
+    assert CALLS == [
+        ("number", 1),
+        ("number", 2),
+        ("add", (2,)),
+        ("slow", 0),
+        ("add", (1,)),  # ready only now, and still before the next long one
+        ("slow", 1),
+        ("scale", [0, 1]),
+    ]
+
+
+def test_what_only_a_mistaken_target_needs_is_not_run(store: Store) -> None:
+    """The long step is ready first; by then the user's mistake is known."""
+    BROKEN[7] = UserError("too few rows")
+    pool = Step(number, value=1)
+    mistaken, own = Step(number, value=7), Step(slow, value=pool, of=0)
+    shared = Step(slow, value=pool, of=1)
+    bad = Step(add, parts=(Step(scale, value=own, by=2), shared, mistaken))
+    good = Step(add, parts=(shared,))
+    failed = failing(store, bad, good)
+    assert [of for name, of in CALLS if name == "slow"] == [1]
+    assert failed.outcome.failed == {mistaken.key: BROKEN[7]}
+    assert (failed.outcome.ran, failed.outcome.skipped) == (3, 3)
+    assert store.read(good) == 1
+
+
+def test_a_target_is_run_though_what_else_needs_it_cannot(store: Store) -> None:
+    BROKEN[7] = UserError("too few rows")
+    asked = Step(slow, value=Step(number, value=1), of=0)
+    failing(store, Step(add, parts=(asked, Step(number, value=7))), asked)
+    assert store.read(asked) == 1
+
+
+def test_after_a_failure_that_is_no_mistake_the_rest_goes_on(store: Store) -> None:
+    """Out of memory at one seed: the others' work is there when the run is repeated."""
+    BROKEN[7] = MemoryError("one seed")
+    other = Step(slow, value=Step(number, value=1), of=0)
+    failing(store, Step(add, parts=(Step(number, value=7), other)))
+    assert store.read(other) == 1
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,11 @@ class StepFunction:
     together: tuple[str, ...]
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
 
+    @property
+    def takes_runtime(self) -> bool:
+        """Whether it is told device, batching and where to report progress: the mark of a step that takes long."""
+        return "runtime" in self.signature.parameters
+
 
 _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
 

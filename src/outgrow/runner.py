@@ -1,7 +1,9 @@
 """Run steps in order, each at most once, here in this process.
 
-A failed step fails its descendants and nothing else. Steps of one kind over the same inputs go through the function's
-``many`` form together. What is stored is reused; what is stored damaged is said and computed again.
+Of the steps that are ready, quick ones run before long ones, so that a mistake shows before hours of work. A failed step
+fails its descendants and nothing else; where the user has to mend it, what only they needed is not run either. Steps of
+one kind over the same inputs go through the function's ``many`` form together. What is stored is reused; what is stored
+damaged is said and computed again.
 """
 
 import functools
@@ -70,12 +72,12 @@ class Outcome:
     failed: Mapping[str, BaseException]
     """The error of each failed step by key; its descendants are not listed."""
     skipped: int
-    """Steps not run because an input failed."""
+    """Steps not run because an input failed, or because only what failed so needed them."""
     seconds: float
 
 
 class StepsFailed(Exception):
-    """Some steps failed; everything that did not depend on them is done and stored."""
+    """Some steps failed; what other targets need is done and stored."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -88,7 +90,7 @@ class StepsFailed(Exception):
         counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
         lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
         if self.outcome.skipped:
-            lines[-1] += f" ({self.outcome.skipped} steps behind it were not run)"
+            lines[-1] += f" ({self.outcome.skipped} further steps were not run)"
         return lines
 
     @property
@@ -181,30 +183,35 @@ class _Run:
                     self.store.delete(target)
 
     def _run_all(self, pending: list[Step]) -> int:
-        """Run every pending step whose inputs succeed; steps with a many form wait until nothing else is ready, so
-        that as many as possible go together. Returns how many could not run."""
+        """Run every pending step whose inputs succeed; returns how many could not run.
+
+        Quick steps first, then long ones (which take the runtime) one by one, in the order in which they became ready.
+        Those with a many form wait until nothing else is ready, so that as many as possible go together.
+        """
         by_key = {s.key: s for s in pending}
         waiting = {s.key: sum(i.key in by_key for i in s.inputs) for s in pending}
         children: dict[str, list[Step]] = defaultdict(list)
         for step in pending:
             for needed in step.inputs:
                 children[needed.key].append(step)
-        single: deque[Step] = deque()
+        unneeded = _Unneeded(by_key, children, {t.key for t in self.targets})
+        quick: deque[Step] = deque()
+        long: deque[Step] = deque()
         together: OrderedDict[str, list[Step]] = OrderedDict()
 
         def ready(step: Step) -> None:
-            if step.function.many is None:
-                single.append(step)
-            else:
+            if step.function.many is not None:
                 together.setdefault(_group(step), []).append(step)
+            else:
+                (long if step.function.takes_runtime else quick).append(step)
 
         for step in pending:
             if not waiting[step.key]:
                 ready(step)
         left = len(pending)
-        while single or together:
-            if single:
-                batch = [single.popleft()]
+        while quick or long or together:
+            if quick or long:
+                batch = [(quick or long).popleft()]
             else:
                 name, group = next(iter(together.items()))
                 batch, rest = group[:_MOST_AT_ONCE], group[_MOST_AT_ONCE:]
@@ -212,12 +219,16 @@ class _Run:
                     together[name] = rest
                 else:
                     del together[name]
-            for step in self._execute(batch):
+            batch = [s for s in batch if s.key not in unneeded.keys]
+            for step in self._execute(batch) if batch else ():
                 left -= 1
                 for child in children[step.key]:
                     waiting[child.key] -= 1
                     if not waiting[child.key]:
                         ready(child)
+            for step in batch:
+                if isinstance(self.failed.get(step.key), UserError):
+                    unneeded.add(step)
         return left - sum(key in by_key for key in self.failed)  # a damaged input may have failed too
 
     def _execute(self, steps: list[Step]) -> list[Step]:
@@ -260,10 +271,9 @@ class _Run:
         runtime = replace(
             self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
         )
-        takes_runtime = "runtime" in first.function.signature.parameters
         if first.function.many is not None:
             return first.function.many(arguments, runtime=runtime)
-        return [first.fn(**arguments[0], **({"runtime": runtime} if takes_runtime else {}))]
+        return [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
 
     def _arguments(self, step: Step) -> dict[str, Any]:
         return {name: self._resolved(value) for name, value in step.args.items()}
@@ -302,6 +312,35 @@ class _Run:
         self.values.move_to_end(key)
         while len(self.values) > _KEPT_VALUES:
             self.values.popitem(last=False)
+
+
+@dataclass
+class _Unneeded:
+    """Steps that no target is left for. A failure that the user has to mend changes what hangs on it: to compute the
+    rest of it would be wasted. After any other failure the rest goes on, and is there when the run is repeated."""
+
+    by_key: Mapping[str, Step]
+    children: Mapping[str, list[Step]]
+    targets: set[str]
+    keys: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._users = {key: len(self.children.get(key, ())) + (key in self.targets) for key in self.by_key}
+
+    def add(self, failed: Step) -> None:
+        """This step failed: so do those that need it, and what only they needed serves nothing."""
+        stack = [failed]
+        while stack:
+            step = stack.pop()
+            if step.key in self.keys:
+                continue
+            self.keys.add(step.key)
+            stack += self.children.get(step.key, ())
+            for needed in step.inputs:
+                if needed.key in self.by_key:
+                    self._users[needed.key] -= 1
+                    if not self._users[needed.key]:
+                        stack.append(needed)
 
 
 def _group(step: Step) -> str:

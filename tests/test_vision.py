@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -436,18 +435,3 @@ def test_apt_get_fetches_the_pinned_version_and_failures_say_what_to_do(
         fetch(archive, offline=True)
     apt(f'for last; do :; done; [ "$last" = toy=1-1 ] && /bin/cp {deb} . ')
     assert sha256_of(fetch(archive, say=lambda _: None)) == archive.sha256
-
-
-@pytest.mark.slow
-def test_real_mnist_in_the_hubs_schema() -> None:
-    """Where a folder with real data is named, the digits are as many and as balanced as published."""
-    import os
-
-    place = os.environ.get("OUTGROW_TEST_DATA")
-    if not place:
-        pytest.skip("OUTGROW_TEST_DATA names no folder")
-    data = loaded(f"mnist(data_dir={place!r}, limit=None)")
-    assert data.gold is not None
-    test = np.char.startswith(data.ids, "test")
-    assert np.bincount(data.gold[test]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert json.dumps(describe(f"mnist(data_dir={place!r}, limit=100)", RUNTIME)["examples"])

@@ -1,5 +1,6 @@
-"""The real sets, where a folder of them is there: ``OUTGROW_TEST_DATA``, else ``shared/data`` beside the repository."""
+"""The real sets of texts, digits and puzzles: in the folder ``OUTGROW_TEST_DATA``, else ``shared/data`` beside this one."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from outgrow.data import Examples, Ints
 from outgrow.runtime import Runtime
-from outgrow.tasks import Sizes, TaskSpec, load, split_examples, tasks_table
+from outgrow.tasks import Sizes, TaskSpec, describe, load, split_examples, tasks_table
 
 FOLDER = Path(os.environ.get("OUTGROW_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = [
@@ -41,11 +42,19 @@ REAL = {
     "twitter-sentiment": (19_915, 0.50, None),
     "wic": (6_066, 0.5, None),
 }
+PUZZLES = {
+    "lichess_puzzles_2020/train.parquet": (3_000, 2_902),
+    "lichess_puzzles_2020/test.parquet": (2_999, 2_892),
+    "lichess_puzzles_kagi/test.parquet": (1_000, 996),
+}
+"""Both of Lichess's tables: puzzles of at most 3,000, and those with four legal moves to choose from."""
+DIGITS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
+"""Of each of the ten in MNIST's test set, as published."""
 TINY = {"anli-r2": 6, "paws": 12, "quartz": 12}
 """Two to four rows of each split, in the true format."""
 
 
-def _load(name: str, folder: Path = FOLDER, **options: str) -> Examples:
+def _load(name: str, folder: Path = FOLDER, **options: str | None) -> Examples:
     return load(TaskSpec.of(name, data_dir=str(folder), **options), Runtime(say=lambda _: None))
 
 
@@ -92,3 +101,30 @@ def test_official_parts_share_no_group(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_true_format_is_read(name: str) -> None:
     assert len(_load(name, FOLDER / "_tiny")) == TINY[name]
+
+
+@pytest.mark.parametrize("table", PUZZLES)
+def test_lichess_puzzles_are_legal_positions_with_one_answer(table: str) -> None:
+    def puzzles(form: str) -> Examples:
+        spec = TaskSpec.of("chess-puzzles", path=str(FOLDER / table), form=form, limit=3_000)
+        return load(spec, Runtime(say=lambda _: None))
+
+    written, chosen = puzzles("move"), puzzles("choice")
+    gold = _check_whole(chosen)
+    assert (len(written), len(chosen)) == PUZZLES[table]
+    allowed = [set(moves.split()) for moves in written.meta["allowed"]]
+    assert all(answer in moves for answer, moves in zip(written.meta["answer"], allowed, strict=True))
+    answers = zip(chosen.inputs, gold, chosen.meta["answer"], strict=True)
+    assert all(candidates[right].split()[-1] == answer for candidates, right, answer in answers)
+    assert (abs(np.bincount(gold) / len(chosen) - 1 / chosen.num_classes) < 0.04).all()
+    assert 300 < np.nanmin(chosen.meta["difficulty"]) < np.nanmax(chosen.meta["difficulty"]) < 3_500
+    split = split_examples(chosen, Sizes(), seed=0)
+    groups = [set(chosen.take(split.ids(parts)).groups.tolist()) for parts in (("A", "A_val"), ("B", "B_val"), ("T",))]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+
+
+def test_digits_are_as_many_as_published() -> None:
+    data = _load("mnist", limit=None)
+    assert data.gold is not None
+    assert tuple(np.bincount(data.gold[np.char.startswith(data.ids, "test")])) == DIGITS
+    assert json.dumps(describe(TaskSpec.of("mnist", data_dir=str(FOLDER), limit=100), Runtime())["examples"])

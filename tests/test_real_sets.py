@@ -1,4 +1,4 @@
-"""The real sets of texts, digits and puzzles: in the folder ``OUTGROW_TEST_DATA``, else ``shared/data`` beside this one."""
+"""The real sets of texts, digits and puzzles: in folder ``OUTGROW_TEST_DATA``, else ``shared/data`` beside this one."""
 
 import json
 import os

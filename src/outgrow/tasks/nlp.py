@@ -35,8 +35,8 @@ _BOOLQ = HubSet(
     rows=12_697,
     finish=near_copies,
     about="Is the answer to a question on a passage of Wikipedia yes?",
-    traps="62 % are yes, so parts are balanced. 721 passages of the validation split are in training too. "
-    "Passages that are nearly the same are a group.",
+    traps="62 % are yes, so parts are balanced. 721 passages of the validation split are in training too. Passages "
+    "that are nearly the same are a group. 3 % of test rows still have a near-copy (--scan).",
 )
 def _boolq(row: Record) -> Row:
     # The copy in SuperGLUE calls the column label, and puts the title before the passage.
@@ -128,8 +128,9 @@ _UNANSWERABLE = "not enough information"
     choices=3,
     finish=near_copies,
     about="Is this the right answer to a question on a text of about 340 words?",
-    traps="'not enough information' is an option of every question and right for one type only: that type is left "
-    "out and the option never shown. The adversarial split 'challenge' is not used.",
+    traps="'not enough information' is an option of every question and right for one type only: that type is left out "
+    "and the option never shown. The adversarial split 'challenge' is not used. 3 % of test passages still have a "
+    "near-copy (--scan).",
 )
 def _quail(row: Record) -> Question | Left:
     options = row.texts("answers")
@@ -164,7 +165,7 @@ _NONE_OF_THEM = "None of the above choices ."
     choices=3,
     about="Is this the right answer to a question on an everyday story, between the lines?",
     traps="'None of the above choices .' is right in 12 % of the questions that offer it: those are left out and the "
-    "option never shown.",
+    "option never shown. Words of the answer alone are right in 65 % (--scan).",
 )
 def _cosmos_qa(row: Record) -> Question:
     context = row.text("context")
@@ -193,7 +194,8 @@ _SOCIAL_IQA = HubSet(
     _SOCIAL_IQA,
     choices=3,
     about="Is this the right answer to a question on what people do, want and feel?",
-    traps="Labels count from 1; a mirror that counts from 0 is refused.",
+    traps="Labels count from 1; a mirror that counts from 0 is refused. Words of the answer alone are right in 57 % "
+    "(--scan).",
 )
 def _social_i_qa(row: Record) -> Question:
     if str(row["label"]).strip() == "0":
@@ -281,7 +283,8 @@ _MC_TACO = HubSet(
     per_question=True,
     about="Is this a right answer to a question on time: how long, how often, when, in which order?",
     traps="There is no training split: the larger one, called test, serves as one. As many right as wrong answers of "
-    "each question are kept, which leaves out questions with only one kind.",
+    "each question are kept, which leaves out questions with only one kind. Words of the answer alone are right in 67 "
+    "% (--scan).",
 )
 def _mc_taco(row: Record) -> Row:
     sentence, question = row.text("sentence"), row.text("question")
@@ -311,7 +314,8 @@ _OPENBOOKQA = HubSet(
     choices=4,
     about="Is this the right answer to a question of elementary science?",
     traps="Right and wrong answers are both shown as texts (common loaders show the letter for the right one). "
-    "Questions that rest on the same fact are a group, where the data names the fact.",
+    "Questions that rest on the same fact are a group, where the data names the fact. Words of the answer alone are "
+    "right in 61 % (--scan).",
 )
 def _openbookqa(row: Record) -> Question:
     stem = row.text("question_stem")
@@ -367,7 +371,7 @@ _SCIQ = HubSet(
     choices=4,
     about="Is this the right answer to a question of a science exam?",
     traps="The supporting passage, which mostly holds the answer's very words, is not shown; questions that share one "
-    "are a group.",
+    "are a group. Words of the answer alone are right in 56 % (--scan).",
 )
 def _sciq(row: Record) -> Question:
     question = row.text("question")

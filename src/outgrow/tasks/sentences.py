@@ -67,7 +67,8 @@ def _runs(items: list[Item]) -> list[Item]:
     hard_test=True,
     finish=_runs,
     about="Is this a fair claim, or a good reason to treat someone otherwise than usual?",
-    traps="Minimal pairs are not marked in the data: neighbours in the file that begin alike are a group.",
+    traps="Minimal pairs are not marked in the data: neighbours in the file that begin alike are a group. Words that "
+    "differ within a group tell the class in 66 % (--scan).",
 )
 def _justice(row: Record) -> Row:
     return Row(row.text("scenario"), row.whole("label", 2))
@@ -80,7 +81,7 @@ def _justice(row: Record) -> Row:
     hard_test=True,
     about="Is this a good excuse from a duty, or part of the duties of a role?",
     traps="Groups are scenarios; the column group_id of some copies is wrong for training. 325 of the 899 test "
-    "scenarios are in training too.",
+    "scenarios are in training too. Words of the excuse alone tell the class in 73 % (--scan).",
 )
 def _deontology(row: Record) -> Row:
     scenario = row.text("scenario")
@@ -94,7 +95,7 @@ def _deontology(row: Record) -> Row:
     hard_test=True,
     about="Does the person in the scenario show this trait of character?",
     traps="8.6 % of training and 20 % of the test are yes, so parts are balanced. 874 of the 995 test scenarios are in "
-    "training too, with few yes there: take split_mode='pooled'.",
+    "training too, with few yes there: take split_mode='pooled'. The trait alone tells the class in 73 % (--scan).",
 )
 def _virtue(row: Record) -> Row:
     scenario = row.text("scenario")
@@ -170,7 +171,8 @@ _COLA = HubSet(
     classes=("unacceptable", "acceptable"),
     finish=near_copies,
     about="Is this sentence grammatical English?",
-    traps="70 % are acceptable, so parts are balanced. Sentences that differ in a word or two are a group.",
+    traps="70 % are acceptable, so parts are balanced. Sentences that differ in a word or two are a group. 2 % of test "
+    "rows still have a near-copy (--scan).",
 )
 def _cola(row: Record) -> Row:
     return Row(row.text("sentence"), row.whole("label", 2))
@@ -321,7 +323,7 @@ _TWITTER = HubSet(
     limit=100_000,
     about="Is this tweet positive? Labels are probably those of emoticons, and noisy.",
     traps="Which set the paper used is not certain. Copies code the classes in three ways, told apart by the codes; "
-    "neutral rows are left out.",
+    "neutral rows are left out. Length alone tells the class in 56 % (--scan).",
 )
 def _twitter(row: Record) -> Row | Left:
     return Row(row.text("text"), row.whole("label" if "label" in row else "sentiment", 5))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError
-from outgrow.losses import LogConf, Loss, Xent
+from outgrow.losses import ELR, LogConf, Loss, Xent
 from outgrow.models import transformer
 from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
@@ -386,21 +386,26 @@ def killed_after(updates: int, scratch: Path) -> Runtime:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [replace(QUICK, epochs=2), replace(QUICK, epochs=2, lora=2), replace(QUICK, epochs=2, optimizer="adafactor")],
-    ids=["adamw", "lora", "adafactor"],
+    ("settings", "loss"),
+    [
+        (replace(QUICK, epochs=2), LogConf()),
+        (replace(QUICK, epochs=2, lora=2), LogConf()),
+        (replace(QUICK, epochs=2, optimizer="adafactor"), LogConf()),
+        (replace(QUICK, epochs=2), ELR()),  # what it remembers of each example is in the checkpoint
+    ],
+    ids=["adamw", "lora", "adafactor", "memory"],
 )
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
-    folders: dict[str, Path], settings: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], settings: Finetune, loss: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
-    whole = train(folders["bert"], settings, loss=LogConf())
+    whole = train(folders["bert"], settings, loss=loss)
     for updates in (2, 7):
         with pytest.raises(Killed):
-            train(folders["bert"], settings, loss=LogConf(), runtime=killed_after(updates, tmp_path))
+            train(folders["bert"], settings, loss=loss, runtime=killed_after(updates, tmp_path))
     done: list[int] = []
     runtime = Runtime(device="cpu", scratch=tmp_path, report=lambda n, total, unit: done.append(n))
-    assert same(whole, train(folders["bert"], settings, loss=LogConf(), runtime=runtime))
+    assert same(whole, train(folders["bert"], settings, loss=loss, runtime=runtime))
     assert done == [8, 9, 10, 11, 12]
 
 

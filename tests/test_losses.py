@@ -17,6 +17,7 @@ from outgrow.errors import UserError
 from outgrow.losses import (
     CACE,
     EDL,
+    ELR,
     GCE,
     KL,
     LOSSES,
@@ -26,6 +27,7 @@ from outgrow.losses import (
     Loss,
     MixesTargets,
     Product,
+    Remembers,
     ReverseKL,
     ReverseXent,
     Symmetric,
@@ -299,7 +301,7 @@ def test_a_loss_without_targets_is_a_loss_too() -> None:
 
 # --- every loss -------------------------------------------------------------------------------------------------------
 
-STOPS = {LogConf, Product, AdaptConf}  # a part of these is meant to carry no gradient
+STOPS = {LogConf, Product, AdaptConf, ELR}  # a part of these is meant to carry no gradient
 NEUTRAL: dict[type[Any], Loss] = {
     LogConf: LogConf(alpha=0),
     Entropy: Entropy(alpha=0),
@@ -308,6 +310,7 @@ NEUTRAL: dict[type[Any], Loss] = {
     Symmetric: Symmetric(beta=0),
     CACE: CACE(threshold=0),
     GCE: GCE(q=0),
+    ELR: ELR(strength=0),
     Xent: Xent(),
 }
 
@@ -509,7 +512,13 @@ def evidential(z: Any, f: Any, w: Any) -> float:
     return float(0.5 * sum(w[k] * part(k) for k in range(len(z))) + 0.5 * part(int(np.argmax(z))))
 
 
+def first_sight(z: Any, f: Any, w: Any) -> float:
+    """The running mean of beliefs is 0.3 f when an example is seen first."""
+    return cross(w, f) + 3 * float(np.log(1 - 0.3 * f @ f))
+
+
 REFERENCES: list[tuple[Loss, Reference]] = [
+    (ELR(), first_sight),
     (KL(), lambda z, f, w: cross(w, f) - entropy_of(w)),
     (Entropy(), lambda z, f, w: 0.5 * cross(w, f) + 0.5 * entropy_of(f)),
     (Window(), lambda z, f, w: cross(w, f) if max(f) < 1 / len(f) + 0.15 else 0.0),
@@ -564,6 +573,144 @@ def test_adaptive_confidence_trusts_itself_by_half_at_most() -> None:
     assert float(mixed[0, 1]) == pytest.approx(0.9)  # agreement: half of the label, half of the own class
     assert float(mixed[1, 1]) == pytest.approx(0.2 + 0.8 / (1 + np.exp(0.2)), rel=1e-5)
     assert float(mixed[2, 1]) == pytest.approx(0.2, abs=1e-6)  # sure and against the supervisor: its label stays
+
+
+# --- a loss that remembers --------------------------------------------------------------------------------------------
+
+REMEMBERING = [kind for kind in LOSSES.values() if issubclass(kind, Remembers)]
+
+
+def test_early_learning_regularization_remembers() -> None:
+    assert ELR in REMEMBERING
+
+
+@CLASSES
+def test_the_memory_is_the_running_mean_of_past_beliefs(num_classes: int) -> None:
+    loss, memory = ELR(beta=0.6), torch.zeros(5, num_classes, dtype=torch.float64)
+    seen = [batch(5, num_classes, seed)[0].requires_grad_() for seed in range(4)]
+    for logits in seen:
+        memory = loss.remember(memory, logits)
+    weights = [0.4 * 0.6**k for k in (3, 2, 1, 0)]
+    wanted = sum(w * z.detach().softmax(-1) for w, z in zip(weights, seen, strict=True))
+    torch.testing.assert_close(memory, wanted)
+    assert not memory.requires_grad
+
+
+@CLASSES
+def test_the_gradient_by_the_memory_is_that_of_the_formula(num_classes: int) -> None:
+    """By autograd and by finite differences, of the batch's loss and of the changed targets that probes train on."""
+    logits, targets = batch(8, num_classes)
+    memory = 0.9 * batch(8, num_classes, seed=1)[1]
+    loss: Any = ELR().recalling(memory)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss(z, targets, 0.7), (logits,))
+    (slope,) = torch.autograd.grad(loss(logits, targets, 0.7).sum(), logits)
+    still = logits.detach()
+    torch.testing.assert_close(slope, still.softmax(-1) - loss.targets(still, targets, 0.7))
+
+
+def test_one_column_remembers_and_recalls_as_two() -> None:
+    logits, targets = batch(9, 2)
+    memory = 0.5 * batch(9, 2, seed=1)[1]
+    odds = logits[:, 1:] - logits[:, :1]
+    one, two = (ELR().remember(memory, z) for z in (odds, logits))
+    torch.testing.assert_close(one, two)
+    of_one: Any = ELR().recalling(one)
+    of_two: Any = ELR().recalling(two)
+    torch.testing.assert_close(of_one.targets(odds, targets[:, 1:], 0.5), of_two.targets(logits, targets, 0.5)[:, 1:])
+
+
+def test_what_was_believed_early_outweighs_the_label() -> None:
+    """The point of it: a long memory of one class turns the pull of a label that says the other."""
+    logits = torch.tensor([[1.0, 0.0]])
+    label = torch.tensor([[0.0, 1.0]])
+    loss: Any = ELR().recalling(torch.tensor([[0.9, 0.05]]))
+    beliefs = logits.softmax(-1)
+    assert (beliefs - label)[0, 1] < 0 < (beliefs - loss.targets(logits, label, 0.0))[0, 1]
+
+
+def plainly(num_classes: int, strength: float, beta: float, settings: Probe, seed: int) -> Any:
+    """Weights (d + 1, C) of a probe after training with ELR, by loops over rows and Adam, in double precision."""
+    labels = 0.8 * clean(num_classes)[:30].astype(np.float64) + 0.2 / num_classes
+    x = FEATURES[:30].astype(np.float64)
+    x = np.c_[(x - x.mean(0)) / x.std(0), np.ones(30)]
+    w, first, second = (np.zeros((9, num_classes)) for _ in range(3))
+    memory = np.zeros((30, num_classes))
+    orders, updates = torch.Generator().manual_seed(seed), 0
+    for _ in range(settings.epochs):
+        order = torch.randperm(30, generator=orders).numpy()
+        for at in range(0, 30, settings.batch_size):
+            gradient, rows = np.zeros_like(w), order[at : at + settings.batch_size]
+            for i in rows:
+                f = np.exp(x[i] @ w) / np.exp(x[i] @ w).sum()
+                memory[i] = beta * memory[i] + (1 - beta) * f
+                slope = f - labels[i]
+                for c in range(num_classes):
+                    inner = sum(f[k] * ((k == c) - f[c]) * memory[i, k] for k in range(num_classes))
+                    slope[c] -= strength * inner / (1 - f @ memory[i])
+                gradient += np.outer(x[i], slope) / len(rows)
+            updates += 1
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            w -= settings.lr * first / (1 - 0.9**updates) / (np.sqrt(second / (1 - 0.999**updates)) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize("num_classes", [3, 5])
+def test_probes_that_remember_are_those_of_a_plain_loop(num_classes: int) -> None:
+    """Seven epochs in batches that do not divide the rows, two students of other numbers side by side."""
+    settings = Probe(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
+    labels = (0.8 * clean(num_classes) + 0.2 / num_classes).astype(np.float32)
+    losses = [ELR(strength=2.0, beta=0.7), ELR(strength=5.0, beta=0.9)]
+    none = np.arange(0)
+    jobs = [ProbeJob(np.arange(30), labels[:30], none, labels[:0], loss, settings, 3) for loss in losses]
+    for loss, fitted in zip(losses, fit_probes(FEATURES, jobs, Runtime(device="cpu")), strict=True):
+        wanted = plainly(num_classes, loss.strength, loss.beta, settings, 3)
+        plain = plainly(num_classes, 0.0, 0.0, settings, 3)
+        assert np.abs(wanted - plain).max() > 0.05  # it does something
+        assert np.allclose(np.r_[fitted.weight, fitted.bias[None]], wanted, atol=2e-4)
+
+
+def test_two_classes_held_as_one_logit_remember_as_the_plain_loop_with_two() -> None:
+    """Both of two columns make Adam's step, so their difference moves twice as far as one logit does."""
+    settings = Probe(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
+    labels = (0.8 * clean(2) + 0.1).astype(np.float32)
+    job = ProbeJob(np.arange(30), labels[:30], np.arange(0), labels[:0], ELR(), settings, 3)
+    (fitted,) = fit_probes(FEATURES, [job], Runtime(device="cpu"))
+    wanted = plainly(2, 3.0, 0.7, replace(settings, lr=0.025), 3)
+    found = np.r_[fitted.weight, fitted.bias[None]]
+    assert np.allclose(found[:, 1] - found[:, 0], wanted[:, 1] - wanted[:, 0], atol=2e-4)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("loss", [ELR(strength=0.0), ELR(beta=1.0)])
+def test_a_neutral_loss_that_remembers_trains_as_xent_to_the_bit(loss: Loss, num_classes: int) -> None:
+    fitted, plain = probes(num_classes, loss), probes(num_classes, Xent())
+    assert np.array_equal(fitted[0].weight, plain[0].weight)
+
+
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_finetuning_remembers_across_epochs_in_any_microbatch(kind: type[Any], model: Path) -> None:
+    texts = [" ".join(WORDS[5 + i % 7 : 9 + i % 5]) for i in range(12)]
+    labels = np.eye(2, dtype=np.float32)[np.arange(12) % 2] * 0.7 + 0.15
+    settings = Finetune(epochs=8, batch_size=5, lr=0.01, max_tokens=8, early_stopping=False, warmup=0.0)
+
+    def trained(loss: Loss, microbatch: int) -> Any:
+        cpu = Runtime(device="cpu", microbatch=microbatch)
+        return finetune(model, texts, labels, [], labels[:0], loss, settings, 0, cpu).state["head.weight"]
+
+    whole, parts, forgetful = trained(kind(), 5), trained(kind(), 2), trained(Forgetful(), 5)
+    assert torch.allclose(whole, parts, atol=1e-4)
+    assert (whole - forgetful).abs().max() > 20 * (whole - parts).abs().max() + 1e-4
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """ELR of examples that are always new: what an engine without memory would train with."""
+
+    per_example: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        return ELR()(logits, targets, progress)
 
 
 def test_an_untrained_evidential_head_has_a_slope() -> None:

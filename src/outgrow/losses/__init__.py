@@ -5,14 +5,16 @@ each example (..., n). Leading axes are students trained side by side; a paramet
 broadcasts against (..., n, C), see :func:`stacked`. Adding the same number to all logits of an example changes nothing.
 """
 
-from outgrow.losses.base import LOSSES, Loss, MixesTargets, loss, stacked
+from outgrow.losses.base import LOSSES, Loss, MixesTargets, Remembers, loss, stacked
 from outgrow.losses.hardening import harden
+from outgrow.losses.memory import ELR
 from outgrow.losses.mixed import KL, AdaptConf, LogConf, Product, Xent
 from outgrow.losses.robust import CACE, EDL, GCE, Entropy, ReverseKL, ReverseXent, Symmetric, Window
 
 __all__ = [
     "CACE",
     "EDL",
+    "ELR",
     "GCE",
     "KL",
     "LOSSES",
@@ -22,6 +24,7 @@ __all__ = [
     "Loss",
     "MixesTargets",
     "Product",
+    "Remembers",
     "ReverseKL",
     "ReverseXent",
     "Symmetric",

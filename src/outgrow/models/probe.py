@@ -29,7 +29,7 @@ from torch import Tensor
 
 from outgrow.data import Floats, Ints
 from outgrow.errors import UserError
-from outgrow.losses import Loss, MixesTargets, stacked
+from outgrow.losses import Loss, MixesTargets, Remembers, stacked
 from outgrow.models.settings import Probe
 from outgrow.runtime import Runtime
 
@@ -239,6 +239,7 @@ class _Bundle:
             self._columns([[j.val_targets for j in g] for g in groups], self.val.shape[1])
         )
         self.loss = self._stacked_loss()
+        self.memory = self._memory() if isinstance(self.loss, Remembers) else None
         self.lr = self._per_student("lr")
         self.decay = self._per_student("l2") * self.lr
         self.decays = bool(self.decay.any())
@@ -300,6 +301,10 @@ class _Bundle:
         tensors = {k: v.view(per_student).to(self.device) for k, v in vars(loss).items() if isinstance(v, Tensor)}
         return cast(Loss, replace(loss, **tensors))
 
+    def _memory(self) -> Tensor:
+        """What a loss remembers of each example, (G * n, S, C), for two classes too."""
+        return torch.zeros(len(self.groups) * self.n, self.students, self.num_classes, device=self.device)
+
     def _per_student(self, name: str) -> Tensor:
         """A number of each student's settings as (G, S * W, 1)."""
         table = torch.zeros(len(self.groups), self.students, self.vectors)
@@ -336,8 +341,10 @@ class _Bundle:
         x = self.buffer[: groups * size]
         torch.index_select(self.rows, 0, rows.reshape(-1).to(self.device), out=x)
         x = x.view(groups, size * self.candidates, self.dim)
-        wanted = self._of_examples(self.targets.index_select(0, targets.reshape(-1).to(self.device)))
-        slope = self._slope(self._logits(weight, x), wanted, progress).div_(size)
+        places = targets.reshape(-1).to(self.device)
+        wanted = self._of_examples(self.targets.index_select(0, places))
+        z = self._logits(weight, x)
+        slope = self._slope(z, wanted, progress, self._recalled(z, places)).div_(size)
         gradient = weight.grad
         assert gradient is not None
         by_vector = slope if self.candidates > 1 else slope.transpose(-1, -2)
@@ -361,15 +368,25 @@ class _Bundle:
             return by_example.transpose(1, 2).contiguous()
         return by_example.permute(0, 2, 3, 1).contiguous().transpose(-1, -2)
 
-    def _slope(self, z: Tensor, wanted: Tensor, progress: float) -> Tensor:
+    def _recalled(self, z: Tensor, places: Tensor) -> Loss:
+        """The loss of the batch at ``places`` of the tables, by what it now remembers of these examples, if it does."""
+        if self.memory is None:
+            return self.loss
+        assert isinstance(self.loss, Remembers)
+        by_student = self.memory.index_select(0, places).view(len(self.groups), -1, *self.memory.shape[1:])
+        seen = self.loss.remember(by_student.transpose(1, 2).contiguous(), z)
+        self.memory.index_copy_(0, places, seen.transpose(1, 2).reshape(-1, *self.memory.shape[1:]))
+        return self.loss.recalling(seen)
+
+    def _slope(self, z: Tensor, wanted: Tensor, progress: float, loss: Loss) -> Tensor:
         """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
-        if isinstance(self.loss, MixesTargets):
+        if isinstance(loss, MixesTargets):
             probs = z.sigmoid() if self.columns == 1 else z.softmax(dim=-1)
-            return probs.sub_(self.loss.targets(z, wanted, progress))
+            return probs.sub_(loss.targets(z, wanted, progress))
         logits, targets = self._two_columns(z, wanted)
         logits.requires_grad_()
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(self.loss(logits, targets, progress).sum(), logits)
+            (slope,) = torch.autograd.grad(loss(logits, targets, progress).sum(), logits)
         return slope[..., -self.columns :]
 
     def _two_columns(self, z: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

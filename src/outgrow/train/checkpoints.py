@@ -41,6 +41,8 @@ class Position:
     """Loss of each update since the last check."""
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
+    memory: Tensor | None = None
+    """(n, C), what a loss that remembers holds of each training example."""
 
 
 def identity_of(model: nn.Module, *parts: object) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from outgrow.data import Floats, Reading, hardened
 from outgrow.errors import UserError
-from outgrow.losses import Loss
+from outgrow.losses import Loss, Remembers
 from outgrow.models.transformer import Classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints, team
@@ -129,19 +129,25 @@ def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None
     total = per_epoch * settings.epochs
     looks = check_points(per_epoch, settings.epochs, settings.checks)
     saved = time.monotonic()
+    if isinstance(run.loss, Remembers):
+        known = torch.zeros_like(targets) if position.memory is None else position.memory
+        position.memory = known.to(targets.device)
     model.train()
     order = batches(len(run.rows), settings.batch_size, settings.epochs, run.seed)
     for batch in islice(order, position.update, None):
+        places = torch.as_tensor(batch, device=targets.device)
+        memory = None if position.memory is None else position.memory[places]
         value, tokens = within_memory(
             partial(
                 accumulate,
                 model,
                 [run.rows[i] for i in batch],
-                targets[torch.as_tensor(batch, device=targets.device)],
+                targets[places],
                 run.loss,
                 position.update / total,
                 seed=(run.seed, position.update),
                 microbatch=runtime.microbatch,
+                memory=memory,
             ),
             model,
             tokens,
@@ -151,6 +157,8 @@ def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None
         )
         if not math.isfinite(value):
             raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")
+        if memory is not None and position.memory is not None:
+            position.memory[places] = memory
         for parameter, at_start in run.home:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - at_start, alpha=run.anchor)

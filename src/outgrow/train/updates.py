@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.data import Ints
-from outgrow.losses import Loss
+from outgrow.losses import Loss, Remembers
 from outgrow.models.transformer import Classifier, Tokens
 from outgrow.train import team
 from outgrow.train.settings import Finetune, Generate
@@ -83,6 +83,7 @@ def accumulate(
     seed: Sequence[int],
     microbatch: int = 0,
     tokens: int = 0,
+    memory: Tensor | None = None,
 ) -> float:
     """Add the gradient of the batch's mean loss to the model's; returns that loss.
 
@@ -99,6 +100,7 @@ def accumulate(
         seed: what the dropout masks are drawn from, together with the microbatch's number; the same in both passes.
         microbatch: most examples, each with all its candidates, per forward and backward pass; 0 for no limit.
         tokens: most tokens of a pass, but one example at least; 0 for no limit.
+        memory: (n, C), what a loss that remembers holds of these examples; replaced, at the very end.
     """
     # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
     order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
@@ -112,12 +114,20 @@ def accumulate(
         return _logits(model, [rows[i] for i in part], (*seed, number))
 
     if loss.per_example or len(parts) == 1:
-        mean = torch.zeros((), device=targets.device)
+        mean, seen = torch.zeros((), device=targets.device), torch.zeros_like(targets)
         for number, part in mine:
-            share = loss(logits_of(number, part), targets[part], progress).sum() / len(rows)
+            logits, used = logits_of(number, part), loss
+            if memory is not None:
+                assert isinstance(loss, Remembers)
+                seen[part] = loss.remember(memory[part], logits.detach())
+                used = loss.recalling(seen[part])
+            share = used(logits, targets[part], progress).sum() / len(rows)
             torch.autograd.backward(share)
             mean += share.detach()
         team.add_up(mean)
+        if memory is not None:
+            team.add_up(seen)
+            memory.copy_(seen)
     else:
         whole = torch.zeros_like(targets)
         with torch.no_grad():

@@ -1,0 +1,89 @@
+"""A loss that holds on to what the student said of an example before it began to learn the label's errors by heart."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from outgrow.losses.base import Loss, in_range, loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ELR"]
+
+_LEAST = 1e-4  # of 1 - <f, t>; the authors' code keeps f itself this far from 0 and 1
+
+
+@loss
+@dataclass(frozen=True, kw_only=True)
+class ELR:
+    """Early-learning regularization: CE(f, weak) + strength log(1 - <f, t>), t the mean of the student's past beliefs.
+
+    Liu et al. 2020 (equation 6; t by temporal ensembling, equation 8): at every sight of an example, t becomes
+    beta t + (1 - beta) f, from zeros, and no gradient flows through it. The term falls as f agrees with what it said in
+    earlier epochs, so that a label the student did not believe early pulls ever less. 1 - <f, t> is kept at 1e-4 or
+    above, and has no slope there.
+
+    Called as it is, this is the loss of examples seen for the first time; the engines hold t, see
+    :class:`outgrow.losses.Remembers`. With one epoch it does little: t is then f itself, times 1 - beta.
+    """
+
+    per_example: ClassVar[bool] = True
+    source: ClassVar[str] = "Liu et al. 2020 (arXiv 2007.00151), ELR, eq. 6 and 8, and its code"
+    cost: ClassVar[str] = "as Xent, and C numbers in memory for each example of each student"
+
+    strength: float = 3.0
+    """Lambda; 3 is the paper's for CIFAR-10, 7 for CIFAR-100; 0 is Xent."""
+    beta: float = 0.7
+    """Share of t that stays at each sight; 0.7 is the paper's for CIFAR-10, 0.9 for CIFAR-100; 1 is Xent."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0, float("inf"), "strength")
+        in_range(self, 0, 1, "beta")
+
+    def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
+        """The running mean t (..., n, C) after this sight; see :class:`outgrow.losses.Remembers`."""
+        return self.beta * memory + (1 - self.beta) * _beliefs(logits.detach())
+
+    def recalling(self, memory: "Tensor") -> Loss:
+        """The loss of the examples whose running mean t is ``memory`` (..., n, C)."""
+        return _Recalling(strength=self.strength, memory=memory)
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Loss (..., n) of examples never seen before."""
+        import torch
+
+        first = self.remember(torch.zeros_like(logits), logits)
+        return self.recalling(first)(logits, targets, progress)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Recalling:
+    """The loss of one batch. Its gradient in the logits is softmax minus changed targets, in closed form."""
+
+    per_example: ClassVar[bool] = True
+
+    strength: "float | Tensor"
+    memory: "Tensor"
+
+    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """Labels moved by -strength times the slope of log(1 - <f, t>), which sums to 0 over the classes."""
+        beliefs = _beliefs(logits)
+        agreed = (beliefs * self.memory).sum(dim=-1, keepdim=True)
+        apart = 1 - agreed
+        slope = beliefs * (agreed - self.memory) / apart.clamp_min(_LEAST) * (apart > _LEAST)
+        return targets - self.strength * slope[..., -targets.shape[-1] :]
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        agreed = (_beliefs(logits) * self.memory).sum(dim=-1, keepdim=True)
+        held = self.strength * (1 - agreed).clamp_min(_LEAST).log()
+        return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1) + held.squeeze(-1)
+
+
+def _beliefs(logits: "Tensor") -> "Tensor":
+    """Probabilities (..., n, C), also of one column of log-odds (..., n, 1)."""
+    import torch
+
+    if logits.shape[-1] > 1:
+        return logits.softmax(dim=-1)
+    second = logits.sigmoid()
+    return torch.cat([1 - second, second], dim=-1)

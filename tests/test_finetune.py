@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from outgrow.errors import UserError
 from outgrow.losses import ELR, LogConf, Loss, Xent
 from outgrow.models import transformer
+from outgrow.models.packing import layers_of
 from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
@@ -294,7 +295,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(folders: dict[str
 
     def prepare(model: Classifier) -> None:
         recompute_layers(model.body)
-        for layer in transformer.layers_of(model.body):
+        for layer in layers_of(model.body):
             # Within the layer, past the checkpoint: the layer's own hook would see its first run only.
             next(iter(layer.children())).register_forward_hook(count)
 
@@ -420,7 +421,7 @@ def test_a_damaged_or_foreign_checkpoint_is_said_and_left(
     with caplog.at_level(logging.WARNING):
         assert same(whole, train(folders["bert"], runtime=runtime))
     assert "another run" in caplog.text
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("checkpoint-*/*")
     content = file.read_bytes()
     for damaged in (b"", b"nonsense", content[: len(content) // 2]):
         file.write_bytes(damaged)
@@ -431,14 +432,13 @@ def test_a_damaged_or_foreign_checkpoint_is_said_and_left(
 
 def test_a_checkpoint_runs_no_code(folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Released code, defect 16: torch.load without weights_only."""
-    import pickle
 
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (open, (str(tmp_path / "ran"), "w"))
 
-    (tmp_path / "s").mkdir()
-    torch.save({"identity": Evil()}, tmp_path / "s" / "finetune.pt", pickle_module=pickle)
+    (tmp_path / "s" / "checkpoint-000000001").mkdir(parents=True)
+    torch.save({"identity": Evil()}, tmp_path / "s" / "checkpoint-000000001" / "0-of-1.safetensors")
     train(folders["bert"], runtime=Runtime(device="cpu", scratch=tmp_path / "s"))
     assert not (tmp_path / "ran").exists()
     assert "damaged" in caplog.text

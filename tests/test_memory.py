@@ -10,6 +10,7 @@ import torch
 
 from outgrow.errors import UserError
 from outgrow.losses import LogConf, Loss, Xent
+from outgrow.models.packing import layers_of
 from outgrow.models.transformer import load_classifier
 from outgrow.runtime import Runtime
 from outgrow.train import memory
@@ -64,6 +65,24 @@ def test_adapters_adafactor_and_recomputing_need_less(folders: dict[str, Path]) 
     assert plan_memory(folder, Finetune(optimizer="adafactor"), LENGTHS, CPU).optimizer < full.optimizer / 4
     recomputed = plan_memory(folder, Finetune(), LENGTHS, replace(CPU, gradient_checkpointing=True))
     assert recomputed.per_token < 0.6 * full.per_token
+
+
+def test_a_model_that_is_cut_needs_its_share_and_whole_layers(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    full = plan_memory(folders["llama"], Finetune(), LENGTHS, CPU)
+    monkeypatch.setattr("outgrow.train.team.size", lambda: 4)
+    cut = plan_memory(folders["llama"], Finetune(), LENGTHS, replace(CPU, shard=True))
+    assert (cut.weights, cut.gradients, cut.optimizer) == (full.weights // 4, full.gradients // 4, full.optimizer // 4)
+    assert cut.per_token == full.per_token
+    model = load_classifier(folders["llama"], 2, max_tokens=64)
+    layer = sum(4 * p.numel() for p in layers_of(model.body)[0].parameters())
+    # Of 3 layers 2 are whole at a time, with their gradients, and what lies outside.
+    assert cut.gathered == 2 * (full.weights - layer)
+    assert "whole layers" in str(cut)
+    adapters = plan_memory(folders["llama"], Finetune(lora=1), LENGTHS, replace(CPU, shard=True))
+    assert adapters.gathered < 0.7 * cut.gathered
 
 
 def test_the_microbatch_is_what_fits(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from outgrow.errors import UserError
@@ -15,6 +15,10 @@ Report = Callable[[int, int, str], None]
 
 
 def _silent(done: int, total: int, unit: str) -> None:
+    pass
+
+
+def _unsaid(line: str) -> None:
     pass
 
 
@@ -34,6 +38,9 @@ class Runtime:
     """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
+    shard: bool = False
+    """Cut a model that is finetuned into pieces, one for each process that torchrun started (FSDP2): for models larger
+    than one card, same result."""
     offline: bool = False
     """Fetch nothing; fail with what is missing instead."""
     accept_license: frozenset[str] = frozenset()
@@ -43,6 +50,17 @@ class Runtime:
     scratch: Path | None = None
     """Where a long step keeps its checkpoints; set by the runner, gone when the step is done."""
     report: Report = _silent
+
+    def __post_init__(self) -> None:
+        if self.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            raise UserError(
+                "a model can be sharded over several processes only, and this is one; start "
+                "`torchrun --nproc-per-node N --no-python outgrow ... --shard`, or leave --shard out"
+            )
+
+    def quiet(self) -> "Runtime":
+        """The same for another process, to which nobody listens."""
+        return replace(self, say=_unsaid, report=_silent)
 
     def token_budget(self) -> int:
         """``tokens_at_once``, or 1,536 on a CPU (more falls out of its caches) and 32,768 on a GPU."""

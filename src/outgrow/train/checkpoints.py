@@ -1,24 +1,33 @@
-"""The checkpoint of a training run: one file, replaced as a whole, read without running anything in it."""
+"""The checkpoint of a training run: a folder of safetensors, one from each rank, put in place as a whole.
 
-import hashlib
+A tensor that is cut (:mod:`outgrow.train.shards`) stands in every rank's file with that rank's rows, so any number of
+processes can go on from it. Whatever is read is numbers and JSON; nothing in it can run.
+"""
+
+import json
 import logging
 import os
-import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from outgrow.train.fitted import put, taken
+from outgrow.train import shards, team
 
-__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "write"]
+__all__ = ["SECONDS", "Best", "Position", "copied", "identity_of", "put_back", "read", "write"]
 
 SECONDS = 120.0
 """Least time between two checkpoints; a kill loses at most this much work."""
-_NAME = "finetune.pt"
+_NAME = "checkpoint"
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +38,7 @@ class Best:
     agreement: float
     cross_entropy: float
     state: dict[str, Tensor]
+    """As :func:`copied` gave them."""
 
 
 @dataclass(kw_only=True)
@@ -47,28 +57,65 @@ class Position:
 
 def identity_of(model: nn.Module, *parts: object) -> str:
     """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().contiguous().numpy().data)
+    digest = sha256()
+    for name, parameter in _trained(model):
+        digest.update(name.encode())
+        digest.update(parameter.detach().contiguous().numpy().data)
     for part in parts:
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
     return digest.hexdigest()
 
 
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """A copy on the CPU of this rank's pieces of the tensors that training changes."""
+    return {name: shards.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in _trained(model)}
+
+
+def put_back(model: nn.Module, pieces: dict[str, Tensor]) -> None:
+    """Put back what :func:`copied` took."""
+    with torch.no_grad():
+        for name, parameter in _trained(model):
+            shards.own(parameter).copy_(pieces[name])
+
+
 def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "identity": identity,
-        "weights": taken(model),
-        "optimizer": optimizer.state_dict(),
-        "position": {**vars(position), "best": vars(position.best) if position.best else None},
-    }
-    beside = folder / f"{_NAME}.{os.getpid()}.tmp"
-    torch.save(content, beside)
-    beside.replace(folder / _NAME)
+    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half.
+
+    Of a model that is cut, every rank must call. Processes on several machines must share ``folder``, or there is none.
+    """
+    ranks = team.size() if shards.is_cut(model) else 1
+    beside = folder / f"{_NAME}-{os.getpid()}.tmp"
+    if ranks > 1:
+        beside = team.told(beside)
+    beside.mkdir(parents=True, exist_ok=True)
+    tensors = {f"weights.{name}": tensor for name, tensor in copied(model).items()}
+    for name, parameter in _trained(model):
+        for key, value in optimizer.state[parameter].items():
+            if team.rank() == 0 or not _is_whole(key, parameter):
+                tensors[f"optimizer.{name}.{key}"] = shards.own(value.detach()).to("cpu").contiguous()
+    if position.best:
+        tensors |= {f"best.{name}": tensor for name, tensor in position.best.state.items()}
+    if position.memory is not None and team.rank() == 0:
+        tensors["memory"] = position.memory.to("cpu")
+    said = {key: value for key, value in vars(position).items() if key not in ("best", "memory")}
+    best = position.best and {"agreement": position.best.agreement, "cross_entropy": position.best.cross_entropy}
+    about = {"identity": identity, "position": json.dumps(said), "best": json.dumps(best)}
+    save_file(tensors, beside / f"{team.rank()}-of-{ranks}.safetensors", metadata=about)
+    if ranks > 1:
+        team.wait()
+    if team.rank() == 0:
+        _put_in_place(beside, folder / f"{_NAME}-{position.update:09}", ranks)
+
+
+def _put_in_place(beside: Path, place: Path, ranks: int) -> None:
+    if len(list(beside.iterdir())) < ranks:
+        _log.warning("no checkpoint: not all processes see the folder %s; use a store on a shared disk", beside.parent)
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    beside.replace(place)
+    for other in beside.parent.glob(f"{_NAME}-*[0-9]"):
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
@@ -76,18 +123,76 @@ def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
 
     Without a checkpoint, or with one that is damaged or of another run, training starts anew; the log says why.
     """
-    path = folder / _NAME
-    if not path.exists():
-        return Position()
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        _log.warning("training starts anew: the checkpoint %s is damaged (%s)", path, error)
-        return Position()
-    if content["identity"] != identity:
-        _log.warning("training starts anew: the checkpoint %s is of another run", path)
-        return Position()
-    put(model, content["weights"])
-    optimizer.load_state_dict(content["optimizer"])
-    best = content["position"].pop("best")
-    return Position(**content["position"], best=Best(**best) if best else None)
+    for place in sorted(folder.glob(f"{_NAME}-*[0-9]"), reverse=True):
+        try:
+            with ExitStack() as stack:
+                written = _Written(place, stack)
+                if written.about["identity"] != identity:
+                    _log.warning("training starts anew: the checkpoint %s is of another run", place)
+                    continue
+                weights, states, position = _as_now(written, model, optimizer)
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+            _log.warning("training starts anew: the checkpoint %s is damaged (%s)", place, error)
+            continue
+        put_back(model, weights)
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        return position
+    return Position()
+
+
+class _Written:
+    """A checkpoint on disk, of however many ranks."""
+
+    def __init__(self, place: Path, stack: ExitStack) -> None:
+        ranks = int(next(place.iterdir()).stem.rpartition("-")[2])
+        paths = [place / f"{rank}-of-{ranks}.safetensors" for rank in range(ranks)]
+        self.files: list[Any] = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+        self.names = [frozenset(file.keys()) for file in self.files]
+        self.about: dict[str, str] = self.files[0].metadata()
+
+    def rows(self, name: str, span: tuple[int, int] | None = None) -> Tensor:
+        """A tensor whole, or ``span``: the first row and how many."""
+        holders = [file for file, names in zip(self.files, self.names, strict=True) if name in names]
+        if span is None:
+            parts = [file.get_tensor(name) for file in holders]
+            return torch.cat(parts) if len(parts) > 1 else parts[0].clone()
+        parts, (first, count) = [], span
+        for piece in (file.get_slice(name) for file in holders):
+            rows = piece.get_shape()[0]
+            parts.append(piece[min(max(first, 0), rows) : min(max(first + count, 0), rows)])
+            first -= rows
+        return torch.cat(parts)
+
+
+def _as_now(
+    written: _Written, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], Position]:
+    """This rank's pieces of the weights, the optimizer's state by the number of its tensor, and the position."""
+    trained = dict(_trained(model))
+    spans = {name: shards.span(parameter) for name, parameter in trained.items()}
+    numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    states: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(numbers))}
+    for full in written.names[0]:
+        kind, _, rest = full.partition(".")
+        if kind == "optimizer":
+            name, _, key = rest.rpartition(".")
+            parameter = trained[name]
+            value = written.rows(full, None if _is_whole(key, parameter) else spans[name])
+            # Ours keeps bare pieces; torch's AdamW keeps what is cut as the tensor is.
+            bare = _is_whole(key, parameter) or isinstance(optimizer, shards.Adafactor)
+            states[numbers[parameter]][key] = value if bare else shards.cut_as(parameter, value)
+    position = Position(**json.loads(written.about["position"]))
+    if best := json.loads(written.about["best"]):
+        position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in trained})
+    if "memory" in written.names[0]:
+        position.memory = written.rows("memory")
+    return {name: written.rows(f"weights.{name}", spans[name]) for name in trained}, states, position
+
+
+def _is_whole(key: str, parameter: Tensor) -> bool:
+    """Whether an optimizer keeps this whole on every rank: it is not as long as the tensor itself."""
+    return key == "step" or (key == "col_var" and parameter.ndim == 2)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

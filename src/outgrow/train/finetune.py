@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from outgrow.errors import UserError
 from outgrow.losses import Loss, Remembers
 from outgrow.models.transformer import Classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
-from outgrow.train import checkpoints, team
+from outgrow.train import checkpoints, shards, team
 from outgrow.train.checkpoints import Best, Position
 from outgrow.train.fitted import FinetunedModel, build, outputs, predict, probabilities, put, taken, token_rows
 from outgrow.train.memory import plan_memory, within_memory
@@ -68,15 +69,9 @@ def finetune(
         raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")
     if settings.early_stopping and not len(val_texts):
         raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
-    quiet = Runtime(
-        device=runtime.device,
-        microbatch=runtime.microbatch,
-        tokens_at_once=runtime.tokens_at_once,
-        gradient_checkpointing=runtime.gradient_checkpointing,
-        scratch=runtime.scratch,
-        say=_unsaid,
-    )
-    team.lead(finetune, folder, texts, targets, val_texts, val_targets, loss, settings, seed, quiet, start, anchor)
+    others = replace(start, state=shards.blank(start.state)) if start and runtime.shard else start
+    rest = (loss, settings, seed, runtime.quiet(), others, anchor)
+    team.lead(finetune, folder, texts, targets, val_texts, val_targets, *rest)
     num_classes = targets.shape[1]
     tokenizer = load_tokenizer(folder)
     rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
@@ -86,23 +81,28 @@ def finetune(
         runtime.say(str(plan))
         tokens = team.least(plan.tokens)
     model = build(folder, settings, outputs(texts, num_classes), seed)
-    if start:
+    if start and (team.rank() == 0 or not runtime.shard):
         put(model, start.state)
     identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed, anchor)
     if runtime.gradient_checkpointing:
         recompute_layers(model.body)
-    model.to(runtime.torch_device())
+    if runtime.shard:
+        identity = team.told(identity)
+        shards.shard(model, runtime.torch_device())
+        if start:
+            put(model, start.state)
+    else:
+        model.to(runtime.torch_device())
     optimizer = make_optimizer(model, settings)
     home = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if anchor else []
     position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
     run = _Run(model, optimizer, rows, targets, val_rows, val_targets, loss, settings, seed, identity, anchor, home)
     _train(run, position, runtime, tokens)
-    state = position.best.state if position.best else taken(model)
-    return FinetunedModel(state=state, settings=settings, num_classes=num_classes, history=tuple(position.history))
-
-
-def _unsaid(line: str) -> None:
-    pass
+    if position.best:
+        checkpoints.put_back(model, position.best.state)
+    return FinetunedModel(
+        state=taken(model), settings=settings, num_classes=num_classes, history=tuple(position.history)
+    )
 
 
 class _Run(NamedTuple):
@@ -167,10 +167,16 @@ def _train(run: _Run, position: Position, runtime: Runtime, tokens: int) -> None
         position.losses.append(value)
         if position.update in looks:
             _check(run, position, runtime)
-        if runtime.scratch and team.rank() == 0 and time.monotonic() - saved >= checkpoints.SECONDS:
+        if runtime.scratch and _due(saved, runtime):
             checkpoints.write(runtime.scratch, run.identity, model, run.optimizer, position)
             saved = time.monotonic()
         runtime.report(position.update, total, "updates")
+
+
+def _due(saved: float, runtime: Runtime) -> bool:
+    """Whether this process writes a checkpoint now: rank 0 alone does, by its clock, or every rank its piece."""
+    due = time.monotonic() - saved >= checkpoints.SECONDS
+    return team.told(due) if runtime.shard else due and team.rank() == 0
 
 
 def _check(run: _Run, position: Position, runtime: Runtime) -> None:
@@ -181,7 +187,7 @@ def _check(run: _Run, position: Position, runtime: Runtime) -> None:
     position.history.append(entry)
     if not run.val_rows:
         return
-    probs = probabilities(run.model, run.val_rows, runtime, report=lambda done, total, unit: None)
+    probs = probabilities(run.model, run.val_rows, runtime, lambda done, total, unit: None, together=True)
     run.model.train()
     agreement = float((hardened(probs) == hardened(run.val_targets)).mean())
     log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
@@ -191,4 +197,4 @@ def _check(run: _Run, position: Position, runtime: Runtime) -> None:
     if run.settings.early_stopping and (
         best is None or (agreement, -cross_entropy) > (best.agreement, -best.cross_entropy)
     ):
-        position.best = Best(agreement=agreement, cross_entropy=cross_entropy, state=taken(run.model))
+        position.best = Best(agreement=agreement, cross_entropy=cross_entropy, state=checkpoints.copied(run.model))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from outgrow.data import Reading
 from outgrow.errors import UserError
-from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, over_batches, tokenize
+from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
 from outgrow.runtime import Report, Runtime
+from outgrow.train import shards, team
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import Row
 
@@ -68,19 +69,53 @@ def predict(
 
     ``model_folder`` holds the pretrained model that ``fitted`` was finetuned from.
     """
+    if runtime.shard:
+        others = replace(fitted, state=shards.blank(fitted.state))
+        team.lead(predict, model_folder, others, texts, runtime.quiet())
     settings = replace(fitted.settings, head="zero", words=())  # the trained head takes the place of either start
     model = build(model_folder, settings, outputs(texts, fitted.num_classes), seed=0)
-    put(model, fitted.state)
+    if runtime.shard:
+        shards.shard(model, runtime.torch_device())
+    put(model.to(runtime.torch_device()), fitted.state)
     rows = token_rows(load_tokenizer(model_folder), texts, settings.max_tokens)
-    return probabilities(model.to(runtime.torch_device()), rows, runtime, runtime.report)
+    return probabilities(model, rows, runtime, runtime.report, together=runtime.shard)
 
 
-def probabilities(model: Classifier, rows: Sequence[Row], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
-    """Class probabilities (n, C) of examples' token rows; leaves the model in eval mode."""
+def probabilities(
+    model: Classifier, rows: Sequence[Row], runtime: Runtime, report: Report, *, together: bool
+) -> npt.NDArray[np.float32]:
+    """Class probabilities (n, C) of examples' token rows; leaves the model in eval mode.
+
+    ``together`` says that every rank has called: they take turns, batch by batch, and all get all of it.
+    """
     model.eval()
     flat = [tokens for row in rows for tokens in row]
-    out = over_batches(model, flat, model.head.out_features, runtime, report)
+    if together and team.size() > 1:
+        out = _in_turns(model, flat, runtime, report)
+    else:
+        out = over_batches(model, flat, model.head.out_features, runtime, report)
     return torch.from_numpy(out).view(len(rows), -1).softmax(dim=-1).numpy()
+
+
+def _in_turns(model: Classifier, rows: Sequence[Tokens], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
+    """Outputs of every row, each batch computed by one rank and known to all."""
+    turn, width = 0, model.head.out_features
+
+    def forward(here: Sequence[Tokens]) -> Tensor:
+        nonlocal turn
+        turn += 1
+        if (turn - 1) % team.size() != team.rank():
+            return torch.zeros(len(here), width)
+        with torch.inference_mode(False), torch.no_grad():  # FSDP2 could not use for training what it gathers there
+            out: Tensor = model(here)
+            return out
+
+    every = over_batches(forward, rows, width, runtime, report)
+    if shards.is_cut(model) and 0 < turn % team.size() <= team.rank():
+        with torch.no_grad():  # a pass gathers weights from every rank, so all make as many
+            model(rows[:1])
+    team.add_up(torch.from_numpy(every))
+    return every
 
 
 def outputs(texts: Sequence[Reading], num_classes: int) -> int:
@@ -130,12 +165,19 @@ def build(folder: Path, settings: Finetune, num_outputs: int, seed: int) -> Clas
 
 
 def taken(model: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of the tensors that training changes."""
-    return {k: p.detach().to("cpu", copy=True).contiguous() for k, p in model.named_parameters() if p.requires_grad}
+    """A copy on the CPU of the tensors that training changes. Of a model that is cut, every rank must ask, and rank 0
+    alone gets them."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensor = shards.whole(parameter.detach())
+            if team.rank() == 0 or not shards.is_cut(model):
+                state[name] = tensor.to("cpu", copy=True).contiguous()
+    return state
 
 
 def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`taken` took.
+    """Put back what :func:`taken` took; into a model that is cut, what rank 0 has, and every rank must call.
 
     Raises:
         UserError: if these are not the trained tensors of this model, all of them and no others.
@@ -145,7 +187,7 @@ def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise UserError("these weights belong to another model, or to other LoRA settings; use the ones they came from")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(state[name])
+            shards.spread(parameter, state[name])
 
 
 def with_adapters(body: Any, rank: int) -> Any:

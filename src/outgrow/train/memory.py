@@ -41,11 +41,13 @@ class MemoryPlan:
     """Tokens of the largest batch."""
     longest: int
     """Tokens of the longest example, which cannot be divided."""
+    gathered: int = 0
+    """Layers that are whole for a while, where the model is cut into pieces."""
 
     @property
     def fixed(self) -> int:
         """Bytes that are there whatever the microbatch."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.gathered
 
     @property
     def tokens(self) -> int:
@@ -61,10 +63,11 @@ class MemoryPlan:
     def __str__(self) -> str:
         share = "the whole batch" if self.tokens >= self.batch_tokens else f"of a batch of up to {self.batch_tokens:,}"
         short = "" if self.peak <= self.available else "; this may not fit: take lora, adafactor or checkpointing"
+        cut = f", whole layers {_size(self.gathered)}" if self.gathered else ""
         return (
             f"memory: weights {_size(self.weights)}, gradients {_size(self.gradients)}, optimizer "
-            f"{_size(self.optimizer)}, activations {_size(self.per_token)} a token; {self.tokens:,} tokens at once "
-            f"({share}), {_size(self.peak)} of {_size(self.available)} free{short}"
+            f"{_size(self.optimizer)}{cut}, activations {_size(self.per_token)} a token; {self.tokens:,} tokens at "
+            f"once ({share}), {_size(self.peak)} of {_size(self.available)} free{short}"
         )
 
 
@@ -75,22 +78,40 @@ def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runti
         folder: its config is read, its weights are not.
         settings: batch size, optimizer, LoRA, precision.
         examples: tokens of each example, all its candidates counted.
-        runtime: device, gradient checkpointing.
+        runtime: device, gradient checkpointing, and whether the model is cut: the plan is for one process then.
     """
     body = _shapes(folder, settings)
-    trained = sum(p.numel() for p in body.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in body.parameters())
+    trained, every = _numbers(body)
+    pieces = team.size() if runtime.shard else 1
     lengths = sorted(examples, reverse=True)
     states = {"adamw": 8 * trained, "adafactor": 4 * _rows_and_columns(body)}[settings.optimizer]
     return MemoryPlan(
-        weights=4 * every,
-        gradients=4 * trained,
-        optimizer=states,
+        weights=4 * every // pieces,
+        gradients=4 * trained // pieces,
+        optimizer=states // pieces,
+        gathered=_gathered(body) if runtime.shard else 0,
         per_token=_per_token(body, settings, runtime.gradient_checkpointing),
         available=memory_left(runtime),
         batch_tokens=sum(lengths[: settings.batch_size]),
         longest=lengths[0],
     )
+
+
+def _numbers(module: nn.Module) -> tuple[int, int]:
+    """Numbers that are trained, and all numbers."""
+    sizes = [(p.numel() * p.requires_grad, p.numel()) for p in module.parameters()]
+    return sum(trained for trained, _ in sizes), sum(every for _, every in sizes)
+
+
+def _gathered(body: Any) -> int:
+    """Bytes at the height of a backward pass: what lies outside of the layers, one layer at work and one that comes
+    next, and the gradients of as much that are not added up yet."""
+    layers = [_numbers(layer) for layer in layers_of(body)]
+    total: int = 4 * sum(
+        of_body - sum(of_layers) + 2 * max(of_layers)
+        for of_body, of_layers in zip(_numbers(body), zip(*layers, strict=True), strict=True)
+    )
+    return total
 
 
 def memory_left(runtime: Runtime) -> int:
@@ -120,8 +141,8 @@ def within_memory(
         What it returned, and the limit that fitted.
 
     Raises:
-        UserError: if not even single examples fit, the microbatches are fixed, or several processes share the batch
-            (all would have to halve).
+        UserError: if not even single examples fit, or the microbatches are fixed. One of several processes ends, and
+            all with it, since its part of the batch is missing.
     """
     while True:
         try:
@@ -129,8 +150,10 @@ def within_memory(
         except (RuntimeError, MemoryError) as error:
             if not _ran_out(error):
                 raise
-            if fixed or team.size() > 1:
-                raise UserError(f"the memory of process {team.rank()} ran out; give a smaller --microbatch") from error
+            if team.size() > 1:
+                team.give_up(f"the memory of process {team.rank()} ran out; give a smaller --microbatch, and run again")
+            if fixed:
+                raise UserError("the memory ran out; give a smaller --microbatch") from error
         model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -3,14 +3,16 @@
 Rank 0 runs the plan as a single process would: it alone reads and writes the store. The other ranks wait; for each
 finetuning they get its arguments from rank 0 and take their share of every batch's microbatches. Gradients are summed
 over ranks before the update, and losses that need the whole batch see all of it, so without dropout the number of ranks
-changes a result only as the order of a sum does.
+changes a result only as the order of a sum does. With ``Runtime.shard`` each also holds a part of the model only
+(:mod:`outgrow.train.shards`).
 """
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,17 +20,33 @@ from torch import Tensor, nn
 
 from outgrow.errors import UserError
 
-__all__ = ["add_up", "add_up_gradients", "dismiss", "join", "lead", "least", "rank", "serve", "size"]
+__all__ = [
+    "add_up",
+    "add_up_gradients",
+    "dismiss",
+    "give_up",
+    "join",
+    "lead",
+    "least",
+    "rank",
+    "serve",
+    "size",
+    "told",
+    "wait",
+]
+
+
+_Any = TypeVar("_Any")
 
 
 def join() -> None:
     """Join the processes that torchrun (or ``accelerate launch``) started; nothing to do in a single one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        on_gpu = torch.cuda.is_available()
-        if on_gpu:
+        if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # Ranks wait for the next finetuning as long as rank 0 is busy with other steps.
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(days=30))
+        # Ranks wait for the next finetuning as long as rank 0 is busy with other steps. Without a name torch takes nccl
+        # for what lies on GPUs, and gloo for what does not, such as the arguments that are led.
+        dist.init_process_group(timeout=timedelta(days=30))
 
 
 def size() -> int:
@@ -71,9 +89,28 @@ def least(value: int) -> int:
     """The smallest of every rank's values, on all ranks."""
     if size() == 1:
         return value
-    box = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    box = torch.tensor(value)
     dist.all_reduce(box, op=dist.ReduceOp.MIN)
     return int(box)
+
+
+def told(value: _Any) -> _Any:
+    """Rank 0's value, on all ranks."""
+    box = [value]
+    if size() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    least(0)
+
+
+def give_up(line: str) -> NoReturn:
+    """End this process at once, and with it the team: the others wait for what will not come."""
+    print(f"outgrow: {line}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def add_up(values: Tensor) -> None:

@@ -1,6 +1,7 @@
 """One update: batches, learning rates, and the gradient of a whole batch made from microbatches."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from outgrow.data import Ints
 from outgrow.losses import Loss, Remembers
 from outgrow.models.transformer import Classifier, Tokens
-from outgrow.train import team
+from outgrow.train import shards, team
 from outgrow.train.settings import Finetune, Generate
 
 __all__ = ["Row", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
@@ -50,7 +51,7 @@ def rate(update: int, total: int, settings: Finetune | Generate) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Finetune | Generate) -> torch.optim.Optimizer:
-    """AdamW or Adafactor on the trained tensors, weight decay on matrices only."""
+    """AdamW or Adafactor on the trained tensors, weight decay on matrices only; made once they are cut, if they are."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -58,6 +59,8 @@ def make_optimizer(model: nn.Module, settings: Finetune | Generate) -> torch.opt
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adafactor":
+        if shards.is_cut(model):
+            return shards.Adafactor(groups, lr=settings.lr)
         return torch.optim.Adafactor(groups, lr=settings.lr)
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
@@ -105,13 +108,15 @@ def accumulate(
     # Rows of like length together: less padding in a microbatch. The mean over the batch knows no order.
     order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
     sizes = [sum(map(len, row)) for row in rows]
-    if team.size() > 1:  # a part for every rank
-        tokens = min(tokens or sum(sizes), math.ceil(sum(sizes) / team.size()))
     parts = _parts(order, sizes, microbatch or len(rows), tokens)
-    mine = [(number, part) for number, part in enumerate(parts) if number % team.size() == team.rank()]
+    if team.size() > 1:
+        parts = _evenly(parts, order, sizes, microbatch or len(rows))
+    mine = list(enumerate(parts))[team.rank() :: team.size()]
+    if shards.is_cut(model) and len(mine) < math.ceil(len(parts) / team.size()):
+        mine.append((len(parts), []))  # a pass gathers weights from every rank, so all make as many
 
     def logits_of(number: int, part: list[int]) -> Tensor:
-        return _logits(model, [rows[i] for i in part], (*seed, number))
+        return _logits(model, [rows[i] for i in part or order[-1:]], (*seed, number))[: len(part)]
 
     if loss.per_example or len(parts) == 1:
         mean, seen = torch.zeros((), device=targets.device), torch.zeros_like(targets)
@@ -121,7 +126,7 @@ def accumulate(
                 assert isinstance(loss, Remembers)
                 seen[part] = loss.remember(memory[part], logits.detach())
                 used = loss.recalling(seen[part])
-            share = used(logits, targets[part], progress).sum() / len(rows)
+            share = (used(logits, targets[part], progress) if part else logits).sum() / len(rows)
             torch.autograd.backward(share)
             mean += share.detach()
         team.add_up(mean)
@@ -138,7 +143,8 @@ def accumulate(
         (gradient,) = torch.autograd.grad(mean, whole)
         for number, part in mine:
             torch.autograd.backward(logits_of(number, part), gradient[part])
-    team.add_up_gradients(model)
+    if not shards.is_cut(model):  # there each backward pass has added up its own
+        team.add_up_gradients(model)
     return mean.item()
 
 
@@ -153,6 +159,14 @@ def _parts(order: Sequence[int], sizes: Sequence[int], most: int, tokens: int) -
         parts[-1].append(i)
         filled += sizes[i]
     return parts
+
+
+def _evenly(parts: list[list[int]], order: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+    """As many microbatches for every rank as the fullest would have, and the largest of them as small as can be."""
+    count = math.ceil(len(parts) / team.size()) * team.size()
+    limits = range(max(sizes), sum(sizes) + 1)
+    least = bisect_left(limits, True, key=lambda tokens: len(_parts(order, sizes, most, tokens)) <= count)
+    return _parts(order, sizes, most, limits[least])
 
 
 def _logits(model: Classifier, rows: Sequence[Row], seed: Sequence[int]) -> Tensor:

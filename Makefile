@@ -23,6 +23,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/many_students.py
+	$(BIN)/python benchmarks/planning.py
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

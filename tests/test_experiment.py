@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import MakeExperiment
-from outgrow import steps
+from outgrow import packages, steps
 from outgrow.data import Examples, Labels, Split
 from outgrow.errors import UserError
 from outgrow.experiment import (
@@ -24,6 +24,7 @@ from outgrow.experiment import (
     run_steps,
     sweep,
     wire,
+    wire_all,
 )
 from outgrow.graph import Step, in_order, step
 from outgrow.models.spec import LADDERS
@@ -329,6 +330,44 @@ def test_shared_steps_run_once(make: MakeExperiment, store: Store) -> None:
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_wiring_is_linear_and_what_is_shared_is_wired_once(
+    make: MakeExperiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    bind = Step.__init__
+
+    def counted(self: Step, *args: Any, **options: Any) -> None:
+        bind(self, *args, **options)
+        made.append(self.key)
+
+    monkeypatch.setattr(Step, "__init__", counted)
+    hashed = []
+    for size in (1, 20, 40):
+        made.clear()
+        wire_all([make(strategy=f"confidence(loss=LogConf(alpha={i / 100}))") for i in range(size)])
+        hashed.append(len(made))
+        assert len(made) <= len(set(made)) + 4  # what supervisor and ceiling share, such as features of one model
+    new = 2 * 2 + 1  # for each further experiment: a student trained and asked for each seed, and the comparison
+    assert hashed == [hashed[0], hashed[0] + 19 * new, hashed[0] + 39 * new]
+
+
+def test_a_file_named_by_many_experiments_is_read_once(
+    make: MakeExperiment, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    hash_of = packages.sha256_of
+
+    def told(path: Path) -> str:
+        read.append(path)
+        return hash_of(path)
+
+    monkeypatch.setattr(packages, "sha256_of", told)
+    wire_all([make(strong=str(copied), seeds=(seed,)) for seed in range(5)])
+    assert len(read) == len(set(read)) > 0
+    wire(make(strong=str(copied)))
+    assert len(read) == len(set(read))
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -123,6 +123,11 @@ def test_runtime_is_no_argument_and_not_hashed() -> None:
     assert "runtime" not in Step(with_runtime, rows=1).canonical_args
 
 
+def test_steps_of_one_key_are_equal() -> None:
+    assert Step(source, rows=1) == Step(source, rows=1.0) != Step(source, rows=2)
+    assert len({Step(source, rows=rows) for rows in (1, 1, 2)}) == 2
+
+
 def test_a_note_is_not_part_of_the_key() -> None:
     noted = Step(source, rows=1)
     noted.note = {"experiment": "x"}

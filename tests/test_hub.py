@@ -13,7 +13,7 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, wire
 from outgrow.runtime import Runtime
-from outgrow.tasks import TaskSpec, hub, load
+from outgrow.tasks import TaskSpec, load
 from outgrow.tasks.hub import HubSet, Place, Record, commit_of, identity, read
 from outgrow.tasks.items import Row, from_hub
 from outgrow.tasks.registry import _TASKS
@@ -370,11 +370,3 @@ def test_what_a_set_is_sampled_by_holds_while_reading(tmp_path: Path) -> None:
         )
     finally:
         del _TASKS["toy-big"]
-
-
-def test_the_hash_of_a_file_is_known_as_long_as_it_stays(tmp_path: Path) -> None:
-    file = _write(tmp_path, a=ROWS) / "a.jsonl"
-    first = hub._sha256(file)
-    assert hub._sha256(file) == first
-    _write(tmp_path, a=ROWS[:3])
-    assert hub._sha256(file) != first

@@ -16,7 +16,7 @@ import pytest
 
 from outgrow import packages
 from outgrow.errors import UserError
-from outgrow.packages import VADER_SENTIMENT, Archive, fetch, new_folder, sha256_of, unpack, writing
+from outgrow.packages import VADER_SENTIMENT, Archive, fetch, known_sha256, new_folder, sha256_of, unpack, writing
 
 MakeArchive = Callable[..., Archive]
 
@@ -81,6 +81,15 @@ def put_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile.Z
 
 
 # --- fetch -------------------------------------------------------------------------------------------------------
+
+
+def test_the_hash_of_a_file_is_known_as_long_as_it_stays(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    first = known_sha256(file)
+    assert known_sha256(file) == first == sha256_of(file)
+    file.write_text("another")
+    assert known_sha256(file) == sha256_of(file) != first
 
 
 def test_a_wheel_is_fetched_once_and_then_taken_from_the_cache(shelf: Path) -> None:

@@ -402,6 +402,17 @@ def test_an_estimate_takes_the_most_similar_steps(store: Store) -> None:
     assert plan([Step(add, parts=(9,), name="slow")], store).seconds == 50.0
 
 
+def test_an_estimate_reads_a_bounded_number_of_records(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_TIMED", 3)
+    for value in range(8):
+        store.write(Step(number, value=value), value, {"seconds": 2.0})
+    read: list[str] = []
+    read_record = store._read_record
+    monkeypatch.setattr(store, "_read_record", lambda folder: read.append(folder) or read_record(folder))
+    assert plan([Step(number, value=v) for v in range(10, 20)], store).seconds == 20.0
+    assert len(read) == 3
+
+
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
 

@@ -206,6 +206,27 @@ def test_results_are_found_by_function_and_by_the_start_of_their_key(any_store: 
     assert len(list(any_store.records())) == 2
 
 
+def test_a_whole_key_is_looked_up_without_listing_the_results(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_store.write(ONE, LABELS, {})
+    listed: list[str] = []
+    ls = any_store.fs.ls
+
+    def told(path: str, **options: Any) -> Any:
+        listed.append(path)
+        return ls(path, **options)
+
+    monkeypatch.setattr(any_store.fs, "ls", told)
+    monkeypatch.setattr(any_store.fs, "glob", lambda *_: pytest.fail("all results were listed"))
+    assert any_store.find(ONE.key)["key"] == ONE.key
+    assert plain_of(any_store.read_key(ONE.key)) == plain_of(any_store.read(ONE))
+    assert any_store.is_done(ONE)
+    assert set(listed) <= {any_store.path}
+    with pytest.raises(UserError, match="0 results"):
+        any_store.find("0" * 64)
+
+
 def test_a_root_with_characters_of_patterns_works(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "runs [a-z]* {1}?"))
     store.write(ONE, 1, {})

@@ -233,7 +233,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
         runtime.torch_device()  # a device asked for by name is there or the run does not start
-    targets = [experiment.wire(e) for e in _experiments(grids, machine)]
+    targets = experiment.wire_all(_experiments(grids, machine))
     planned = runner.plan(targets, opened)
     failure = None
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:

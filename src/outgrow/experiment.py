@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from itertools import combinations, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outgrow import answers, runner, steps
 from outgrow.config import Experiment, Grid
@@ -18,7 +17,6 @@ from outgrow.models.spec import ModelSpec, ladder
 from outgrow.progress import Progress
 from outgrow.runner import Monitor, Outcome, Plan
 from outgrow.runtime import Runtime
-from outgrow.spelling import read_call
 from outgrow.store import Store
 from outgrow.strategies import (
     CONTROLS,
@@ -52,6 +50,7 @@ __all__ = [
     "run_steps",
     "sweep",
     "wire",
+    "wire_all",
 ]
 
 _KINDS = (
@@ -113,18 +112,47 @@ def wire(experiment: Experiment) -> Step:
     Raises:
         UserError: for an unknown name or a combination that cannot be.
     """
-    experiment = _canonical(experiment)
-    pool = Step(steps.load, task=_task(experiment.task))
-    texts = Step(steps.texts, pool=pool)
-    trainer = parse_trainer(experiment.train)
-    student = Engine(model=_model(experiment.strong), trainer=trainer, texts=texts)
+    return wire_all([experiment])[0]
+
+
+def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
+    """:func:`wire` for each; what they share is wired once, and the files that they name are looked at once.
+
+    Raises:
+        UserError: as :func:`wire`.
+    """
+    wiring = _Wiring(
+        task=functools.cache(_task),
+        model=functools.cache(ModelSpec.parse),
+        setup=functools.cache(_setup),
+        ceiling=functools.cache(_ceiling),
+    )
+    return [_wired(e, wiring) for e in experiments]
+
+
+class _Wiring(NamedTuple):
+    """What the experiments of one call share, each remembered by its arguments."""
+
+    task: Callable[[str], tuple[TaskSpec, Step, Step]]
+    model: Callable[..., ModelSpec]
+    setup: Callable[..., tuple[Setup, Step]]
+    ceiling: Callable[[Step, Step, Engine, int], Step]
+
+
+def _wired(experiment: Experiment, wiring: _Wiring) -> Step:
+    task, pool, texts = wiring.task(experiment.task)
+    strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
+    student = Engine(model=strong, trainer=trainer, texts=texts)
     supervisor = parse_supervisor(experiment.weak)
+    weak = canonical_supervisor(supervisor) if supervisor else None
     if supervisor is None:
-        weak_trainer = parse_trainer(experiment.weak_train or experiment.train)
-        supervisor = Model(engine=Engine(model=_model(experiment.weak), trainer=weak_trainer, texts=texts))
-        _check_reads(_model(experiment.weak), _task(experiment.task))
-    _check_reads(student.model, _task(experiment.task))
-    _check_answers(experiment, supervisor)
+        model = wiring.model(experiment.weak, tuple(SUPERVISORS))
+        weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
+        supervisor = Model(engine=Engine(model=model, trainer=weak_trainer, texts=texts))
+        _check_reads(model, task)
+    _check_reads(strong, task)
+    experiment = _canonical(experiment, task=str(task), weak=weak, strong=str(strong))
+    _check_answers(experiment, task, supervisor)
     sizes = Sizes(
         supervisor=experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
@@ -132,15 +160,48 @@ def wire(experiment: Experiment) -> Step:
         validation=experiment.validation,
         balance=experiment.balance,
     )
-    seeds = [_wire_seed(experiment, pool, sizes, supervisor, student, seed) for seed in experiment.seeds]
-    truth, weak, students, ceilings = zip(*seeds, strict=True)
-    given = {"truth": truth, "weak": weak, "student": students, "ceiling": ceilings if experiment.ceiling else ()}
+    strategy = parse_strategy(experiment.strategy)
+    matched = replace(student, training=strategy) if isinstance(strategy, Training) else student
+    given: dict[str, list[Step]] = {"truth": [], "weak": [], "student": [], "ceiling": []}
+    for seed in experiment.seeds:
+        setup, truth = wiring.setup(pool, sizes, supervisor, student, seed)
+        given["truth"].append(truth)
+        given["weak"].append(setup.weak)
+        given["student"].append(strategy(setup))
+        if experiment.ceiling:
+            given["ceiling"].append(wiring.ceiling(pool, setup.split, matched, seed))
+    labels = {role: tuple(of_seeds) for role, of_seeds in given.items()}
     if isinstance(trainer, Generate):
-        target = Step(answers.compare, pool=pool, seeds=experiment.seeds, **given)
+        target = Step(answers.compare, pool=pool, seeds=experiment.seeds, **labels)
     else:
-        target = Step(steps.compare, texts=texts, seeds=experiment.seeds, **given)
-    target.note = {"experiment": asdict(experiment)}
+        target = Step(steps.compare, texts=texts, seeds=experiment.seeds, **labels)
+    target.note = {"experiment": dict(vars(experiment))}
     return target
+
+
+def _task(text: str) -> tuple[TaskSpec, Step, Step]:
+    """A task, its pool and its texts."""
+    task = TaskSpec.parse(text)
+    pool = Step(steps.load, task=task)
+    return task, pool, Step(steps.texts, pool=pool)
+
+
+def _setup(pool: Step, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int) -> tuple[Setup, Step]:
+    """What a strategy may use for one seed, and the truth on T."""
+    split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
+    weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
+    bought = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
+    given: dict[str, Any] = {"bought": bought, "oracle": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
+    if isinstance(supervisor, Model):
+        engine = supervisor.engine
+        given |= {"supervisor": engine, "own": engine.gold(pool, split, ("A", "A_val"))}
+    return Setup(split=split, weak=weak, student=student, seed=seed, **given), student.gold(pool, split, ("T",))
+
+
+def _ceiling(pool: Step, split: Step, student: Engine, seed: int) -> Step:
+    """The ceiling's predictions: as its student in all but the labels (design law 4)."""
+    gold = student.gold(pool, split, _TRANSFER)
+    return student.predict(student.fit(gold, split, "B", Xent(), seed), split, ("T",))
 
 
 def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
@@ -149,9 +210,9 @@ def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
         raise UserError(f"the task {task.name} is of {shown}s, and {model} reads {model.reads}s; take one that fits")
 
 
-def _check_answers(experiment: Experiment, supervisor: Supervisor) -> None:
+def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> None:
     """Written answers go with a task that has them, with ``generate`` throughout, and with what needs no classes."""
-    written = _task(experiment.task).options.get("form") == "move"
+    written = task.options.get("form") == "move"
     trainers = {t: parse_trainer(t) for t in (experiment.train, experiment.weak_train or experiment.train)}
     for spelled, trainer in trainers.items():
         if isinstance(trainer, Generate) and not written:
@@ -176,69 +237,18 @@ def _check_answers(experiment: Experiment, supervisor: Supervisor) -> None:
         raise UserError(f"the supervisor {experiment.weak} gives class probabilities; answers are written by a model")
 
 
-def _wire_seed(
-    experiment: Experiment, pool: Step, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int
-) -> tuple[Step, Step, Step, Step | None]:
-    """Truth on T, and the predictions of supervisor, student and ceiling, for one seed."""
-    split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
-    weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
-    bought = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
-    strategy = parse_strategy(experiment.strategy)
-    given: dict[str, Any] = {"bought": bought, "oracle": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
-    if isinstance(supervisor, Model):
-        engine = supervisor.engine
-        given |= {"supervisor": engine, "own": engine.gold(pool, split, ("A", "A_val"))}
-    predicted = strategy(Setup(split=split, weak=weak, student=student, seed=seed, **given))
-    if isinstance(strategy, Training):
-        student = replace(student, training=strategy)
-    ceiling = None
-    if experiment.ceiling:  # as its student in all but the labels (design law 4)
-        transfer_gold = student.gold(pool, split, _TRANSFER)
-        ceiling = student.predict(student.fit(transfer_gold, split, "B", Xent(), seed), split, ("T",))
-    return student.gold(pool, split, ("T",)), weak, predicted, ceiling
-
-
-def _canonical(experiment: Experiment) -> Experiment:
+def _canonical(experiment: Experiment, **known: Any) -> Experiment:
     """Equal meaning, equal spelling."""
     train = canonical_trainer(experiment.train)
     weak_train = canonical_trainer(experiment.weak_train) if experiment.weak_train else train
-    supervisor = parse_supervisor(experiment.weak)
     return replace(
         experiment,
-        task=str(_task(experiment.task)),
-        weak=canonical_supervisor(supervisor) if supervisor else str(_model(experiment.weak, tuple(SUPERVISORS))),
-        strong=str(_model(experiment.strong)),
         strategy=canonical_strategy(experiment.strategy),
         train=train,
         weak_train=None if weak_train == train else weak_train,
         seeds=tuple(experiment.seeds),
+        **known,
     )
-
-
-def _task(text: str) -> TaskSpec:
-    path = read_call(text, "task")[1].get("path")
-    return _known_task(text, _stamp(path)) if isinstance(path, str) else TaskSpec.parse(text)
-
-
-def _model(text: str, instead: tuple[str, ...] = ()) -> ModelSpec:
-    return _known_model(text, instead, _stamp(text) if not text.startswith("hf:") and "/" in text else ())
-
-
-def _stamp(path: str) -> tuple[Any, ...]:
-    """Changes when files do, at the price of a look: contents are read and hashed only when it does."""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
-
-
-@functools.cache
-def _known_task(text: str, stamp: tuple[Any, ...]) -> TaskSpec:
-    return TaskSpec.parse(text)
-
-
-@functools.cache
-def _known_model(text: str, instead: tuple[str, ...], stamp: tuple[Any, ...]) -> ModelSpec:
-    return ModelSpec.parse(text, instead)
 
 
 def open_store(root: str | None = None) -> Store:
@@ -248,7 +258,7 @@ def open_store(root: str | None = None) -> Store:
 
 def plan(experiments: Iterable[Experiment], store: Store) -> Plan:
     """What running these experiments would do, without doing it."""
-    return runner.plan([wire(e) for e in experiments], store)
+    return runner.plan(wire_all(experiments), store)
 
 
 def run(
@@ -302,5 +312,5 @@ def run_steps(
     experiments: Iterable[Experiment], store: Store, runtime: Runtime, monitor: Monitor | None = None
 ) -> tuple[list[Step], Outcome]:
     """Run experiments, shared steps once; returns the step of each result and what was done."""
-    targets = [wire(e) for e in experiments]
+    targets = wire_all(experiments)
     return targets, runner.run(targets, store, runtime, monitor)

@@ -9,8 +9,8 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 __all__ = ["Step", "StepFunction", "canonical", "in_order", "step"]
@@ -29,10 +29,30 @@ class StepFunction:
     together: tuple[str, ...]
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
 
-    @property
+    @cached_property
     def takes_runtime(self) -> bool:
         """Whether it is told device, batching and where to report progress: the mark of a step that takes long."""
         return "runtime" in self.signature.parameters
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Its arguments in order, with their defaults; ``inspect.Parameter.empty`` for none."""
+        return {name: p.default for name, p in self.signature.parameters.items() if name != "runtime"}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """Its arguments without a default."""
+        return frozenset(name for name, default in self.defaults.items() if default is inspect.Parameter.empty)
+
+    @cached_property
+    def sorted_names(self) -> tuple[tuple[str, str], ...]:
+        """Its arguments' names as they are and quoted, in the order in which they are hashed."""
+        return tuple((name, f'"{name}"') for name in sorted(self.defaults))
+
+    @cached_property
+    def head(self) -> str:
+        """Name and version, as they open what is hashed."""
+        return json.dumps([self.name, self.version])
 
 
 _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
@@ -69,29 +89,30 @@ class Step:
     def __init__(self, fn: Callable[..., Any], **args: Any) -> None:
         """Bind ``fn`` (marked with :func:`step`) to keyword arguments."""
         self.fn = fn
-        self.function = _FUNCTIONS[fn]
-        signature = self.function.signature
-        hidden = {name: None for name in signature.parameters if name == "runtime"}
+        self.function = function = _FUNCTIONS[fn]
         if "runtime" in args:
             raise TypeError("runtime is handed over by the runner and is no argument of a step")
-        bound = signature.bind(**args, **hidden)
-        bound.apply_defaults()
-        self.args: dict[str, Any] = {k: v for k, v in bound.arguments.items() if k not in hidden}
+        if not function.required <= args.keys() <= function.defaults.keys():
+            # Says what is wrong.
+            function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
+        self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
         # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
-        self.canonical_args = json.dumps(
-            canonical(self.args), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        found: list[Step] = []
+        texts = {name: _text(value, found) for name, value in self.args.items()}
+        self.canonical_args = f"{{{','.join([f'{quoted}:{texts[name]}' for name, quoted in function.sorted_names])}}}"
         """The arguments as canonical JSON, input steps replaced by their keys."""
-        head = json.dumps([self.function.name, self.function.version])
-        self.key = hashlib.sha256(f"{head}{self.canonical_args}".encode()).hexdigest()
+        self.key = hashlib.sha256(f"{function.head}{self.canonical_args}".encode()).hexdigest()
         """sha256 over function name, function version and canonical arguments."""
+        self.inputs = tuple(dict.fromkeys(found))
+        """The steps this one needs, each once, in the order of the arguments."""
         self.note: dict[str, Any] | None = None
         """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
 
-    @cached_property
-    def inputs(self) -> tuple["Step", ...]:
-        """The steps this one needs, each once, in the order of the arguments."""
-        return tuple({s.key: s for s in _steps_in(self.args)}.values())
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def __repr__(self) -> str:
         return f"{self.function.name}/{self.key[:12]}"
@@ -105,28 +126,51 @@ def canonical(value: Any) -> Any:
     Raises:
         TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
     """
-    match value:
-        case Step():
-            return {"$step": value.key}
-        case None | bool() | int() | str():
-            return value
-        case float():
-            if not math.isfinite(value):
-                raise TypeError(f"{value} has no canonical form")
-            return int(value) if value.is_integer() and abs(value) < 2**53 else value
-        case tuple() | list():
-            return [canonical(v) for v in value]
-        case Mapping():
-            if not all(isinstance(k, str) and not k.startswith("$") for k in value):
-                raise TypeError("mappings in arguments must have text keys that do not start with $")
-            return {k: canonical(v) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
-        if any(_steps_in(fields)):
-            raise TypeError(f"a {type(value).__name__} cannot hold steps; hand them over as arguments of their own")
-        fields = {k: canonical(v) for k, v in fields.items()}
-        return {"$class": type(value).__name__, **fields}
-    raise TypeError(f"{type(value).__name__} cannot be an argument of a step")
+    return json.loads(_text(value, []))
+
+
+def _text(value: Any, found: list[Step], owner: type[Any] | None = None) -> str:
+    """The canonical form as JSON text, keys sorted; written at once, as a sweep asks for it a hundred thousand times.
+
+    The steps in ``value`` are added to ``found``. ``owner`` is the dataclass that it is in.
+    """
+    kind = type(value)
+    if kind is Step:
+        if owner is not None:
+            raise TypeError(f"a {owner.__name__} cannot hold steps; hand them over as arguments of their own")
+        found.append(value)
+        return f'{{"$step":"{value.key}"}}'
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value} has no canonical form")
+        return int.__repr__(int(value)) if value.is_integer() and abs(value) < 2**53 else float.__repr__(value)
+    if isinstance(value, tuple | list):
+        return f"[{','.join([_text(v, found, owner) for v in value])}]"
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) and not k.startswith("$") for k in value):
+            raise TypeError("mappings in arguments must have text keys that do not start with $")
+        return f"{{{','.join([f'{_quoted(k)}:{_text(value[k], found, owner)}' for k in sorted(value)])}}}"
+    if dataclasses.is_dataclass(kind):
+        fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _compared(kind)])
+        return f'{{"$class":"{kind.__name__}"{fields}}}'
+    raise TypeError(f"{kind.__name__} cannot be an argument of a step")
+
+
+_quoted = json.encoder.encode_basestring
+
+
+@cache
+def _compared(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a dataclass that make it what it is."""
+    return tuple(sorted(f.name for f in dataclasses.fields(kind) if f.compare))
 
 
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:
@@ -146,15 +190,3 @@ def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _
             stack.append((current, True))
             stack.extend((s, False) for s in reversed(current.inputs) if s.key not in ordered)
     return list(ordered.values())
-
-
-def _steps_in(value: Any) -> Iterator[Step]:
-    match value:
-        case Step():
-            yield value
-        case tuple() | list():
-            for v in value:
-                yield from _steps_in(v)
-        case Mapping():
-            for v in value.values():
-                yield from _steps_in(v)

@@ -5,6 +5,7 @@ index, proxy and certificate settings hold, and none of its code runs, not even 
 """
 
 import errno
+import functools
 import gzip
 import hashlib
 import importlib.util
@@ -22,7 +23,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -36,6 +36,7 @@ __all__ = [
     "VADER_SENTIMENT",
     "Archive",
     "fetch",
+    "known_sha256",
     "megabytes",
     "new_folder",
     "sha256_of",
@@ -235,6 +236,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def known_sha256(path: Path) -> str:
+    """The sha256 of a file, read once for as long as its size and the time of its last change stay as they are: a plan
+    asks for the identity of the same file thousands of times."""
+    stat = path.stat()
+    return _sha256_when(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _sha256_when(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
+
+
 def megabytes(num_bytes: int) -> str:
     """A size as people read it."""
     return f"{num_bytes / 1e6:.1f} MB"
@@ -410,7 +423,7 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> Iterator[_Member]:
             raise _too_dense(path)
         kind = stat.S_IFMT(info.external_attr >> 16)
         is_file = not info.is_dir() and kind in (0, stat.S_IFREG)  # 0: written where modes are unknown
-        yield _Member(info.filename, info.file_size, info.is_dir(), is_file, partial(archive.open, info))
+        yield _Member(info.filename, info.file_size, info.is_dir(), is_file, functools.partial(archive.open, info))
 
 
 @contextmanager
@@ -441,7 +454,7 @@ def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[_Member]:
         if info.offset_data + info.size > limit:
             raise _too_dense(path)
         name = info.name.removeprefix("./")  # Debian starts every path with it
-        yield _Member(name, info.size, info.isdir(), info.isreg(), partial(archive.extractfile, info))
+        yield _Member(name, info.size, info.isdir(), info.isreg(), functools.partial(archive.extractfile, info))
     assert archive.fileobj is not None
     while archive.fileobj.read(_PIECE):  # tarfile stops short of the gzip checksum at the end
         pass

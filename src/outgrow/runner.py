@@ -1,9 +1,9 @@
 """Run steps in order, each at most once, here in this process.
 
-Of the steps that are ready, quick ones run before long ones, so that a mistake shows before hours of work. A failed step
-fails its descendants and nothing else; where the user has to mend it, what only they needed is not run either. Steps of
-one kind over the same inputs go through the function's ``many`` form together. What is stored is reused; what is stored
-damaged is said and computed again.
+Of the steps that are ready, quick ones run before long ones, so that a mistake shows before hours of work. A failed
+step fails its descendants and nothing else; where the user has to mend it, what only they needed is not run either.
+Steps of one kind over the same inputs go through the function's ``many`` form together. What is stored is reused; what
+is stored damaged is said and computed again.
 """
 
 import functools
@@ -19,6 +19,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from itertools import islice
 from typing import Any
 
 from outgrow.errors import UserError
@@ -29,6 +30,7 @@ from outgrow.store import Damaged, Store
 __all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "plan", "run"]
 
 _MOST_AT_ONCE = 2000  # steps in one call of a many form; bounds what an interruption can lose
+_TIMED = 50  # stored steps of a function that an estimate looks at; the first by key, which are as good as any
 _KEPT_VALUES = 48  # results held in memory because a later step may read them again
 
 
@@ -109,7 +111,7 @@ def plan(targets: Iterable[Step], store: Store) -> Plan:
 
     steps = in_order(targets, is_done)
     to_run = [s for s in steps if not done[s.key]]
-    timed = {name: list(store.records(name)) for name in {s.function.name for s in to_run}}
+    timed = {name: list(islice(store.records(name), _TIMED)) for name in {s.function.name for s in to_run}}
     estimates = [_estimate(step, timed[step.function.name]) for step in to_run]
     return Plan(
         to_run=to_run,
@@ -120,7 +122,7 @@ def plan(targets: Iterable[Step], store: Store) -> Plan:
 
 
 def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
-    """Median seconds of the stored steps of this function that share the most arguments with it."""
+    """Median seconds of those of these stored steps of its function that share the most arguments with it."""
     if not records:
         return None
     args = json.loads(step.canonical_args)

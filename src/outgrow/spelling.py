@@ -6,6 +6,7 @@ A value's spelling is the call that makes it: ``confidence``, ``LogConf(alpha=0.
 
 import ast
 import dataclasses
+import functools
 import math
 import re
 import typing
@@ -58,13 +59,16 @@ def make(name: str, arguments: Mapping[str, Any], registry: Registry, kind: str)
     if not dataclasses.is_dataclass(factory):
         return factory(**arguments)
     known = [f.name for f in dataclasses.fields(factory) if f.init]
-    hints = typing.get_type_hints(factory)
+    hints = _hints(factory)
     fitted = {}
     for argument, value in arguments.items():
         if argument not in known:
             raise unknown_name(f"option of {kind} {name}", argument, known)
         fitted[argument] = _fitted(value, hints[argument], f"option {argument} of {kind} {name}")
     return factory(**fitted)
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def spell(value: Any, registry: Registry, nested: Registry | None = None) -> str:

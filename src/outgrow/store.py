@@ -10,6 +10,7 @@ import glob
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,7 +74,8 @@ class Store:
 
     def is_done(self, step: Step) -> bool:
         """Whether a finished result is there; one look-up, whatever the size of the store."""
-        return bool(self.fs.exists(f"{self.folder(step)}/record.json"))
+        record = f"{self.folder(step)}/record.json"
+        return os.path.exists(record) if self.is_local else bool(self.fs.exists(record))
 
     def record(self, step: Step) -> Record:
         """The record of a finished step.
@@ -181,7 +183,13 @@ class Store:
         return self._read_record(self._folder_of(key))
 
     def _folder_of(self, key: str) -> str:
-        found = self._matching(f"*/{key}*") if key.isalnum() else []
+        found: list[str] = []
+        if len(key) == 64 and key.isalnum():  # a whole key: one look for each function, whatever the size of the store
+            with contextlib.suppress(FileNotFoundError):
+                places = [f"{function}/{key}/record.json" for function in self.fs.ls(self.path, detail=False)]
+                found = [record for record in places if self.fs.exists(record)]
+        elif key.isalnum():
+            found = self._matching(f"*/{key}*")
         if len(found) != 1:
             raise UserError(
                 f"{len(found)} results in {self.root} have a key that starts with {key!r}; see `outgrow ls`"

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,7 +12,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
 from outgrow.models.numbers import NUMBER_MODELS, RandomFeatures, Vectors
 from outgrow.models.packaged import RUNGS, content_id, model_folder
-from outgrow.packages import sha256_of
+from outgrow.packages import known_sha256
 from outgrow.runtime import accepted_licenses
 from outgrow.spelling import parse, spell
 
@@ -80,7 +81,7 @@ class ModelSpec:
         finetunes it."""
         return self.source == "glove" or self.numbers is not None or self.reads == "image"
 
-    @property
+    @cached_property
     def numbers(self) -> Vectors | RandomFeatures | None:
         """The model itself where it reads texts of numbers; it has no files."""
         if self.source.partition("(")[0] not in NUMBER_MODELS:
@@ -88,7 +89,7 @@ class ModelSpec:
         made: Vectors | RandomFeatures = parse(self.source, NUMBER_MODELS, "model")
         return made
 
-    @property
+    @cached_property
     def images(self) -> ImageModel | None:
         """The model's settings where it is a packaged image model, or pixels."""
         if self.source.partition("(")[0] not in IMAGE_MODELS:
@@ -162,7 +163,7 @@ def _folder_content(path: Path, text: str) -> str:
     files = sorted({file for pattern in _FILES for file in path.glob(pattern) if file.is_file()})
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{sha256_of(file)} {file.name}\n".encode())
+        digest.update(f"{known_sha256(file)} {file.name}\n".encode())
     return digest.hexdigest()
 
 

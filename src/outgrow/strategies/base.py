@@ -3,6 +3,7 @@
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from outgrow import answers, relabel, steps
@@ -57,6 +58,7 @@ class Engine:
         if self.model.is_static and not isinstance(self.trainer, Probe):
             raise UserError(f"{self.model} has frozen features only and cannot be finetuned; train it with probe")
 
+    @cached_property
     def features(self) -> Step:
         """Frozen features of all texts."""
         assert isinstance(self.trainer, Probe)
@@ -69,11 +71,11 @@ class Engine:
         Of a student to be finetuned they are those that a probe of it would take.
         """
         if isinstance(self.trainer, Probe):
-            return self.features(), self.trainer.view
+            return self.features, self.trainer.view
         if isinstance(self.trainer, Generate):
             raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
         probed = Probe(max_tokens=self.trainer.max_tokens)
-        return Engine(model=self.model, trainer=probed, texts=self.texts).features(), probed.view
+        return Engine(model=self.model, trainer=probed, texts=self.texts).features, probed.view
 
     def fit(self, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """Train on the labels of ``part``, early-stopped on those of ``part_val``.
@@ -93,7 +95,7 @@ class Engine:
             return self.training.fit(replace(self, training=None), labels, split, part, loss, seed)
         shared = {"labels": labels, "split": split, "part": part, "loss": loss, "seed": seed}
         if isinstance(self.trainer, Probe):
-            return Step(steps.fit_probe, features=self.features(), probe=self.trainer, **shared)
+            return Step(steps.fit_probe, features=self.features, probe=self.trainer, **shared)
         return Step(steps.finetune, model=self.model, texts=self.texts, settings=self.trainer, **shared)
 
     def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
@@ -106,7 +108,7 @@ class Engine:
         if isinstance(self.trainer, Generate):
             return Step(answers.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
         if isinstance(self.trainer, Probe):
-            return Step(steps.predict_probe, fitted=fitted, features=self.features(), split=split, parts=parts)
+            return Step(steps.predict_probe, fitted=fitted, features=self.features, split=split, parts=parts)
         return Step(
             steps.predict_finetuned, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts
         )
@@ -152,8 +154,10 @@ class Setup:
         Raises:
             UserError: for a transform that cannot be where it is.
         """
+        if not transforms:
+            return self
         split, weak = self.split, self.weak
-        if transforms and isinstance(self.student.trainer, Generate):
+        if isinstance(self.student.trainer, Generate):
             raise UserError(f"{type(transforms[0]).__name__} changes class probabilities, and generate writes answers")
         for place, transform in enumerate(transforms):
             name = type(transform).__name__
@@ -286,23 +290,27 @@ CONTROLS = ("shuffled", "clusters")
 """Run beside every pair; with the majority class they say what a student must beat."""
 
 
+@cache
 def parse_strategy(text: str) -> Strategy:
     """The strategy that ``text`` spells, such as ``confidence(loss=LogConf(alpha=0.75))``."""
     made: Strategy = parse(text, STRATEGIES, "strategy", NESTED)
     return made
 
 
+@cache
 def parse_trainer(text: str) -> Probe | Finetune | Generate:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
     made: Probe | Finetune | Generate = parse(text, TRAINERS, "trainer")
     return made
 
 
+@cache
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
     return spell(parse_strategy(text), STRATEGIES, NESTED)
 
 
+@cache
 def canonical_trainer(text: str) -> str:
     """The shortest spelling of the same trainer."""
     return spell(parse_trainer(text), TRAINERS)

@@ -227,7 +227,7 @@ def _taught(engine: Engine, rows: Step, own: Step, setup: Setup, number: int) ->
     """The engine trained on drawn rows of A, stopped early by all of A_val."""
     given = {"rows": rows, "gold": own, "split": setup.split, "seed": _seed(setup, number)}
     if isinstance(engine.trainer, Probe):
-        return Step(fit_probe_rows, features=engine.features(), probe=engine.trainer, **given)
+        return Step(fit_probe_rows, features=engine.features, probe=engine.trainer, **given)
     return Step(finetune_rows, model=engine.model, texts=engine.texts, settings=engine.trainer, **given)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from outgrow.data import Examples
 from outgrow.errors import UserError, unknown_name
-from outgrow.packages import Archive, fetch, sha256_of, unpack
+from outgrow.packages import Archive, fetch, known_sha256, unpack
 from outgrow.runtime import Runtime, cache_folder
 from outgrow.tasks.registry import task
 
@@ -55,7 +55,7 @@ _TRANSCRIPT = ("id", "ctx", "target")
 def _content(options: Mapping[str, Any]) -> str:
     if path := options.get("path"):
         file = _existing(path)
-        return f"{_ending(file)}:{sha256_of(file)}"
+        return f"{_ending(file)}:{known_sha256(file)}"
     source: str = options["source"]
     if source == "packaged":
         return _PYCHESS.sha256

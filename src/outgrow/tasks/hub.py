@@ -6,7 +6,6 @@ version it finds, whatever commit was asked for.
 """
 
 import csv
-import functools
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import UserError
-from outgrow.packages import new_folder, sha256_of, writing
+from outgrow.packages import known_sha256, new_folder, writing
 from outgrow.runtime import Runtime, cache_folder
 
 __all__ = ["CONVERTED", "Empty", "HubSet", "Place", "Record", "commit_of", "identity", "read"]
@@ -181,22 +180,11 @@ def identity(source: HubSet, splits: tuple[str, ...], options: Mapping[str, Any]
     """
     files = _local(source, options)
     if files is not None:
-        parts = [f"{split}:{_sha256(f)}" for split in splits for f in files.get(split, ())]
+        parts = [f"{split}:{known_sha256(f)}" for split in splits for f in files.get(split, ())]
         return f"files:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
     place = _place(source, options)
     commit = options.get("revision") or commit_of(source, place)
     return ":".join(["hub", f"{place.repo}@{commit}", place.config or "", place.data_dir or ""])
-
-
-def _sha256(file: Path) -> str:
-    stat = file.stat()
-    return _known_sha256(file, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _known_sha256(file: Path, size: int, changed: int) -> str:
-    """Read once for as long as the file stays as it is: a plan asks for a task's identity again and again."""
-    return sha256_of(file)
 
 
 def commit_of(source: HubSet, place: Place) -> str:

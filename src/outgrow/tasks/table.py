@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from outgrow.data import Examples
 from outgrow.errors import UserError, nearest
-from outgrow.packages import sha256_of
+from outgrow.packages import known_sha256
 from outgrow.tasks.registry import task
 
 __all__ = ["table"]
@@ -42,7 +42,7 @@ _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 
 def _content(options: Mapping[str, Any]) -> str:
     path = _existing(options["path"])
-    return f"{_format(path)}:{sha256_of(path)}"
+    return f"{_format(path)}:{known_sha256(path)}"
 
 
 @task(

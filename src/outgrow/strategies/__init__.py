@@ -24,6 +24,7 @@ from outgrow.strategies.base import (
     strategy,
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refinement
+from outgrow.strategies.coherence import ICM
 from outgrow.strategies.elicitation import CCS, CRC, FewShot, ZeroShot
 from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
 from outgrow.strategies.tuning import LPFT, Anchored, Generative, Oracle, Regularised
@@ -33,6 +34,7 @@ __all__ = [
     "CONTROLS",
     "CRC",
     "FOR_ANSWERS",
+    "ICM",
     "LPFT",
     "NESTED",
     "STRATEGIES",

@@ -6,7 +6,7 @@ they take of labels is little and said in each: none, a few examples, or one bit
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class ZeroShot:
     """
 
     source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
-    cost: ClassVar[str] = "a pass over T for each class"
+    cost: ClassVar[str] = "a pass over T; one for each class where a label word is several tokens"
 
     prompt: str = _PROMPT
     """With {text}, and after it {label}, at the very end."""
@@ -48,7 +48,7 @@ class ZeroShot:
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt, self.max_tokens)
+        check_prompt(self.prompt, self.max_tokens)
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
@@ -65,7 +65,7 @@ class FewShot:
     """
 
     source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
-    cost: ClassVar[str] = "a pass over T for each class, each text as long as all examples"
+    cost: ClassVar[str] = "as zero-shot, each text as long as all examples"
 
     shots: int = 4
     labels: str = "weak"
@@ -77,7 +77,7 @@ class FewShot:
     """Of each text, those of the examples too."""
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt, self.max_tokens)
+        check_prompt(self.prompt, self.max_tokens)
         if self.shots < 0:
             raise UserError(f"shots is {self.shots}; it must be 0 or more")
         if self.labels not in ("weak", "gold"):
@@ -161,7 +161,7 @@ class CRC:
         return Step(top_component, features=features, **given)
 
 
-def _check_prompt(prompt: str, max_tokens: int) -> None:
+def check_prompt(prompt: str, max_tokens: int) -> None:
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1 or not prompt.endswith("{label}"):
         raise UserError(f"the prompt {prompt!r} must hold {{text}} once, and end with {{label}}")
     if max_tokens < 1:
@@ -211,7 +211,7 @@ def draw_shots(labels: Labels, split: Split, part: str, count: int, seed: int) -
     return Labels.from_classes(chosen, kept.hard, num_classes, labels.source)
 
 
-@step(version=1)
+@step(version=2)
 def answer_prompts(
     model: ModelSpec,
     texts: Examples,
@@ -229,7 +229,7 @@ def answer_prompts(
 
     if texts.form != "text":
         raise UserError("prompts ask for a label word after one text; tasks of choices or images have none")
-    words = _words(words, texts)
+    words = label_words(words, texts)
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     tokenizer = load_tokenizer(folder)
     language_model = load_language_model(folder).to(runtime.torch_device()).eval()
@@ -266,7 +266,7 @@ def word_log_probs(
     from outgrow.models.transformer import pad, tokenize
 
     limit = getattr(model.config, "max_position_embeddings", None)
-    jobs = []
+    jobs: list[_Asked] = []
     for i, prompt in enumerate(prompts):
         whole = tokenize(tokenizer, [prompt.rstrip(" "), *(f"{prompt}{word}" for word in words)], max_tokens=1_000_000)
         rows = [row[:-1] if row[-1] in _closing(tokenizer) and len(row) > 1 else row for row in whole]
@@ -275,22 +275,47 @@ def word_log_probs(
             raise UserError(
                 f"a prompt has {longest} tokens and the model takes {limit}; take fewer shots, or a smaller max_tokens"
             )
-        same = min(_shared(rows[0], row) for row in rows[1:])
-        jobs += [(i, c, max(1, same), row) for c, row in enumerate(rows[1:])]
+        start = max(1, min(_shared(rows[0], row) for row in rows[1:]))
+        jobs += _asked(i, rows[1:], start)
     out = np.empty((len(prompts), len(words)))
-    jobs.sort(key=lambda job: -len(job[3]))
+    jobs.sort(key=lambda job: -len(job.read))
     done = 0
     with torch.inference_mode():
         while done < len(jobs):
-            part = jobs[done : done + max(1, runtime.token_budget() // len(jobs[done][3]))]
-            batch = pad([row for *_, row in part], str(model.device))
-            logs = model(input_ids=batch.ids, attention_mask=batch.mask).logits.float().log_softmax(dim=-1)
-            for k, (i, c, start, row) in enumerate(part):
-                told = logs[k, start - 1 : len(row) - 1].gather(1, batch.ids[k, start : len(row), None])
-                out[i, c] = float(told.sum())
+            part = jobs[done : done + max(1, runtime.token_budget() // len(jobs[done].read))]
+            batch = pad([job.read for job in part], str(model.device))
+            places = sorted({place for job in part for place in range(job.start - 1, len(job.read))})
+            kept = torch.tensor(places, device=model.device)  # a vocabulary of logits only where a word is asked for
+            logits = model(input_ids=batch.ids, attention_mask=batch.mask, logits_to_keep=kept).logits
+            for k, job in enumerate(part):
+                first = places.index(job.start - 1)
+                logs = logits[k, first : first + len(job.read) - job.start + 1].float().log_softmax(dim=-1)
+                for c, tokens in job.words:
+                    told = logs.gather(1, torch.tensor(tokens, device=model.device)[:, None])
+                    out[job.prompt, c] = float(told.sum())
             done += len(part)
             runtime.report(done, len(jobs), "texts")
     return out
+
+
+class _Asked(NamedTuple):
+    """What is read for some words of one prompt."""
+
+    prompt: int
+    read: tuple[int, ...]
+    """All tokens but each word's last."""
+    start: int
+    """Where the words begin."""
+    words: list[tuple[int, tuple[int, ...]]]
+    """Number and tokens of each word."""
+
+
+def _asked(prompt: int, rows: Sequence[tuple[int, ...]], start: int) -> list[_Asked]:
+    """One pass for each word's row of tokens, or one for all where each is a single token more."""
+    words = [(c, row[start:]) for c, row in enumerate(rows)]
+    if all(len(tokens) == 1 for _, tokens in words):
+        return [_Asked(prompt, rows[0][:start], start, words)]
+    return [_Asked(prompt, rows[c][:-1], start, [(c, tokens)]) for c, tokens in words]
 
 
 def _closing(tokenizer: Any) -> set[int]:
@@ -308,7 +333,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     return count
 
 
-def _words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:
+def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:
     if words and len(words) != texts.num_classes:
         raise UserError(f"{len(words)} label words for {texts.num_classes} classes; give one for each class, in order")
     return words or texts.classes
@@ -322,7 +347,7 @@ def state(texts: Examples, prompt: str, words: tuple[str, ...]) -> Examples:
     """Every text as a choice between C statements, one for each class; choices are statements already."""
     if texts.form == "choice":
         return texts
-    named = _words(words, texts)
+    named = label_words(words, texts)
     before, _, after = prompt.partition("{text}")
     inputs = tuple(
         tuple(f"{before.replace('{label}', w)}{text}{after.replace('{label}', w)}" for w in named)

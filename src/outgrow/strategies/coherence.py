@@ -1,0 +1,213 @@
+"""Internal coherence maximization: labels that a language model can tell from each other, found without any label."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from outgrow.data import Examples, Floats, Ints, Labels, Split
+from outgrow.errors import UserError
+from outgrow.graph import Step, step
+from outgrow.models.spec import ModelSpec
+from outgrow.runtime import Runtime
+from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.elicitation import check_prompt, draw_shots, label_words, word_log_probs
+from outgrow.strategies.writers import check_writes
+
+__all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
+
+_CLAIM = ("no", "yes")
+Tell = Callable[[Sequence[tuple[int, tuple[tuple[int, int], ...]]]], Floats]
+"""Log-probabilities (k, C) of the labels of k rows, each read after some rows with their labels."""
+
+
+@strategy("icm")
+@dataclass(frozen=True, kw_only=True)
+class ICM:
+    """Internal coherence maximization: rows of B take the labels that tell each other best, then are examples for T.
+
+    Wen et al. 2025, algorithm 1. Of all labellings of the rows that is sought whose mutual predictability is highest:
+    alpha times the mean over rows i of log p(y_i | x_i, other rows with their labels), p by the language model after
+    these examples in a prompt. Simulated annealing from ``first`` rows with random labels: a row at a time, first those
+    without a label, takes its most probable label given the others, and the change stands if it raises the score, or
+    else with probability exp(change / T), T = max(cold, hot / (1 + cooling log(update))). Then each row of T is read
+    after ``context`` of the labelled rows. No weak label is used.
+
+    Logical consistency: of a choice's candidates exactly one is right. Every labelling here keeps to that, so nothing
+    inconsistent is left to count or to mend. Rows of one text know no such rule, and there all rows may come out alike.
+
+    Ours: the mean in place of the sum, so that more rows are not worse; each row is read after at most ``context``
+    others, drawn once, where the paper takes all (the same where there are no more); the best complete labelling seen
+    is kept, not the last; T is told by prompt, where the paper finetunes on the labels found.
+    """
+
+    source: ClassVar[str] = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
+    cost: ClassVar[str] = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
+
+    rows: int = 24
+    """Rows of B that are labelled."""
+    context: int = 6
+    """Most other rows in a prompt."""
+    updates: int = 100
+    first: int = 8
+    """Rows that begin with a random label."""
+    alpha: float = 50.0
+    hot: float = 10.0
+    cold: float = 0.01
+    cooling: float = 0.99
+    prompt: str = "{text}\nThis is about: {label}"
+    """With {text}, and after it {label}, at the very end."""
+    claim: str = "{text}\nIs this right? {label}"
+    """The same for a candidate of a choice; its label is yes or no."""
+    words: tuple[str, ...] = ()
+    """A word for each class, in order; the classes' names where there are none."""
+    max_tokens: int = 64
+    """Texts are cut to their first so many tokens; the prompt is never cut."""
+
+    def __post_init__(self) -> None:
+        for prompt in (self.prompt, self.claim):
+            check_prompt(prompt, self.max_tokens)
+        least = {"rows": 2, "context": 1, "updates": 1, "first": 1, "alpha": 0, "cooling": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UserError(f"{name} of icm is {getattr(self, name)}; it must be at least {value}")
+        if not 0 < self.cold <= self.hot:
+            raise UserError(
+                f"icm cools from hot={self.hot} to cold={self.cold}; cold must lie above 0, hot not below it"
+            )
+
+    def __call__(self, setup: Setup) -> Step:
+        """See :class:`Strategy`."""
+        check_writes(setup.student.model, "icm asks for the probability of a label word")
+        texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split}
+        found = Step(search_coherent, **texts, search=self, seed=setup.seed)
+        return Step(tell_by_coherent, **texts, found=found, search=self, seed=setup.seed)
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def anneal(tell: Tell, neighbours: Ints, num_classes: int, search: ICM, seed: int) -> Ints:
+    """Classes (n,) of n rows by simulated annealing, -1 for a row that no update has labelled.
+
+    ``neighbours`` (n, m) are the rows that each row is read after, as far as they have a label.
+    """
+    rng = np.random.default_rng(seed)
+    num_rows = len(neighbours)
+    labels = np.full(num_rows, -1, dtype=np.int64)
+    order = rng.permutation(num_rows)
+    labels[order[: search.first]] = rng.integers(num_classes, size=len(order[: search.first]))
+    waiting = order[search.first :].tolist()
+    known: dict[tuple[int, tuple[tuple[int, int], ...]], Floats] = {}
+
+    def told(rows: Sequence[int], labels: Ints) -> list[Floats]:
+        asked = [(i, tuple((int(j), int(labels[j])) for j in neighbours[i] if labels[j] >= 0)) for i in rows]
+        if new := [question for question in dict.fromkeys(asked) if question not in known]:
+            known.update(zip(new, tell(new), strict=True))
+        return [known[question] for question in asked]
+
+    def score(labels: Ints) -> float:
+        rows = np.flatnonzero(labels >= 0)
+        logs = told(rows.tolist(), labels)
+        return search.alpha * float(np.mean([row[labels[i]] for i, row in zip(rows, logs, strict=True)]))
+
+    here, best = score(labels), (-np.inf, labels)
+    for update in range(1, search.updates + 1):
+        heat = max(search.cold, search.hot / (1 + search.cooling * np.log(update)))
+        i = waiting.pop(0) if waiting else int(rng.integers(num_rows))
+        proposed = labels.copy()
+        proposed[i] = told([i], labels)[0].argmax()
+        chance = rng.random()
+        if proposed[i] != labels[i]:
+            there = score(proposed)
+            if there > here or chance < np.exp((there - here) / heat):
+                labels, here = proposed, there
+        if (labels >= 0).all() and here > best[0]:
+            best = here, labels
+    return best[1] if best[0] > -np.inf else labels
+
+
+@step(version=1)
+def search_coherent(
+    model: ModelSpec, texts: Examples, split: Split, search: ICM, seed: int, runtime: Runtime
+) -> Labels:
+    """Rows of B with the labels that the language model tells best from each other."""
+    rng = np.random.default_rng(seed)
+    ids = split.parts["B"]
+    chosen = texts.take(ids[rng.permutation(len(ids))[: search.rows]])
+    n = len(chosen)
+    if n < 2:
+        raise UserError(f"B has {n} rows, and icm reads each after others; give it more rows")
+    neighbours = np.stack([rng.permutation(np.delete(np.arange(n), i))[: search.context] for i in range(n)])
+    reader = _Reader(model, chosen, search, runtime)
+    asked = 0
+
+    def tell(questions: Sequence[tuple[int, tuple[tuple[int, int], ...]]]) -> Floats:
+        nonlocal asked
+        asked += len(questions)
+        runtime.report(asked, max(asked, search.updates * (search.context + 1)), "prompts")
+        return reader.logs([(chosen.readings[i], others) for i, others in questions])
+
+    found = anneal(tell, neighbours, texts.num_classes, search, seed)
+    labelled = found >= 0
+    return Labels.from_classes(chosen.ids[labelled], found[labelled], texts.num_classes, "icm")
+
+
+@step(version=1)
+def tell_by_coherent(
+    model: ModelSpec, texts: Examples, split: Split, found: Labels, search: ICM, seed: int, runtime: Runtime
+) -> Labels:
+    """Class probabilities on T, each row read after some of the rows that were found labels for."""
+    shots = draw_shots(found, Split(parts={"B": found.ids}), "B", search.context, seed)
+    shown = texts.take(shots.ids)
+    reader = _Reader(model, shown, search, runtime)
+    examples = tuple(enumerate(shots.hard.tolist()))
+    asked = texts.take(split.parts["T"])
+    probs = np.exp(reader.logs([(reading, examples) for reading in asked.readings]))
+    return Labels(ids=asked.ids, probs=probs.astype(np.float32), source="icm")
+
+
+class _Reader:
+    """A language model that tells the labels of texts, or of choices, after some of ``shown`` with theirs."""
+
+    def __init__(self, model: ModelSpec, shown: Examples, search: ICM, runtime: Runtime) -> None:
+        from outgrow.models.transformer import load_language_model, load_tokenizer
+
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_language_model(folder).to(runtime.torch_device()).eval()
+        self.shown, self.search, self.runtime = shown, search, runtime
+        self.choice = shown.form == "choice"
+        self.words = _CLAIM if self.choice else label_words(search.words, shown)
+
+    def logs(self, asked: Sequence[tuple[Any, tuple[tuple[int, int], ...]]]) -> Floats:
+        """Log-probabilities (k, C) of the labels of k readings, each after the shown rows and labels beside it.
+
+        Of a choice, those that exactly one candidate is right, and which: p(yes) of one times p(no) of all others.
+        """
+        prompts = []
+        for reading, examples in asked:
+            before = "".join(self._written(self.shown.readings[j], label) for j, label in examples)
+            prompts += [before + self._line(text) for text in ((reading,) if isinstance(reading, str) else reading)]
+        quiet = Runtime(device=self.runtime.device, tokens_at_once=self.runtime.tokens_at_once)
+        logs = word_log_probs(self.model, self.tokenizer, prompts, self.words, quiet)
+        logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+        if self.choice:
+            of_choice = logs.reshape(len(asked), -1, 2)
+            logs = of_choice[..., 1] - of_choice[..., 0]  # the product of p(no) over all candidates is common to all
+            logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+        return np.asarray(logs)
+
+    def _written(self, reading: Any, label: int) -> str:
+        if isinstance(reading, str):
+            return f"{self._line(reading)}{self.words[label]}\n\n"
+        return "".join(f"{self._line(text)}{self.words[c == label]}\n\n" for c, text in enumerate(reading))
+
+    def _line(self, text: str) -> str:
+        """The prompt up to the label, the text cut to its first tokens."""
+        before, _, after = (self.search.claim if self.choice else self.search.prompt).partition("{text}")
+        marks = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        most = self.search.max_tokens
+        cut = text if len(marks) <= most else text[: marks[most - 1][1]]
+        return f"{before}{cut}{after.removesuffix('{label}')}"

@@ -4,12 +4,12 @@ Gold reaches a step only through ``gold`` (and the class balance that ``split`` 
 is derived from ``texts``, ``split`` and labels of a supervisor. A test walks every strategy's graph for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened
+from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
 from outgrow.errors import UserError
 from outgrow.graph import step
 from outgrow.losses import Loss
@@ -26,7 +26,7 @@ from outgrow.metrics import (
     scores,
 )
 from outgrow.models.numbers import embed_numbers
-from outgrow.models.settings import VIEWS, Probe
+from outgrow.models.settings import VIEWS, Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.tasks import Sizes, TaskSpec, split_examples
@@ -38,6 +38,7 @@ __all__ = [
     "compare",
     "embed",
     "finetune",
+    "fit_logistic",
     "fit_probe",
     "gap_and_pgr",
     "gold",
@@ -146,22 +147,32 @@ def _embed_images(model: ModelSpec, images: Examples, runtime: Runtime) -> dict[
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
     """Train all probes over the same features in one go; one at a time and together give the same."""
-    from outgrow.data import positions
     from outgrow.models.probe import ProbeJob, fit_probes
 
-    features: Features = arguments[0]["features"]
-    jobs = []
-    for a in arguments:
-        labels, own_split, part = a["labels"], a["split"], a["part"]
-        train, val = (labels.take(own_split.parts[name]) for name in (part, f"{part}_val"))
-        rows, val_rows = (positions(kept.ids, features.ids) for kept in (train, val))
-        jobs.append(ProbeJob(rows, train.probs, val_rows, val.probs, a["loss"], a["probe"], a["seed"]))
+    jobs = [ProbeJob(*_rows_of(a), a["loss"], a["probe"], a["seed"]) for a in arguments]
+    return _by_view(fit_probes, jobs, arguments[0]["features"], runtime)
+
+
+def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
+    """Solve all heads over the same features in one go; one at a time and together give the same."""
+    from outgrow.models.logistic import LogisticJob, fit_logistic
+
+    jobs = [LogisticJob(*_rows_of(a), a["logistic"]) for a in arguments]
+    return _by_view(fit_logistic, jobs, arguments[0]["features"], runtime)
+
+
+def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
+    """Row numbers into the features and labels, of a part and of its held-out rows."""
+    train, val = (a["labels"].take(a["split"].parts[name]) for name in (a["part"], f"{a['part']}_val"))
+    rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
+    return rows, train.probs, val_rows, val.probs
+
+
+def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Features, runtime: Runtime) -> list[Any]:
     results: list[Any] = [None] * len(jobs)
     for view in dict.fromkeys(job.settings.view for job in jobs):
         numbers = [i for i, job in enumerate(jobs) if job.settings.view == view]
-        for i, fitted in zip(
-            numbers, fit_probes(features.views[view], [jobs[i] for i in numbers], runtime), strict=True
-        ):
+        for i, fitted in zip(numbers, fit(features.views[view], [jobs[i] for i in numbers], runtime), strict=True):
             results[i] = fitted
     return results
 
@@ -175,11 +186,18 @@ def fit_probe(
     return _fit_probes([arguments], runtime)[0]
 
 
+@step(version=1, many=_fit_logistics, together=("features",))
+def fit_logistic(
+    features: Features, labels: Labels, split: Split, part: str, logistic: Logistic, runtime: Runtime
+) -> Any:
+    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted."""
+    arguments = {k: v for k, v in locals().items() if k != "runtime"}
+    return _fit_logistics([arguments], runtime)[0]
+
+
 @step(version=1)
 def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[str, ...]) -> Labels:
     """A probe's class probabilities on some parts."""
-    from outgrow.data import positions
-
     ids = split.ids(parts)
     rows = positions(ids, features.ids)
     return Labels(ids=ids, probs=fitted.predict(features.views[fitted.view][rows]), source="probe")

@@ -7,6 +7,7 @@ supervisor is simulated, gold of B and T flows into its step, and into nothing e
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, harden
 from outgrow.errors import UserError, unknown_name
 from outgrow.graph import Step, step
 from outgrow.losses import Xent
-from outgrow.models.settings import Probe
+from outgrow.models.settings import Logistic, Probe
 from outgrow.spelling import parse, spell
 from outgrow.strategies import Engine
 
@@ -163,7 +164,7 @@ class Errors:
         shared |= {"soft": self.soft, "seed": source.seed}
         if self.kind == "simulatable":
             engine = _probed(source.student)
-            return Step(simulate, features=engine.features(), fitted=_fitted(engine, source), parts=_PARTS, **shared)
+            return Step(simulate, features=engine.features, fitted=_fitted(engine, source), parts=_PARTS, **shared)
         belief = _trained(source.student, source, _PARTS) if self.kind == "hardest" else None
         return Step(err, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
 
@@ -179,11 +180,12 @@ def _fitted(engine: Engine, source: Source) -> Step:
 
 def _probed(engine: Engine) -> Engine:
     """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(engine.trainer, Probe):
+    if isinstance(engine.trainer, Probe | Logistic):
         return engine
     return Engine(model=engine.model, trainer=Probe(max_tokens=engine.trainer.max_tokens), texts=engine.texts)
 
 
+@cache
 def parse_supervisor(text: str) -> Supervisor | None:
     """The supervisor that ``text`` spells, such as ``errors(accuracy=0.7)``; None where it is a model's to parse.
 

@@ -33,10 +33,20 @@ from outgrow.losses import Loss, MixesTargets, Remembers, stacked
 from outgrow.models.settings import Probe
 from outgrow.runtime import Runtime
 
-__all__ = ["FittedProbe", "ProbeJob", "fit_probes"]
+__all__ = [
+    "TILE",
+    "VECTOR",
+    "FittedProbe",
+    "ProbeJob",
+    "fit_probes",
+    "moments",
+    "num_vectors",
+    "padded_width",
+    "scaled",
+]
 
-_TILE = 4  # students of one tile of the matrix product; a full tile is computed the same whatever stands beside it
-_VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded in another way
+TILE = 4  # students of one tile of the matrix product; a full tile is computed the same whatever stands beside it
+VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded in another way
 _MIN_DIM = 64  # torch computes a product of fewer than 400 operations its own way, in which neighbours matter
 _BLOCK = 256  # rows standardized at a time, few enough to stay in the cache
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
@@ -149,7 +159,7 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
 def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) -> Iterator[list[list[int]]]:
     """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), so many that every
     worker has as much to do where there is enough. ``of_a_row`` is the shape of one row's features."""
-    candidates = _candidates(of_a_row)
+    candidates = num_vectors(of_a_row)
     shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
     contents = {key: a.tobytes() for key, a in arrays.items()}
@@ -162,7 +172,7 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
     for (_, shape, *_), groups in shapes.items():
         columns_each = 1 if shape[5] == 2 else shape[5] // candidates
         students = sum(len(g) for g in groups.values())
-        share = _TILE * math.ceil(students / workers / _TILE)
+        share = TILE * math.ceil(students / workers / TILE)
         most = max(1, min(share, _MAX_COLUMNS // columns_each))
         pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
         pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
@@ -179,7 +189,7 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
             yield bundle
 
 
-def _candidates(of_a_row: tuple[int, ...]) -> int:
+def num_vectors(of_a_row: tuple[int, ...]) -> int:
     """How many vectors of the product one example is, from the shape of its features: (d,) or (C, d).
 
     One for a text, and one for a pair, which is held as a difference; else C.
@@ -187,7 +197,7 @@ def _candidates(of_a_row: tuple[int, ...]) -> int:
     return 1 if len(of_a_row) == 1 or of_a_row[0] == 2 else of_a_row[0]
 
 
-def _moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
+def moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
     """Mean and deviation (d,) of all vectors of rows of ``features``, summed in double precision; a constant feature
     has 1."""
     width = features.shape[-1]
@@ -200,9 +210,37 @@ def _moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
     return center, np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, np.float32(1))
 
 
+def scaled(features: Floats, rows: Ints, center: Floats, scale: Floats, dim: int, *, multiple: int = 1) -> Tensor:
+    """Standardized rows (n, V * dim) with a column of ones for the bias, zeros up to ``dim`` and to a multiple of rows.
+
+    A text is one vector, V = 1; a pair is the difference of its two candidates; a choice of more is C vectors. Choices
+    have no column of ones.
+    """
+    candidates, width = num_vectors(features.shape[1:]), features.shape[-1]
+    full = np.zeros((math.ceil(len(rows) / multiple) * multiple, candidates, dim), dtype=np.float32)
+    for at in range(0, len(rows), _BLOCK):
+        chosen = features[rows[at : at + _BLOCK]]
+        block = full[at : at + len(chosen), :, :width]
+        if features.ndim == 2:
+            np.divide(chosen - center, scale, out=block[:, 0])
+        elif candidates == 1:
+            first, second = ((chosen[:, c] - center) / scale for c in (0, 1))
+            np.subtract(second, first, out=block[:, 0])
+        else:
+            np.divide(chosen - center, scale, out=block)
+    if features.ndim == 2:
+        full[: len(rows), :, width] = 1.0  # the bias is the weight of this column
+    return torch.from_numpy(full.reshape(len(full), candidates * dim))
+
+
+def padded_width(width: int) -> int:
+    """Columns of standardized rows: ``width`` features, the bias, and zeros up to what the product likes."""
+    return max(_MIN_DIM, math.ceil((width + 1) / 8) * 8)
+
+
 def _students_of_a_tile(*batch_sizes: int) -> int:
     """As many students as fill the product's tiles and, with that many examples each, the processor's vectors."""
-    return max(_TILE, _VECTOR // math.gcd(_VECTOR, *batch_sizes))
+    return max(TILE, VECTOR // math.gcd(VECTOR, *batch_sizes))
 
 
 class _Bundle:
@@ -220,13 +258,13 @@ class _Bundle:
         self.choice = features.ndim == 3
         assert not self.choice or features.shape[1] == self.num_classes
         self.columns = 1 if self.num_classes == 2 else self.num_classes
-        self.candidates = _candidates(features.shape[1:])
+        self.candidates = num_vectors(features.shape[1:])
         self.vectors = self.columns // self.candidates
         self.n = len(first.rows)
         step = _students_of_a_tile(min(self.n, self.settings.batch_size), self.n % self.settings.batch_size)
         self.students = math.ceil(max(len(g) for g in groups) / step) * step
         self.d = features.shape[-1]
-        self.dim = max(_MIN_DIM, math.ceil((self.d + 1) / 8) * 8)
+        self.dim = padded_width(self.d)
 
         leaders = [g[0] for g in groups]
         self.held_out = len(first.val_rows)
@@ -254,12 +292,12 @@ class _Bundle:
             key = job.rows.tobytes()
             if key not in known:
                 known[key] = len(known)
-                center, scale = _moments(features, job.rows)
-                train.append(self._scaled(features, job.rows, center, scale))
+                center, scale = moments(features, job.rows)
+                train.append(scaled(features, job.rows, center, scale, self.dim))
                 centers.append(center)
                 scales.append(scale)
             which = known[key]
-            held_out.append(self._scaled(features, job.val_rows, centers[which], scales[which], multiple=_VECTOR))
+            held_out.append(scaled(features, job.val_rows, centers[which], scales[which], self.dim, multiple=VECTOR))
         places = [known[j.rows.tobytes()] for j in leaders]
         return (
             [centers[p] for p in places],
@@ -268,23 +306,6 @@ class _Bundle:
             torch.stack(held_out),
             torch.tensor(places, dtype=torch.int64)[:, None] * self.n,
         )
-
-    def _scaled(self, features: Floats, rows: Ints, center: Floats, scale: Floats, multiple: int = 1) -> Tensor:
-        """Standardized rows (n, V * D) with a column of ones for the bias, zeros up to D and to a multiple of rows."""
-        full = np.zeros((math.ceil(len(rows) / multiple) * multiple, self.candidates, self.dim), dtype=np.float32)
-        for at in range(0, len(rows), _BLOCK):
-            chosen = features[rows[at : at + _BLOCK]]
-            block = full[at : at + len(chosen), :, : self.d]
-            if not self.choice:
-                np.divide(chosen - center, scale, out=block[:, 0])
-            elif self.candidates == 1:
-                first, second = ((chosen[:, c] - center) / scale for c in (0, 1))
-                np.subtract(second, first, out=block[:, 0])
-            else:
-                np.divide(chosen - center, scale, out=block)
-        if not self.choice:
-            full[: len(rows), :, self.d] = 1.0  # the bias is the weight of this column
-        return torch.from_numpy(full.reshape(len(full), self.candidates * self.dim))
 
     def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
         """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""

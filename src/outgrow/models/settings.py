@@ -1,10 +1,10 @@
-"""Settings of the probe engine; apart from the engine, so that reading them needs no torch."""
+"""Settings of the probe engines; apart from the engines, so that reading them needs no torch."""
 
 from dataclasses import dataclass
 
 from outgrow.errors import UserError, unknown_name
 
-__all__ = ["VIEWS", "Probe"]
+__all__ = ["VIEWS", "Logistic", "Probe"]
 
 VIEWS = {
     "last_token": "the last real token at the last layer",
@@ -38,3 +38,25 @@ class Probe:
                 raise UserError(f"probe {name} is {getattr(self, name)}; it must be at least 1")
         if not self.lr > 0 or self.l2 < 0:
             raise UserError(f"probe lr is {self.lr} and l2 {self.l2}; lr must be above 0 and l2 not below")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic:
+    """A linear head on frozen features, the exact minimum of cross-entropy with L2: no epochs, no order, no seed."""
+
+    view: str = "mid_mean"
+    """Which features: a layer and a pooling, see ``VIEWS``."""
+    l2: float = 0.01
+    """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
+    max_tokens: int = 128
+    """Texts are cut to their first so many tokens, special tokens counted in."""
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise unknown_name("view", self.view, VIEWS)
+        if self.max_tokens < 1:
+            raise UserError(f"logistic max_tokens is {self.max_tokens}; it must be at least 1")
+        if not self.l2 > 0:
+            raise UserError(
+                f"logistic l2 is {self.l2}; it must be above 0, or labels that a plane separates have no solution"
+            )

@@ -11,7 +11,7 @@ from outgrow.errors import UserError
 from outgrow.graph import Step
 from outgrow.labels import LABEL_MODELS, TRANSFORMS, Harden, Transform
 from outgrow.losses import LOSSES, LogConf, Loss, Xent
-from outgrow.models.settings import Probe
+from outgrow.models.settings import Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.spelling import parse, spell
 from outgrow.train.settings import Finetune, Generate
@@ -36,7 +36,7 @@ __all__ = [
     "strategy",
 ]
 
-TRAINERS: dict[str, type[Any]] = {"probe": Probe, "finetune": Finetune, "generate": Generate}
+TRAINERS: dict[str, type[Any]] = {"probe": Probe, "logistic": Logistic, "finetune": Finetune, "generate": Generate}
 """How a model is trained, by the name that spells it."""
 
 NESTED = ChainMap(LOSSES, TRANSFORMS, LABEL_MODELS)
@@ -48,20 +48,20 @@ class Engine:
     """A model and how it is trained: the same two calls whether it is probed, finetuned or writes its answers."""
 
     model: ModelSpec
-    trainer: Probe | Finetune | Generate
+    trainer: Probe | Logistic | Finetune | Generate
     texts: Step
     """The task's pool of texts, without gold."""
     training: "Training | None" = None
     """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
 
     def __post_init__(self) -> None:
-        if self.model.is_static and not isinstance(self.trainer, Probe):
+        if self.model.is_static and not isinstance(self.trainer, Probe | Logistic):
             raise UserError(f"{self.model} has frozen features only and cannot be finetuned; train it with probe")
 
     @cached_property
     def features(self) -> Step:
         """Frozen features of all texts."""
-        assert isinstance(self.trainer, Probe)
+        assert isinstance(self.trainer, Probe | Logistic)
         cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors and images have no length to cut
         return Step(steps.embed, model=self.model, texts=self.texts, max_tokens=cut)
 
@@ -70,7 +70,7 @@ class Engine:
 
         Of a student to be finetuned they are those that a probe of it would take.
         """
-        if isinstance(self.trainer, Probe):
+        if isinstance(self.trainer, Probe | Logistic):
             return self.features, self.trainer.view
         if isinstance(self.trainer, Generate):
             raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
@@ -81,7 +81,8 @@ class Engine:
         """Train on the labels of ``part``, early-stopped on those of ``part_val``.
 
         Raises:
-            UserError: for answers to write with any loss but cross-entropy, which is the language model's own.
+            UserError: with any loss but cross-entropy, for answers to write (it is the language model's own) and for
+                logistic (others have more than one minimum, or none that is a property of the labels alone).
         """
         if isinstance(self.trainer, Generate):
             if loss != Xent():
@@ -93,6 +94,14 @@ class Engine:
             return Step(answers.finetune_lm, model=self.model, texts=self.texts, **given)
         if self.training is not None:
             return self.training.fit(replace(self, training=None), labels, split, part, loss, seed)
+        if isinstance(self.trainer, Logistic):
+            if loss != Xent():
+                raise UserError(
+                    f"logistic solves cross-entropy to its one minimum; {type(loss).__name__} depends on the way, "
+                    "so train with probe"
+                )
+            given = {"labels": labels, "split": split, "part": part, "logistic": self.trainer}
+            return Step(steps.fit_logistic, features=self.features, **given)
         shared = {"labels": labels, "split": split, "part": part, "loss": loss, "seed": seed}
         if isinstance(self.trainer, Probe):
             return Step(steps.fit_probe, features=self.features, probe=self.trainer, **shared)
@@ -107,7 +116,7 @@ class Engine:
         """Class probabilities, or written answers, of a trained model on some parts."""
         if isinstance(self.trainer, Generate):
             return Step(answers.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
-        if isinstance(self.trainer, Probe):
+        if isinstance(self.trainer, Probe | Logistic):
             return Step(steps.predict_probe, fitted=fitted, features=self.features, split=split, parts=parts)
         return Step(
             steps.predict_finetuned, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts
@@ -298,9 +307,9 @@ def parse_strategy(text: str) -> Strategy:
 
 
 @cache
-def parse_trainer(text: str) -> Probe | Finetune | Generate:
+def parse_trainer(text: str) -> Probe | Logistic | Finetune | Generate:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
-    made: Probe | Finetune | Generate = parse(text, TRAINERS, "trainer")
+    made: Probe | Logistic | Finetune | Generate = parse(text, TRAINERS, "trainer")
     return made
 
 

@@ -17,7 +17,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.graph import Step, step
 from outgrow.labels import LABEL_MODELS, LabelModel, MeanVote
 from outgrow.losses import Loss, Xent
-from outgrow.models.settings import Probe
+from outgrow.models.settings import Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Engine, Naive, Setup, strategy
@@ -206,6 +206,8 @@ def _seed(setup: Setup, number: int) -> int:
 def _votes(setup: Setup, size: int, kind: str, models: Sequence[str], name: str) -> tuple[Step, ...]:
     """Labels of B, B_val and T of every member."""
     engine, own = setup.supervised(name)
+    if kind == "seeds" and size > 1 and isinstance(engine.trainer, Logistic):
+        raise UserError(f"logistic has one solution whatever the seed; give {name} kind='bagging', or train with probe")
     votes = [setup.weak]
     for number in range(1, size):
         seed = _seed(setup, number)
@@ -228,6 +230,9 @@ def _taught(engine: Engine, rows: Step, own: Step, setup: Setup, number: int) ->
     given = {"rows": rows, "gold": own, "split": setup.split, "seed": _seed(setup, number)}
     if isinstance(engine.trainer, Probe):
         return Step(fit_probe_rows, features=engine.features, probe=engine.trainer, **given)
+    if isinstance(engine.trainer, Logistic):
+        del given["seed"]
+        return Step(fit_logistic_rows, features=engine.features, logistic=engine.trainer, **given)
     return Step(finetune_rows, model=engine.model, texts=engine.texts, settings=engine.trainer, **given)
 
 
@@ -282,6 +287,19 @@ def fit_probe_rows(
     places, val_places = (positions(labels.ids, features.ids) for labels in (rows, val))
     job = ProbeJob(places, rows.probs, val_places, val.probs, Xent(), probe, seed)
     return fit_probes(features.views[probe.view], [job], runtime)[0]
+
+
+@step(version=1)
+def fit_logistic_rows(
+    features: Features, rows: Labels, gold: Labels, split: Split, logistic: Logistic, runtime: Runtime
+) -> Any:
+    """The exact logistic regression on drawn rows of A, repeated ones counted; how well it fits A_val is noted."""
+    from outgrow.models.logistic import LogisticJob, fit_logistic
+
+    val = gold.take(split.parts["A_val"])
+    places, val_places = (positions(labels.ids, features.ids) for labels in (rows, val))
+    job = LogisticJob(places, rows.probs, val_places, val.probs, logistic)
+    return fit_logistic(features.views[logistic.view], [job], runtime)[0]
 
 
 @step(version=1)

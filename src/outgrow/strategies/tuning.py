@@ -13,7 +13,7 @@ from outgrow.data import Examples, Features, Floats, Labels, Split, positions
 from outgrow.errors import UserError
 from outgrow.graph import Step, step
 from outgrow.losses import Loss, Xent
-from outgrow.models.settings import Probe
+from outgrow.models.settings import Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Engine, Naive, Setup, Training, strategy
@@ -54,9 +54,9 @@ class Regularised:
 
     def fit(self, engine: Engine, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """See :class:`Training`."""
-        if not isinstance(engine.trainer, Probe):
+        if not isinstance(engine.trainer, Probe | Logistic):
             raise UserError("regularised is a probe's L2; to keep finetuned weights near their start take anchored")
-        if len(self.l2) > 1 and not engine.trainer.early_stopping:
+        if len(self.l2) > 1 and isinstance(engine.trainer, Probe) and not engine.trainer.early_stopping:
             raise UserError("regularised chooses by held-out labels; give one l2, or leave early_stopping on")
         trainers = [replace(engine.trainer, l2=value) for value in self.l2]
         fits = [replace(engine, trainer=trainer).fit(labels, split, part, loss, seed) for trainer in trainers]
@@ -205,7 +205,8 @@ class Oracle:
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        if isinstance(setup.student.trainer, Generate) or not setup.student.trainer.early_stopping:
+        trainer = setup.student.trainer
+        if isinstance(trainer, Generate | Logistic) or not trainer.early_stopping:
             raise UserError("oracle is early stopping by ground truth, and this trainer does not stop early")
         assert setup.oracle is not None
         labels = Step(oracle_stop, labels=setup.weak, gold=setup.oracle, split=setup.split)

@@ -1,0 +1,428 @@
+"""Logistic regression on frozen features, solved to the end, many students at once.
+
+Minimizes mean cross-entropy with soft labels + l2/2 |w|^2, features standardized and the bias free, by L-BFGS (Nocedal
+& Wright 2006, algorithm 7.4). Students of the same rows share the two matrix products of an update. The first guess of
+the inverse curvature is that of an undecided student, (G + ridge I)^-1 with G the Gram matrix of the rows, so that
+correlated features cost few updates. Step lengths need no product, as logits are linear in them. Who is done leaves.
+
+A student's numbers do not depend on its neighbours (see :mod:`outgrow.models.probe` for how): alone or among a thousand
+it comes out the same. Products are summed in single precision; the gradient at what is handed back is computed again in
+double precision and must be below ``TOLERANCE``.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outgrow.data import Floats, Ints
+from outgrow.errors import UserError
+from outgrow.models.probe import TILE, VECTOR, FittedProbe, moments, num_vectors, padded_width, scaled
+from outgrow.models.settings import Logistic
+from outgrow.runtime import Runtime
+
+__all__ = ["TOLERANCE", "LogisticJob", "fit_logistic"]
+
+TOLERANCE = 1e-6
+"""Largest entry of the gradient of mean loss + l2/2 |w|^2, in standardized features, at a solution."""
+
+_PAIRS = 10  # of steps and changes of the gradient that L-BFGS remembers
+_OF_BIAS = 1e-8  # l2 of the bias, only so that it stays finite for a class that no row has
+_MOST_UPDATES = 2000
+_LOOKS = 12  # along one direction; one or two are the rule
+_FLAT = 0.1  # share of the slope that may be left along a direction
+_STUDENTS = 256  # of one product
+_IN_CACHE = 1 << 17  # bytes of logits looked at together
+_MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
+_CHECKED = 512  # rows whose gradient is summed in double precision at a time
+
+
+class LogisticJob(NamedTuple):
+    """One student to solve for: row numbers into the features, soft labels for them, and how strongly it is held."""
+
+    rows: Ints
+    """(n,) rows of the training examples."""
+    targets: Floats
+    """(n, C)"""
+    val_rows: Ints
+    """(v,) rows on which the solution is only looked at; may be empty."""
+    val_targets: Floats
+    """(v, C), from the same source as ``targets``."""
+    settings: Logistic
+
+
+def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime) -> list[FittedProbe]:
+    """Solve every job on rows of ``features``; results come in the order of the jobs.
+
+    ``features`` is (N, d), one vector for each text, or (N, C, d), one for each candidate of a choice. A probe's
+    ``history`` has one entry: agreement and cross-entropy with the validation labels, and the ``gradient`` left.
+
+    Raises:
+        UserError: if a student does not get below ``TOLERANCE``.
+    """
+    device = torch.device(runtime.torch_device())
+    threads = torch.get_num_threads()
+    workers = threads if device.type == "cpu" else 1
+    done, lock = 0, Lock()
+    results: list[Any] = [None] * len(jobs)
+
+    def solve(shared: "_Shared", numbers: list[int]) -> None:
+        nonlocal done
+        torch.set_num_threads(1)  # as in fit_probes: a thread for each piece of work, and no waiting inside
+        for i, fitted in zip(numbers, _Solver(shared, [jobs[i] for i in numbers]).solve(), strict=True):
+            results[i] = fitted
+        with lock:
+            done += len(numbers)
+            runtime.report(done, len(jobs), "students")
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            # Rows are standardized when their first students come, and dropped with their last.
+            pieces = [pool.submit(solve, *piece) for piece in _pieces(features, jobs, device, workers)]
+        for piece in pieces:
+            piece.result()
+    finally:
+        torch.set_num_threads(threads)
+    return results
+
+
+def _pieces(
+    features: Floats, jobs: Sequence[LogisticJob], device: torch.device, workers: int
+) -> Iterator[tuple["_Shared", list[int]]]:
+    """Numbers of the jobs that share rows and ridge, the hardest first, and enough pieces for every worker."""
+    arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
+    contents = {key: a.tobytes() for key, a in arrays.items()}
+    of_rows: dict[Any, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, job in enumerate(jobs):
+        key = (contents[id(job.rows)], contents[id(job.val_rows)], job.targets.shape[1])
+        of_rows[key][_ridge(job)].append(i)
+    for ridges in of_rows.values():
+        first = jobs[next(iter(ridges.values()))[0]]
+        shared = _Shared(features, first, device)
+        for _, numbers in sorted(ridges.items()):
+            size = min(shared.most, TILE * math.ceil(len(numbers) / workers / TILE))
+            for at in range(0, len(numbers), size):
+                yield shared, numbers[at : at + size]
+
+
+def _curvature(num_classes: int) -> float:
+    """Of an undecided student's loss in a logit, halved, as a student is less curved where it is decided."""
+    return 1 / 8 if num_classes == 2 else 1 / (2 * num_classes)
+
+
+def _ridge(job: LogisticJob) -> float:
+    """What is added to the Gram matrix: l2 in units of the curvature, to a power of 4, so that many can share it."""
+    return float(4.0 ** round(math.log(job.settings.l2 / _curvature(job.targets.shape[1]), 4)))
+
+
+class _Shared:
+    """What students of the same rows share, made when the first of them asks.
+
+    Shapes as in the probe engine: n rows (padded with zeros), D features with a column of ones for the bias (none for
+    choices) and zero padding, K logits of an example (one for two classes, else C), W weight vectors of a student and V
+    vectors of an example, one of which is always 1 and the other K.
+    """
+
+    def __init__(self, features: Floats, like: LogisticJob, device: torch.device) -> None:
+        self.features, self.like, self.device = features, like, device
+        self.num_classes = like.targets.shape[1]
+        self.columns = 1 if self.num_classes == 2 else self.num_classes
+        self.candidates = num_vectors(features.shape[1:])
+        self.vectors = self.columns // self.candidates
+        self.n, self.d = len(like.rows), features.shape[-1]
+        self.padded, self.dim = VECTOR * math.ceil(self.n / VECTOR), padded_width(self.d)
+        logits, weights = self.padded * self.columns, self.dim * self.vectors
+        each = 4 * (3 * logits + (2 * _PAIRS + 5) * weights)
+        self.most = TILE * max(1, min(_STUDENTS // self.vectors, _MAX_BYTES // each) // TILE)
+        self._lock = Lock()
+        self._ready = False
+        self._inverses: dict[float, tuple[Lock, list[Tensor]]] = {}
+
+    def prepare(self) -> None:
+        """Standardize the rows, once."""
+        with self._lock:
+            if self._ready:
+                return
+            self.center, self.scale = moments(self.features, self.like.rows)
+            given = (self.center, self.scale, self.dim)
+            rows = scaled(self.features, self.like.rows, *given, multiple=VECTOR).view(-1, self.candidates, self.dim)
+            if self.candidates > 1:
+                rows -= rows.mean(dim=1, keepdim=True)  # what candidates have in common changes no probability
+            self.rows = rows.view(-1, self.dim).to(self.device)
+            val = scaled(self.features, self.like.val_rows, *given, multiple=VECTOR)
+            self.val = val.view(-1, self.dim).to(self.device)
+            self.gram = (self.rows.T @ self.rows).double() / self.n
+            self._ready = True
+
+    def inverse(self, ridge: float) -> Tensor:
+        """(D, D) (Gram + ridge I)^-1, without ridge for the bias."""
+        with self._lock:
+            lock, kept = self._inverses.setdefault(ridge, (Lock(), []))
+        with lock:
+            if not kept:
+                diagonal = torch.ones(self.dim, dtype=torch.float64, device=self.device)  # of padding
+                # The Gram matrix is summed in single precision: less than its rounding would not keep it positive.
+                diagonal[: self.d] = max(ridge, 1e-6 * float(self.gram.trace()))
+                if self.features.ndim == 2:
+                    diagonal[self.d] = 0
+                kept.append(torch.cholesky_inverse(torch.linalg.cholesky(self.gram + diagonal.diag())).float())
+        return kept[0]
+
+
+class _Solver:
+    """S students of the same rows and ridge; S is padded to full tiles. Arrays lie student by student."""
+
+    def __init__(self, shared: _Shared, jobs: Sequence[LogisticJob]) -> None:
+        shared.prepare()
+        self.shared, self.jobs = shared, jobs
+        self.inverse = shared.inverse(_ridge(jobs[0]))
+        count = TILE * math.ceil(len(jobs) / TILE)
+        self.targets = self._columns([j.targets for j in jobs], count, shared.padded)
+        self.penalty = torch.zeros(count, shared.vectors, shared.dim, device=shared.device)
+        for s, job in enumerate(jobs):
+            self.penalty[s, :, : shared.d] = job.settings.l2
+        self.penalty = self.penalty.view(count, -1)
+        self.solved = torch.zeros(count, shared.vectors * shared.dim, device=shared.device)
+
+    def _columns(self, targets: list[Floats], count: int, rows: int) -> Tensor:
+        """Targets as (S, K * n), in the order in which the product gives logits: examples inside classes for texts,
+        candidates inside examples for choices."""
+        shared = self.shared
+        by_class = shared.candidates == 1
+        table = np.full((count, shared.columns, rows) if by_class else (count, rows, shared.columns), 0.5, np.float32)
+        for s, probs in enumerate(targets):
+            used = probs[:, 1:] if shared.columns == 1 else probs
+            if by_class:
+                table[s, :, : len(probs)] = used.T
+            else:
+                table[s, : len(probs)] = used
+        return torch.from_numpy(table).view(count, -1).to(shared.device)
+
+    def solve(self) -> list[FittedProbe]:
+        """Their solutions, in order."""
+        shared, jobs = self.shared, self.jobs
+        count = len(self.targets)
+        numbers = torch.arange(count, device=shared.device)
+        live = numbers < len(jobs)
+        targets, penalty = self.targets, self.penalty.clone()
+        penalty.view(count, shared.vectors, -1)[..., shared.d] = _OF_BIAS
+        weight = torch.zeros_like(self.solved)
+        z = torch.zeros_like(targets)
+        gradient = self._gradient(self._probs(z).sub_(targets), weight, penalty)
+        memory = _Memory(self.inverse, _curvature(shared.num_classes), count)
+        for _ in range(_MOST_UPDATES):
+            found = live & (gradient.abs().amax(dim=1) <= 0.8 * TOLERANCE)  # the rest is for rounding
+            if bool(found.any()):
+                self.solved[numbers[found]] = weight[found]
+                live &= ~found
+                left = int(live.sum())
+                if not left:
+                    break
+                if left <= 0.8 * len(live):
+                    keep = _padded(live)
+                    live, numbers, targets, penalty = live[keep], numbers[keep], targets[keep], penalty[keep]
+                    live[left:] = False
+                    weight, z, gradient = weight[keep], z[keep], gradient[keep]
+                    memory.keep(keep)
+            direction = memory.direction(gradient).mul_(live[:, None])
+            along = direction.view(-1, shared.dim) @ shared.rows.T
+            along = along.view(len(live), -1)
+            step = self._line(z, along, targets, penalty, weight, direction, gradient, live)
+            direction.mul_(step)
+            weight += direction
+            after = self._gradient(along, weight, penalty)
+            memory.remember(direction, after - gradient)
+            gradient = after
+        else:
+            self.solved[numbers[live]] = weight[live]
+        return self._fitted()
+
+    def _gradient(self, slope: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
+        """(S, W * D), from the slope of each example's loss in its logits (S, K * n)."""
+        shared = self.shared
+        summed = (slope.view(-1, len(shared.rows)) @ shared.rows).view(len(slope), -1).div_(shared.n)
+        return summed.addcmul_(weight, penalty)
+
+    def _by_class(self, z: Tensor) -> tuple[Tensor, int]:
+        """Logits with an axis for classes, and which it is."""
+        if self.shared.candidates > 1:
+            return z.view(len(z), -1, self.shared.columns), 2
+        return z.view(len(z), self.shared.columns, -1), 1
+
+    def _probs(self, z: Tensor) -> Tensor:
+        if self.shared.columns == 1:
+            return z.sigmoid()
+        by_class, axis = self._by_class(z)
+        return by_class.softmax(dim=axis).view_as(z)
+
+    def _line(
+        self,
+        z: Tensor,
+        along: Tensor,
+        targets: Tensor,
+        penalty: Tensor,
+        weight: Tensor,
+        direction: Tensor,
+        gradient: Tensor,
+        live: Tensor,
+    ) -> Tensor:
+        """Steps (S, 1) at which the loss along ``direction`` is nearly flat. Moves ``z`` there, and leaves in ``along``
+        the slope of each example's loss at it."""
+        held = direction * penalty
+        quadratic = [(v * held).sum(dim=1, keepdim=True) for v in (weight, direction)]
+        start = (direction * gradient).sum(dim=1, keepdim=True)
+        size = TILE * max(1, _IN_CACHE // (4 * z.shape[1] * TILE))
+        steps = [
+            self._look(*(a[at : at + size] for a in (z, along, targets, *quadratic, start, live[:, None])))
+            for at in range(0, len(z), size)
+        ]
+        return torch.cat(steps)
+
+    def _look(
+        self, z: Tensor, along: Tensor, targets: Tensor, linear: Tensor, square: Tensor, start: Tensor, live: Tensor
+    ) -> Tensor:
+        """See :meth:`_line`: Newton's method on the slope, which only rises, kept inside what is known to enclose the
+        flat place. ``start`` is the slope at 0."""
+        n = self.shared.n
+        step, low, high = live.to(z.dtype), torch.zeros_like(start), torch.full_like(start, torch.inf)
+        done = ~live
+        for look in range(_LOOKS):
+            probs = self._probs(torch.addcmul(z, along, step))
+            off = probs - targets
+            slope = (off * along).sum(dim=1, keepdim=True).div_(n).add_(linear).addcmul_(step, square)
+            done = done | (slope.abs() <= _FLAT * start.abs())
+            if look == _LOOKS - 1 or bool(done.all()):
+                break
+            bend = self._bend(probs, along).div_(n).add_(square)
+            high, low = torch.where(slope > 0, step, high), torch.where(slope > 0, low, step)
+            newton = step - slope / bend
+            outside = ~((newton > low) & (newton < high))
+            newton = torch.where(outside, torch.where(high.isinf(), 2 * step, (low + high) / 2), newton)
+            step = torch.where(done, step, newton)
+        z.addcmul_(along, step)
+        along.copy_(off)
+        return step
+
+    def _bend(self, probs: Tensor, along: Tensor) -> Tensor:
+        """Second derivative (S, 1) of the summed loss along a direction."""
+        if self.shared.columns == 1:
+            return (probs * (1 - probs) * along.square()).sum(dim=1, keepdim=True)
+        weighted = probs * along
+        mean, axis = self._by_class(weighted)
+        spread = (weighted * along).sum(dim=1, keepdim=True)
+        return spread.sub_(mean.sum(dim=axis).square().sum(dim=1, keepdim=True))
+
+    def _left(self) -> Tensor:
+        """Largest entry (S,) of the gradient at the solutions, all in double precision."""
+        shared = self.shared
+        weight = self.solved.view(-1, shared.dim).double()
+        total = torch.zeros_like(weight)
+        for at in range(0, shared.padded, _CHECKED):
+            examples = slice(at, at + _CHECKED)
+            rows = shared.rows.view(shared.padded, -1)[examples].view(-1, shared.dim).double()
+            targets, axis = self._by_class(self.targets)
+            targets = targets[:, :, examples] if axis == 1 else targets[:, examples]
+            slope = self._probs((weight @ rows.T).view(len(targets), -1)).sub_(targets.reshape(len(targets), -1))
+            total += slope.view(-1, len(rows)) @ rows
+        gradient = (total / shared.n).view_as(self.solved) + self.penalty.double() * self.solved
+        return gradient.abs().amax(dim=1)
+
+    def _fitted(self) -> list[FittedProbe]:
+        shared = self.shared
+        left = self._left().tolist()
+        agreement, xent = (v.tolist() for v in self._validation())
+        weights = self.solved.view(-1, shared.vectors, shared.dim).cpu().numpy()
+        center, scale = (v.astype(np.float32, copy=False) for v in (shared.center, shared.scale))
+        fitted = []
+        for s, job in enumerate(self.jobs):
+            if not left[s] <= TOLERANCE:
+                raise UserError(
+                    f"logistic with l2={job.settings.l2:g} stopped at a gradient of {left[s]:.1e}, above "
+                    f"{TOLERANCE:.0e}; take a larger l2, or train with probe"
+                )
+            fitted.append(
+                FittedProbe(
+                    view=job.settings.view,
+                    weight=self._two_sided(weights[s, :, : shared.d].T),
+                    bias=self._two_sided(weights[s, :, shared.d]),
+                    center=center,
+                    scale=scale,
+                    history=({"agreement": agreement[s], "xent": xent[s], "gradient": left[s]},),
+                    best_epoch=0,
+                )
+            )
+        return fitted
+
+    def _validation(self) -> tuple[Tensor, Tensor]:
+        """Agreement and cross-entropy of every student (S,) with its validation labels, 0 where there are none."""
+        shared = self.shared
+        held_out = len(shared.like.val_rows)
+        if not held_out:
+            return torch.zeros(len(self.solved)), torch.zeros(len(self.solved))
+        padded = len(shared.val) // shared.candidates
+        z = (self.solved.view(-1, shared.dim) @ shared.val.T).view(len(self.solved), -1)
+        wanted = self._columns([j.val_targets for j in self.jobs], len(z), padded)
+        if shared.columns == 1:
+            same, xent = (z > 0) == (wanted > 0.5), torch.nn.functional.softplus(z) - wanted * z
+        else:
+            (z, axis), (wanted, _) = self._by_class(z), self._by_class(wanted)
+            same, xent = z.argmax(axis) == wanted.argmax(axis), -(wanted * z.log_softmax(axis)).sum(axis)
+        return same[:, :held_out].float().mean(dim=1), xent[:, :held_out].contiguous().mean(dim=1)
+
+    def _two_sided(self, column: Floats) -> NDArray[np.float32]:
+        if self.shared.columns > 1 or self.shared.features.ndim == 3:
+            return np.ascontiguousarray(column)
+        return np.concatenate([np.zeros_like(column), column], axis=-1)
+
+
+class _Memory:
+    """The last steps of L-BFGS and how the gradient changed over them, (S, W * D) each."""
+
+    def __init__(self, inverse: Tensor, curvature: float, students: int) -> None:
+        self.inverse = inverse
+        self.scale = torch.full((students, 1), 1 / curvature, device=inverse.device)
+        """Of the inverse curvature; what the last step says of it."""
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Step, change and 1 / (step . change), oldest first; 0 where rounding has made that no curvature."""
+
+    def keep(self, which: Tensor) -> None:
+        """Only these students."""
+        self.pairs = [(s[which], y[which], r[which]) for s, y, r in self.pairs]
+        self.scale = self.scale[which]
+
+    def remember(self, step: Tensor, change: Tensor) -> None:
+        """Take up a step; the oldest is forgotten."""
+        curved = (step * change).sum(dim=1, keepdim=True)
+        real = curved > 0
+        guess = (change * self._first(change)).sum(dim=1, keepdim=True)
+        self.scale = torch.where(real & (guess > 0), curved / guess, self.scale)
+        self.pairs = [*self.pairs, (step, change, torch.where(real, 1 / curved, 0))][-_PAIRS:]
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Where to go; downhill, whatever rounding has done to the memory."""
+        left, used = gradient.clone(), []
+        for step, change, inverse in reversed(self.pairs):
+            share = (step * left).sum(dim=1, keepdim=True).mul_(inverse)
+            left.addcmul_(change, share, value=-1)
+            used.append(share)
+        ahead = self._first(left).mul_(self.scale)
+        for (step, change, inverse), share in zip(self.pairs, reversed(used), strict=True):
+            ahead.addcmul_(step, share - (change * ahead).sum(dim=1, keepdim=True).mul_(inverse))
+        downhill = (ahead * gradient).sum(dim=1, keepdim=True) > 0
+        return torch.where(downhill, ahead, gradient).neg_()
+
+    def _first(self, vectors: Tensor) -> Tensor:
+        return (vectors.view(-1, self.inverse.shape[0]) @ self.inverse).view_as(vectors)
+
+
+def _padded(live: Tensor) -> Tensor:
+    """Places of the live students, the first repeated up to a full tile."""
+    places = live.nonzero().flatten()
+    return torch.cat([places, places[:1].expand(-len(places) % TILE)])

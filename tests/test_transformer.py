@@ -1,7 +1,11 @@
 """Tokens, frozen features and the classifier: one result per text, whatever it is batched with."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from outgrow.errors import UserError
-from outgrow.models import transformer
+from outgrow.models import shards, transformer
 from outgrow.models.transformer import Batch, Classifier, extract, load_classifier, load_tokenizer, pad, tokenize
 from outgrow.runtime import Runtime
 from tiny_models import KINDS, WORDS, make_model, make_task
@@ -110,6 +114,92 @@ def test_equal_texts_are_computed_once_and_progress_is_told(bert: Path) -> None:
     features = extract(bert, ["good", "bad bad", "good", "good"], max_tokens=20, runtime=runtime)
     assert told == [(1, 2, "texts"), (2, 2, "texts")]
     assert (features["mean"][0] == features["mean"][3]).all()
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished rows are kept after every batch."""
+    monkeypatch.setattr(shards, "SECONDS", 0.0)
+
+
+def texts_until(stop: int, scratch: Path, told: list[int]) -> Runtime:
+    """A runtime under which a pass is killed once ``stop`` texts are done."""
+
+    def report(done: int, total: int, unit: str) -> None:
+        told.append(done)
+        if done >= stop:
+            raise KeyboardInterrupt
+
+    return Runtime(device="cpu", tokens_at_once=16, scratch=scratch, report=report)
+
+
+@pytest.mark.usefixtures("always")
+def test_killed_features_go_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    texts = make_task(60, seed=1)[0]
+    whole = extract(folder, texts, max_tokens=20, runtime=Runtime(device="cpu", tokens_at_once=16))
+    done: list[int] = []
+    for stop in (1, 20, 45):
+        told: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            extract(folder, texts, max_tokens=20, runtime=texts_until(stop, tmp_path, told))
+        assert not done or told[0] > done[-1]  # nothing is computed twice
+        done += told
+    told = []
+    features = extract(folder, texts, max_tokens=20, runtime=texts_until(1000, tmp_path, told))
+    assert told[0] > done[-1]
+    for view, expected in whole.items():
+        assert (features[view] == expected).all()
+
+
+def extract_until_killed(folder: str, scratch: str) -> None:
+    shards.SECONDS = 0.0
+
+    def report(done: int, total: int, unit: str) -> None:
+        if done >= 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    runtime = Runtime(device="cpu", tokens_at_once=16, scratch=Path(scratch), report=report)
+    extract(Path(folder), make_task(60, seed=1)[0], max_tokens=20, runtime=runtime)
+
+
+def test_killed_for_good_features_go_on_to_the_same_bits(bert: Path, tmp_path: Path) -> None:
+    call = f"test_transformer.extract_until_killed({str(bert)!r}, {str(tmp_path)!r})"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_transformer; {call}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    told: list[int] = []
+    features = extract(bert, make_task(60, seed=1)[0], max_tokens=20, runtime=texts_until(1000, tmp_path, told))
+    assert told[0] > 30
+    whole = extract(bert, make_task(60, seed=1)[0], max_tokens=20, runtime=Runtime(device="cpu", tokens_at_once=16))
+    for view, expected in whole.items():
+        assert (features[view] == expected).all()
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("change", ["texts", "max_tokens", "budget", "model", "damage"])
+def test_rows_of_something_else_are_not_taken_for_these(bert: Path, gpt2: Path, tmp_path: Path, change: str) -> None:
+    texts = make_task(60, seed=1)[0]
+    given: dict[str, Any] = {"folder": bert, "texts": texts, "max_tokens": 20}
+    with pytest.raises(KeyboardInterrupt):
+        extract(**given, runtime=texts_until(40, tmp_path, []))
+    budget = 16
+    if change == "damage":
+        first = tmp_path / "rows-0.safetensors"
+        first.write_bytes(first.read_bytes()[:-7])
+    elif change == "budget":
+        budget = 32
+    else:
+        given |= {"folder": gpt2} if change == "model" else {}
+        given |= {"texts": texts[:50]} if change == "texts" else {}
+        given |= {"max_tokens": 4} if change == "max_tokens" else {}
+    expected = extract(**given, runtime=Runtime(device="cpu", tokens_at_once=budget))
+    features = extract(**given, runtime=Runtime(device="cpu", tokens_at_once=budget, scratch=tmp_path))
+    for view in expected:
+        assert (features[view] == expected[view]).all()
+
+
+def test_a_short_pass_writes_nothing(bert: Path, tmp_path: Path) -> None:
+    extract(bert, ["good", "bad"], max_tokens=20, runtime=Runtime(device="cpu", scratch=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_no_texts_give_no_rows(bert: Path) -> None:

@@ -19,14 +19,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.packing import Packed, can_pack, layers_of, pack, run_packed
+from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.quiet import quiet_transformers
+from outgrow.models.shards import Shards
+from outgrow.packages import known_sha256
 from outgrow.runtime import Report, Runtime
 
 __all__ = [
     "Batch",
     "Classifier",
     "Tokens",
+    "compile_layers",
     "extract",
     "load_classifier",
     "load_language_model",
@@ -101,23 +104,34 @@ def pad(rows: Sequence[Tokens], device: str) -> Batch:
 
 
 def over_batches(
-    forward: Callable[[Sequence[Tokens]], Tensor], rows: Sequence[Tokens], width: int, runtime: Runtime, report: Report
+    forward: Callable[[Sequence[Tokens]], Tensor],
+    rows: Sequence[Tokens],
+    width: int,
+    runtime: Runtime,
+    report: Report,
+    model: str | None = None,
 ) -> Array:
     """``forward`` (n rows -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
 
     Equal rows are computed once. Rows of near-equal length share a batch of at most ``runtime.tokens_at_once``
     tokens, the longest first, so that what does not fit into memory fails at once. Which rows share a batch depends
-    on the set of rows only, not on their order.
+    on the set of rows only, not on their order. Where ``model`` says what ``forward`` is made of, finished rows are
+    kept in ``runtime.scratch``, and a pass that was killed goes on from there to the same bits.
     """
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
     budget = runtime.token_budget()
-    done = 0
+    shards = None
+    if model is not None and runtime.scratch is not None:
+        shards = Shards(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
+    done = shards.read(out) if shards else 0
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // len(distinct[done]))]
             out[done : done + len(here)] = forward(here).float().cpu().numpy()
             done += len(here)
+            if shards:
+                shards.write(out, done)
             report(done, len(distinct), "texts")
     place = {row: i for i, row in enumerate(distinct)}
     return out[[place[row] for row in rows]]
@@ -164,7 +178,8 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
 
     Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),
     ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where what a probe reads is often
-    clearest). The same texts give the same bits; batching and order change nothing beyond rounding (1e-5).
+    clearest). All are stored, so the whole depth is always run. The same texts give the same bits; batching and order
+    change nothing beyond rounding (1e-5).
 
     Raises:
         UserError: if the folder holds no usable model, or ``max_tokens`` is more or less than it can take.
@@ -192,7 +207,9 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
         layers_of(body)[middle - 1].register_forward_hook(catch)
     width = body.config.hidden_size
     rows = tokenize(tokenizer, texts, max_tokens)
-    joined = over_batches(forward, rows, 3 * width, runtime, runtime.report)
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    made_of = f"{[known_sha256(file) for file in files]}"
+    joined = over_batches(forward, rows, 3 * width, runtime, runtime.report, made_of)
     names = ("last_token", "mean", "mid_mean")
     return {name: np.ascontiguousarray(joined[:, i * width : (i + 1) * width]) for i, name in enumerate(names)}
 
@@ -274,6 +291,22 @@ def recompute_layers(body: Any) -> None:
     """
     for layer in layers_of(body):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def compile_layers(body: Any, runtime: Runtime) -> None:
+    """Compile each layer's code, for batches of any shape; say so and leave it where torch finds no compiler.
+
+    To be called before :func:`recompute_layers` and sharding, which then work on compiled layers.
+    """
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=runtime.torch_device()))
+    except RuntimeError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        runtime.say(f"nothing is compiled: torch.compile finds no working compiler ({reason.strip()})")
+        return
+    let_attention_be()
+    for layer in layers_of(body):
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def _load_body(folder: Path, *, dropout: bool = False) -> Any:

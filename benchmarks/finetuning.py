@@ -1,6 +1,7 @@
 """Finetuning and prediction at the limit of the processor, as ratios side by side in one run.
 
     python benchmarks/finetuning.py [--model minilm-l6] [--rounds 3] [--steps 50]
+    python benchmarks/finetuning.py --only ours-one,compiled-one    # with torch.compile
     python benchmarks/finetuning.py --what predict
     python benchmarks/finetuning.py --what extract      # against sentence-transformers, where it is installed
 
@@ -34,7 +35,7 @@ import torch
 
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec
-from outgrow.models.transformer import Tokens, load_classifier, load_tokenizer, pad, tokenize
+from outgrow.models.transformer import Tokens, compile_layers, load_classifier, load_tokenizer, pad, tokenize
 from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
@@ -42,6 +43,7 @@ from outgrow.tasks import load as load_task
 ROWS, BATCH, MAX_TOKENS, WARM = 6400, 32, 128, 3
 PREDICTED = 2048
 TRAIN = ("ours-one", "ours-mean", "bare-one", "bare-mean", "trainer-best", "trainer", "plain-32", "plain-1")
+ON_REQUEST = ("compiled-one", "compiled-mean")
 PREDICT = ("ours-predict", "plain-predict-32", "plain-predict-256")
 EXTRACT = ("ours-extract", "sentence-transformers")
 KINDS = {"train": TRAIN, "predict": PREDICT, "extract": EXTRACT}
@@ -88,8 +90,10 @@ def measured(variant: str, model: str, steps: int) -> dict[str, float]:
     folder = ModelSpec.parse(model).folder(offline=True)
     texts = list(load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:ROWS])
     peak = matrix_peak()
-    if variant in TRAIN:
-        work = {"ours": ours, "bare": bare, "trainer": trainer, "plain": plain}[variant.partition("-")[0]]
+    if variant in TRAIN + ON_REQUEST:
+        work = {"ours": ours, "compiled": ours, "bare": bare, "trainer": trainer, "plain": plain}[
+            variant.partition("-")[0]
+        ]
         seconds, examples, tokens, weights = work(variant, folder, texts, steps)
         operations = 6 * weights * tokens
     else:
@@ -116,6 +120,8 @@ def ours(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
 
     model = load_classifier(folder, 2, max_tokens=MAX_TOKENS, pooling=pooling_of(variant, folder))
     settings = Finetune()
+    if variant.startswith("compiled"):
+        compile_layers(model.body, Runtime(device="cpu"))
     optimizer = make_optimizer(model, settings)
     model.train()
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from outgrow.errors import UserError
 from outgrow.losses import ELR, LogConf, Loss, Xent
 from outgrow.models import transformer
 from outgrow.models.packing import layers_of
-from outgrow.models.transformer import Classifier, load_classifier, load_tokenizer, recompute_layers
+from outgrow.models.transformer import Classifier, compile_layers, load_classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.finetune import Finetune, FinetunedModel, finetune, predict
@@ -322,6 +323,43 @@ def test_a_run_with_checkpointing_is_the_same_run(
     monkeypatch.setattr(transformer, "checkpoint", spy)
     assert same(plain, train(folders["llama"], settings, runtime=replace(CPU, gradient_checkpointing=True)))
     assert used
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch.compile hides its own, which as errors it would trip over
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_compiled_layers_change_no_gradient(folders: dict[str, Path], kind: str) -> None:
+    said: list[str] = []
+    runtime = replace(CPU, say=said.append)
+
+    def prepare(model: Classifier) -> None:
+        compile_layers(model.body, runtime)
+        recompute_layers(model.body)
+
+    for microbatch in (0, 3):  # texts of other lengths in every part: compiled once for all of them
+        value, expected = gradient(folders[kind], LogConf(), microbatch)
+        other, found = gradient(folders[kind], LogConf(), microbatch, prepare=prepare)
+        assert other == pytest.approx(value, abs=1e-5)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    assert not said
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in ...\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    plain = train(folders["llama"])
+    monkeypatch.setattr(torch, "compile", missing)
+    said: list[str] = []
+    assert same(plain, train(folders["llama"], runtime=replace(CPU, compile=True, say=said.append)))
+    (line,) = [line for line in said if "memory" not in line]
+    assert line == (
+        "nothing is compiled: torch.compile finds no working compiler "
+        "(InvalidCxxCompiler: No working C++ compiler found in ...)"
+    )
 
 
 def test_the_gradient_of_the_whole_batch_is_clipped(folders: dict[str, Path]) -> None:

@@ -51,6 +51,8 @@ class Machine:
     """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
     gradient_checkpointing: bool = False
     """Recompute activations in finetuning: less memory, more time."""
+    compile: bool = False
+    """Finetune through torch.compile, where a compiler is at hand: minutes to begin with, then perhaps faster."""
     shard: bool = False
     """Under torchrun: cut finetuned models into a piece for each process (FSDP2), for models larger than one card."""
     offline: bool = False
@@ -74,6 +76,7 @@ class Machine:
             microbatch=self.microbatch,
             tokens_at_once=self.tokens_at_once,
             gradient_checkpointing=self.gradient_checkpointing,
+            compile=self.compile,
             shard=self.shard,
             offline=self.offline,
             accept_license=frozenset(self.accept_license) | accepted_licenses(),

@@ -38,6 +38,9 @@ class Runtime:
     """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time, same result."""
+    compile: bool = False
+    """Run a model's layers through torch.compile in finetuning, where a compiler is at hand: minutes to begin with,
+    then perhaps faster; same result up to rounding."""
     shard: bool = False
     """Cut a model that is finetuned into pieces, one for each process that torchrun started (FSDP2): for models larger
     than one card, same result."""

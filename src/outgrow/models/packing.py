@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Packed", "can_pack", "layers_of", "pack", "run_packed"]
+__all__ = ["Packed", "can_pack", "layers_of", "let_attention_be", "pack", "run_packed"]
 
 _NAME = "outgrow_packed"
 _CLOSE = 1e-3
@@ -101,6 +101,13 @@ def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> 
             return True
     body.set_attn_implementation(before)
     return False
+
+
+def let_attention_be() -> None:
+    """Keep torch.compile out of the attention: it would compile anew for the text lengths of each batch."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, torch.compiler.disable(_attention))
 
 
 def run_packed(body: Any, batch: Packed, only: Tensor | None = None) -> Tensor:

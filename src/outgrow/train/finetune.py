@@ -16,7 +16,7 @@ from torch import Tensor
 from outgrow.data import Floats, Reading, hardened
 from outgrow.errors import UserError
 from outgrow.losses import Loss, Remembers
-from outgrow.models.transformer import Classifier, load_tokenizer, recompute_layers
+from outgrow.models.transformer import Classifier, compile_layers, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints, shards, team
 from outgrow.train.checkpoints import Best, Position
@@ -84,6 +84,8 @@ def finetune(
     if start and (team.rank() == 0 or not runtime.shard):
         put(model, start.state)
     identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed, anchor)
+    if runtime.compile:
+        compile_layers(model.body, runtime)
     if runtime.gradient_checkpointing:
         recompute_layers(model.body)
     if runtime.shard:

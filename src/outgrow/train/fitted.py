@@ -82,7 +82,7 @@ def predict(
 
 
 def probabilities(
-    model: Classifier, rows: Sequence[Row], runtime: Runtime, report: Report, *, together: bool
+    model: Classifier, rows: Sequence[Row], runtime: Runtime, report: Report, *, together: bool = False
 ) -> npt.NDArray[np.float32]:
     """Class probabilities (n, C) of examples' token rows; leaves the model in eval mode.
 

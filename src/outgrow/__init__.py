@@ -6,14 +6,14 @@ print(sweep(Grid()))  # the default experiment, as a table
 
 from typing import TYPE_CHECKING, Any
 
-from outgrow.config import Experiment, Grid
+from outgrow.config import Experiment, Grid, preset
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
     from outgrow.experiment import plan, results, run, sweep
 
-__all__ = ["Experiment", "Grid", "Runtime", "UserError", "plan", "results", "run", "sweep"]
+__all__ = ["Experiment", "Grid", "Runtime", "UserError", "plan", "preset", "results", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from outgrow.config import Grid
+from outgrow.config import PRESETS, Grid
 from outgrow.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
     config: Annotated[
-        str | None, Parameter(help="YAML file with these options, or the key of a result to rerun.")
+        str | None, Parameter(help="YAML file with these options, the key of a result to rerun, or released_code.")
     ] = None,
     print_config: Annotated[bool, Parameter(help="Print the options as YAML and stop.", negative=())] = False,
     store: StorePlace = None,
@@ -195,7 +195,9 @@ def plan(
     /,
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[str | None, Parameter(help="YAML file with these options, or the key of a result.")] = None,
+    config: Annotated[
+        str | None, Parameter(help="YAML file with these options, the key of a result, or released_code.")
+    ] = None,
     store: StorePlace = None,
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
@@ -525,7 +527,7 @@ def _grid_of_record(record: dict[str, Any]) -> Grid:
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
-    """The fields set by the file or result named with ``--config``; flags on the command line go over them."""
+    """The fields set by the file, preset or result named with ``--config``; flags on the command line go over them."""
     from dataclasses import asdict
 
     value = None
@@ -536,7 +538,10 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
             value = token.partition("=")[2]
     if value is None or tokens[0] not in ("run", "plan"):
         return {}
-    if Path(value).exists() or not value.isalnum():
+    fields: Mapping[str, Any]
+    if value in PRESETS:
+        fields = PRESETS[value]
+    elif Path(value).exists() or not value.isalnum():
         from outgrow.configfile import read_grid
 
         fields = read_grid(Path(value))

@@ -1,10 +1,12 @@
 """What a user asks for: experiments and grids of them, as plain data. Importing this costs nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from outgrow.errors import UserError
+from outgrow.errors import UserError, unknown_name
 
-__all__ = ["Experiment", "Grid"]
+__all__ = ["PRESETS", "Experiment", "Grid", "preset", "preset_fields"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,3 +93,46 @@ class Grid:
         for name in ("task", "strategy", "train"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; name at least one")
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "released_code": {
+        "strategy": (
+            "naive",
+            "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))",
+            "naive(loss=Product)",
+        ),
+        "train": (
+            "finetune(epochs=2, batch_size=32, lr=5e-5, schedule='cosine', warmup=0.0, clip=0.0, pooling='last', "
+            "max_tokens=1024, early_stopping=False, checks=1)",
+        ),
+        "seeds": 1,
+        "validation": 0.0,
+        "balance": False,
+        "controls": False,
+    },
+}
+"""Fields of grids that have a name. ``released_code``: the choices of openai/weak-to-strong (commit 6b450f2,
+train_simple.py and loss.py): its three losses with their defaults, Adam at 5e-5 (1e-5 for its models above gpt2-medium)
+falling by a cosine to zero, no warm-up, no clipping, a zero head on the last token, 1,024 tokens, neither balance nor
+early stopping. What stays different, and why, is in docs/differences.md."""
+
+
+def preset(name: str, **changes: Any) -> Grid:
+    """The grid called ``name``, some fields changed; ``--config NAME`` on the command line, ``preset: NAME`` in YAML.
+
+    Raises:
+        UserError: for an unknown name, or fields that do not fit.
+    """
+    return Grid(**{**preset_fields(name), **changes})
+
+
+def preset_fields(name: str) -> Mapping[str, Any]:
+    """What a preset sets.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from outgrow.config import Grid
+from outgrow.config import Grid, preset_fields
 from outgrow.errors import UserError, unknown_name
 
 __all__ = ["read_grid", "read_sweep", "to_yaml"]
@@ -69,9 +69,15 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} line {node.start_mark.line + 1}: expected field: value, found {content!r}")
     known = {f.name: f for f in fields(Grid)}
     lines = {key.value: value.start_mark.line + 1 for key, value in node.value}
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in content.items():
         where = f"{path} line {lines.get(str(name), '?')}"
+        if name == "preset":
+            try:
+                values = {**preset_fields(str(value)), **values}  # what else the file says goes over it
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+            continue
         if name not in known:
             raise UserError(f"{where}: {unknown_name('field', str(name), known)}")
         values[name] = _fitted(value, known[name].type, f"{where}: {name}")

@@ -1,0 +1,92 @@
+"""Presets: one name in Python, YAML and on the command line, and the training that the released code does."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from outgrow import Grid, UserError, preset
+from outgrow.cli import main
+from outgrow.config import PRESETS
+from outgrow.configfile import read_sweep, to_yaml
+from outgrow.experiment import experiments_of, wire
+from outgrow.losses import LogConf, Product, Xent
+from outgrow.models.transformer import load_tokenizer
+from outgrow.runtime import Runtime
+from outgrow.strategies import parse_strategy, parse_trainer
+from outgrow.train.finetune import Finetune, finetune
+from outgrow.train.fitted import build, predict, probabilities, token_rows
+from outgrow.train.updates import batches
+from tiny_models import make_model, make_task
+
+
+def test_a_preset_has_one_name_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from_python = preset("released_code", task=("boolq",), seeds=2)
+    file = tmp_path / "grid.yaml"
+    file.write_text("- seeds: 2\n  preset: released_code\n  task: boolq\n")  # in any order
+    assert read_sweep(file) == [from_python]
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "--config", "released_code", "--task", "boolq", "--seeds", "2", "--print-config"])
+    assert capsys.readouterr().out == to_yaml(from_python)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_run(name: str) -> None:
+    for experiment in experiments_of(preset(name, weak=("hf:a/b@" + 40 * "0",), strong=("hf:c/d@" + 40 * "0",))):
+        wire(experiment)
+
+
+def test_an_unknown_preset_offers_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean released_code"):
+        preset("released-code")
+    file = tmp_path / "grid.yaml"
+    file.write_text("task: boolq\npreset: release\n")
+    with pytest.raises(UserError, match=r"line 2.*preset"):
+        read_sweep(file)
+
+
+def test_the_released_choices() -> None:
+    """loss.py and train_simple.py at commit 6b450f2, as read."""
+    grid = preset("released_code")
+    strategies = [parse_strategy(text) for text in grid.strategy]
+    losses = [strategy.loss for strategy in strategies]  # type: ignore[attr-defined]
+    assert losses == [Xent(), LogConf(alpha=0.5, warmup=0.1, marginals="weak", schedule="released"), Product()]
+    assert losses[2] == Product(alpha=1.0, beta=1.0)
+    (settings,) = (parse_trainer(text) for text in grid.train)
+    assert settings == Finetune(
+        epochs=2, batch_size=32, lr=5e-5, optimizer="adamw", weight_decay=0.0, schedule="cosine", warmup=0.0, clip=0.0,
+        precision="fp32", dropout=False, lora=0, head="zero", pooling="last", max_tokens=1024, early_stopping=False,
+        checks=1,
+    )  # fmt: skip
+    assert (grid.validation, grid.balance, grid.controls) == (0.0, False, False)
+    assert Grid(**{**vars(grid), "controls": True}) != grid
+
+
+def test_released_training_is_a_plain_loop_with_adam_and_cosine_annealing(tmp_path: Path) -> None:
+    """torch's own Adam and CosineAnnealingLR, whole batches, nothing else; only the order of rows is ours."""
+    folder = make_model(tmp_path / "gpt2", "gpt2")
+    (trainer,) = preset("released_code").train
+    settings = parse_trainer(trainer)
+    assert isinstance(settings, Finetune)
+    settings = Finetune(**{**vars(settings), "lr": 2e-2, "batch_size": 8, "max_tokens": 64})  # a small case of it
+    texts, targets = make_task(24, seed=1)
+    found = finetune(folder, texts, targets, [], targets[:0], Xent(), settings, 0, Runtime(device="cpu"))
+
+    model = build(folder, settings, 2, seed=0).train()
+    rows = token_rows(load_tokenizer(folder), texts, 64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    total = math.ceil(24 / 8) * 2
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for batch in batches(24, 8, 2, seed=0):
+        logits = model([tokens for i in batch for tokens in rows[i]])
+        torch.autograd.backward(F.cross_entropy(logits, torch.from_numpy(targets[batch])))
+        optimizer.step()
+        falling.step()
+        optimizer.zero_grad()
+    wanted = probabilities(model, rows, Runtime(device="cpu"), report=lambda done, total, unit: None, together=False)
+    told = predict(folder, found, texts, Runtime(device="cpu"))
+    np.testing.assert_allclose(told, wanted, atol=1e-4)
+    assert np.abs(told - 0.5).max() > 0.1  # it has learned

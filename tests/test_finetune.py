@@ -25,7 +25,7 @@ from outgrow.models.transformer import Classifier, compile_layers, load_classifi
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.finetune import Finetune, FinetunedModel, finetune, predict
-from outgrow.train.fitted import token_rows
+from outgrow.train.fitted import build, token_rows
 from outgrow.train.updates import accumulate, apply, batches, check_points, make_optimizer, rate
 from tiny_models import KINDS, make_model, make_task
 
@@ -108,6 +108,27 @@ def test_other_settings_learn_too(folders: dict[str, Path], change: dict[str, An
     fitted = train(folders["bert"], replace(QUICK, epochs=5, **change), train=make_task(200, seed=1))
     assert fitted.history[-1]["loss"] < 0.7 * fitted.history[0]["loss"]
     assert all(tensor.dtype == torch.float32 for tensor in fitted.state.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_is_in_the_products_and_nowhere_else(folders: dict[str, Path], kind: str) -> None:
+    """Weights that are bfloat16 themselves lose the small steps of a small rate."""
+    settings = replace(QUICK, precision="bf16")
+    model = build(folders[kind], settings, 2, seed=0).train()
+    seen: set[torch.dtype] = set()
+    for layer in layers_of(model.body):
+        product = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D")
+        product.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    optimizer = make_optimizer(model, settings)
+    accumulate(model, [((1, 2, 3),)], torch.eye(2)[:1], Xent(), 0.0, seed=(0, 0))
+    assert seen == {torch.bfloat16}
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+    before = [p.detach().clone() for p in model.parameters()]
+    apply(optimizer, lr=1e-6, clip=1.0)  # bfloat16 would round such a step away
+    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    assert optimizer.param_groups[0]["fused"]
+    states = [v for state in optimizer.state.values() for v in state.values()]
+    assert {v.dtype for v in states} == {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_three_classes_and_soft_labels(folders: dict[str, Path]) -> None:
@@ -299,6 +320,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(folders: dict[str
         for layer in layers_of(model.body):
             # Within the layer, past the checkpoint: the layer's own hook would see its first run only.
             next(iter(layer.children())).register_forward_hook(count)
+        assert model.packs  # without padding, as always
 
     value, expected = gradient(folders[kind], LogConf(), 0)
     again, found = gradient(folders[kind], LogConf(), 0, prepare=prepare)

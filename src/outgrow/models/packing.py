@@ -107,7 +107,7 @@ def let_attention_be() -> None:
     """Keep torch.compile out of the attention: it would compile anew for the text lengths of each batch."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(_NAME, torch.compiler.disable(_attention))
+    AttentionInterface.register(_NAME, torch.compiler.disable(_attention))  # type: ignore[no-untyped-call]
 
 
 def run_packed(body: Any, batch: Packed, only: Tensor | None = None) -> Tensor:

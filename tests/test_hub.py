@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import huggingface_hub
 import numpy as np
 import pytest
 
+from outgrow import packages
 from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, wire
 from outgrow.runtime import Runtime
-from outgrow.tasks import TaskSpec, load
+from outgrow.tasks import TaskSpec, hub, load, where_from
 from outgrow.tasks.hub import HubSet, Place, Record, commit_of, identity, read
 from outgrow.tasks.items import Row, from_hub
 from outgrow.tasks.registry import _TASKS
@@ -39,6 +41,7 @@ def own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refused(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network in tests\nwith a second line")
 
+    monkeypatch.setattr(hub, "hub_unreachable", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", refused)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refused)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_commits", refused)
@@ -244,6 +247,17 @@ def test_a_short_commit_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
         commit_of(TOY, Place(repo="other/toy", revision="abcdef0"))
 
 
+def test_a_hub_that_does_not_answer_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "hub_unreachable", packages.hub_unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: pytest.fail("asked all the same"))
+    began = time.monotonic()
+    with pytest.raises(UserError, match="the hub cannot be reached") as caught:
+        commit_of(TOY, TOY.places[1])
+    assert time.monotonic() - began < 10  # its client alone takes 24 s
+    assert "\n" not in str(caught.value)
+
+
 def test_without_a_hub_the_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as error:
         identity(TOY, ("train",), {"repo": "other/toy"})
@@ -269,6 +283,22 @@ def test_the_hub_is_fetched_once_and_then_read_offline(monkeypatch: pytest.Monke
     again = load(spec, Runtime(offline=True, say=said.append))
     assert len(library.asked) == len(said) == 1
     assert first.inputs == again.inputs == tuple(f"text {i}" for i in range(6))
+
+
+def test_where_a_set_would_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: None) -> None:
+    assert where_from("toy-hub", Runtime()) == "hub, not fetched"
+    monkeypatch.setattr(datasets, "load_dataset", Hub(train=ROWS[:4], test=ROWS[4:]))
+    load(TaskSpec.parse("toy-hub"), Runtime(say=lambda _: None))
+    assert where_from("toy-hub", Runtime()) == "cached"
+    monkeypatch.setenv("OUTGROW_DATA_DIR", str(tmp_path))
+    assert where_from("toy-hub", Runtime()) == "cached"  # a folder that lacks it
+    _write(tmp_path / "toy_hub", train=ROWS[:4], test=ROWS[4:])
+    assert where_from("toy-hub", Runtime()) == "local folder"
+
+
+def test_where_a_set_on_a_branch_would_come_from_asks_nobody() -> None:
+    branch = dataclasses.replace(TOY, places=TOY.places[1:])
+    assert hub.place_of(branch) == "hub, not fetched"
 
 
 def test_offline_the_line_names_set_fallback_and_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +345,7 @@ def test_files_without_a_header_keep_their_first_row(tmp_path: Path, monkeypatch
     monkeypatch.undo()
     monkeypatch.setenv("OUTGROW_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "hub_unreachable", lambda: None)
     real = datasets.load_dataset
 
     def from_disk(builder: str, *, data_files: dict[str, str], **more: Any) -> Any:

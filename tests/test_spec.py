@@ -1,5 +1,6 @@
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import huggingface_hub
 import pytest
 
 from outgrow.errors import UserError
+from outgrow.models import spec as spec_module
 from outgrow.models.packaged import RUNGS, content_id
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
 
@@ -98,6 +100,7 @@ def test_a_hub_model_is_fetched_without_code_or_pickles(model: Path, monkeypatch
     assert (asked["repo"], asked["revision"], asked["local_files_only"]) == ("org/name", COMMIT, True)
     assert not any(p.endswith((".bin", ".pt", ".py", "*")) for p in asked["allow_patterns"])
     (model / "model.safetensors").unlink()
+    monkeypatch.setattr(spec_module, "hub_unreachable", lambda: None)
     with pytest.raises(UserError, match="safetensors"):
         ModelSpec.parse(f"hf:org/name@{COMMIT}").folder()
 
@@ -120,3 +123,21 @@ def test_ladders_run_from_weak_to_strong_and_add_only_what_was_accepted(monkeypa
         ladder("sixx")
     monkeypatch.setenv("OUTGROW_ACCEPT_LICENSE", "gemma-3-270m")
     assert ladder("six") == every
+
+
+def test_a_hub_that_does_not_answer_is_one_line_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="not in the hub's cache") as caught:
+        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder()
+    assert time.monotonic() - began < 10  # its client alone takes 24 s
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_model_in_the_cache_needs_no_hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **o: asked.update(o) or str(model))
+    assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder() == model
+    assert asked["local_files_only"]

@@ -36,6 +36,7 @@ __all__ = [
     "VADER_SENTIMENT",
     "Archive",
     "fetch",
+    "hub_unreachable",
     "known_sha256",
     "megabytes",
     "new_folder",
@@ -43,6 +44,9 @@ __all__ = [
     "unpack",
     "writing",
 ]
+
+
+_PATIENCE = 3.0  # seconds for the hub to answer at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +250,18 @@ def known_sha256(path: Path) -> str:
 @functools.cache
 def _sha256_when(path: Path, size: int, changed: int) -> str:
     return sha256_of(path)
+
+
+def hub_unreachable() -> str | None:
+    """Why the hub cannot be reached, None where it can; known within seconds, where its client tries for half a
+    minute. Goes through that client, so the user's endpoint, proxy and certificates hold."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception as error:  # whatever the client's transport raises; it has no name of its own in all versions
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return None
 
 
 def megabytes(num_bytes: int) -> str:

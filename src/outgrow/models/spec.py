@@ -12,7 +12,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
 from outgrow.models.numbers import NUMBER_MODELS, RandomFeatures, Vectors
 from outgrow.models.packaged import RUNGS, content_id, model_folder
-from outgrow.packages import known_sha256
+from outgrow.packages import hub_unreachable, known_sha256
 from outgrow.runtime import accepted_licenses
 from outgrow.spelling import parse, spell
 
@@ -181,16 +181,19 @@ def _from_hub(repo: str, revision: str, offline: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    away = None if offline else hub_unreachable()
     try:
         folder = huggingface_hub.snapshot_download(
             repo,
             revision=revision,
             allow_patterns=list(_FILES),
             ignore_patterns=["*/*"],  # copies for other frameworks; loading reads the top folder only
-            local_files_only=offline,
+            local_files_only=offline or away is not None,
         )
     except (OSError, HfHubHTTPError) as error:
-        reason = "it is not in the hub's cache and fetching is off" if offline else str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
+        if offline or away:
+            reason = f"it is not in the hub's cache and {away or 'fetching is off'}"
         raise UserError(
             f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, or "
             "take a packaged model (`outgrow models` lists them)"

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from outgrow.errors import UserError
-from outgrow.packages import known_sha256, new_folder, writing
+from outgrow.packages import hub_unreachable, known_sha256, new_folder, writing
 from outgrow.runtime import Runtime, cache_folder
 
-__all__ = ["CONVERTED", "Empty", "HubSet", "Place", "Record", "commit_of", "identity", "read"]
+__all__ = ["CONVERTED", "Empty", "HubSet", "Place", "Record", "commit_of", "identity", "place_of", "read"]
 
 Files = Mapping[str, tuple[Path, ...]]
 """Split to its files, in order."""
@@ -187,6 +187,28 @@ def identity(source: HubSet, splits: tuple[str, ...], options: Mapping[str, Any]
     return ":".join(["hub", f"{place.repo}@{commit}", place.config or "", place.data_dir or ""])
 
 
+def place_of(source: HubSet) -> str:
+    """Where the set would come from on this machine, without options, in a few words. Asks nobody.
+
+    Raises:
+        UserError: if ``OUTGROW_DATA_DIR`` names no folder.
+    """
+    if _local(source, {}) is not None:
+        return "local folder"
+    place = source.places[0]
+    is_known = _COMMIT.fullmatch(place.revision) or _kept_commit(place).is_file()
+    return "cached" if is_known and _cached(source, place, commit_of(source, place)).is_dir() else "hub, not fetched"
+
+
+def _kept_commit(place: Place) -> Path:
+    return cache_folder() / "commits" / f"{place.repo}@{place.revision}".replace("/", "--")
+
+
+def _cached(source: HubSet, place: Place, commit: str) -> Path:
+    name = f"{source.name}-{hashlib.sha256(repr((place, commit)).encode()).hexdigest()[:16]}"
+    return cache_folder() / "sets" / name
+
+
 def commit_of(source: HubSet, place: Place) -> str:
     """The commit of a place. One that is not known is asked for once and kept in the cache, so that it stays.
 
@@ -195,13 +217,14 @@ def commit_of(source: HubSet, place: Place) -> str:
     """
     if _COMMIT.fullmatch(place.revision):
         return place.revision
-    kept = cache_folder() / "commits" / f"{place.repo}@{place.revision}".replace("/", "--")
+    kept = _kept_commit(place)
     if kept.is_file():
         return kept.read_text(encoding="utf-8").strip()
     from huggingface_hub import HfApi, constants
 
     if constants.is_offline_mode():
         raise _missing(source, place, "no copy is here, and fetching is off")
+    _check_reachable(source, place)
     try:
         api = HfApi()
         if _SHORT_COMMIT.fullmatch(place.revision):
@@ -407,14 +430,14 @@ def _columns(source: HubSet, there: list[str], file: Path, mend: str) -> list[st
 
 def _fetched(source: HubSet, place: Place, commit: str, runtime: Runtime) -> dict[str, Path]:
     """Parquet files of all labelled splits in the cache, complete and checked."""
-    name = f"{source.name}-{hashlib.sha256(repr((place, commit)).encode()).hexdigest()[:16]}"
-    folder = cache_folder() / "sets" / name
+    folder = _cached(source, place, commit)
     rows = place.rows or source.rows
     if not folder.is_dir():
         from huggingface_hub import constants
 
         if runtime.offline or constants.is_offline_mode():
             raise _missing(source, place, "no copy is here, and fetching is off")
+        _check_reachable(source, place)
         runtime.say(f"fetching {source.name} from the hub: {place.repo} at {commit} (licence: {source.licence})")
         loaded = _loaded(source, place, commit)
         with new_folder(folder) as inside:
@@ -453,6 +476,11 @@ def _loaded(source: HubSet, place: Place, commit: str) -> Any:
         return datasets.load_dataset(place.repo, place.config, data_dir=place.data_dir, revision=commit)
     except Exception as error:  # whatever the library and its transport raise; told below, and kept as the cause
         raise _missing(source, place, f"the hub's copy could not be loaded: {_first_line(error)}") from error
+
+
+def _check_reachable(source: HubSet, place: Place) -> None:
+    if why := hub_unreachable():
+        raise _missing(source, place, f"no copy is here, and the hub cannot be reached: {why}")
 
 
 def _missing(source: HubSet, place: Place, why: str) -> UserError:

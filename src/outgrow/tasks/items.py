@@ -15,7 +15,7 @@ import numpy as np
 from outgrow.data import Examples, Input
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
-from outgrow.tasks.hub import Empty, HubSet, Record, identity, read
+from outgrow.tasks.hub import Empty, HubSet, Record, identity, place_of, read
 from outgrow.tasks.registry import task
 from outgrow.tasks.related import group_names, near_duplicates
 
@@ -189,6 +189,7 @@ def from_hub(
             classes=classes,
             rows=rows,
             content=lambda options: identity(source, splits_of(source, options), options),
+            where=lambda options: place_of(source),
             licence=source.licence,
             source=f"{source.places[0].repo} on the Hugging Face hub, or a folder of yours (data_dir)",
             about=about,

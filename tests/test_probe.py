@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,6 +103,37 @@ def test_hundreds_over_the_same_rows_are_each_the_same_alone() -> None:
     jobs = [job(labels=i % 10, settings=replace(QUICK, lr=0.001 * (i + 1))) for i in range(300)]
     together = fit(*jobs)
     assert all(same(fit(jobs[i])[0], together[i]) for i in (0, 17, 299))
+
+
+def held_at_once(monkeypatch: pytest.MonkeyPatch, jobs: list[ProbeJob]) -> int:
+    """Most bytes of rows, labels and buffers that bundles hold at any time while ``jobs`` are trained."""
+    lock, held, most, original = Lock(), 0, 0, engine._Bundle.train
+
+    def watched(self: Any, report: Any) -> Any:
+        nonlocal held, most
+        size = sum(v.untyped_storage().nbytes() for v in vars(self).values() if isinstance(v, Tensor))
+        with lock:
+            held += size
+            most = max(most, held)
+        fitted = original(self, report)
+        with lock:
+            held -= size
+        return fitted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._Bundle, "train", watched)
+        fit(*jobs)
+    return most
+
+
+def test_ten_times_the_students_hold_no_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_MAX_COLUMNS", 32)
+    few = [job(labels=i % 5, settings=replace(QUICK, epochs=1, lr=0.001 * (i + 1))) for i in range(64)]
+    workers = torch.get_num_threads()
+    one = held_at_once(monkeypatch, few[:32]) * workers
+    assert held_at_once(monkeypatch, few * 10) <= one
+    monkeypatch.setattr(engine, "_MAX_LABELS_BYTES", 4 * 4 * (len(TRAIN) + len(VAL)))
+    assert held_at_once(monkeypatch, few) < one
 
 
 def test_runs_repeat_and_the_seed_changes_the_order() -> None:

@@ -1,9 +1,10 @@
 """Logistic regression on frozen features, solved to the end, many students at once.
 
 Minimizes mean cross-entropy with soft labels + l2/2 |w|^2, features standardized and the bias free, by L-BFGS (Nocedal
-& Wright 2006, algorithm 7.4). Students of the same rows share the two matrix products of an update. The first guess of
-the inverse curvature is that of an undecided student, (G + ridge I)^-1 with G the Gram matrix of the rows, so that
-correlated features cost few updates. Step lengths need no product, as logits are linear in them. Who is done leaves.
+& Wright 2006, algorithm 7.4). Students of the same rows share the two matrix products of an update. Features are turned
+to the eigenvectors of their Gram matrix, where the curvature of an undecided student is a diagonal, the first guess of
+L-BFGS, so that correlated features cost few updates. Step lengths need no product, as logits are linear in them. Who is
+done leaves, and the next student takes the place.
 
 A student's numbers do not depend on its neighbours (see :mod:`outgrow.models.probe` for how): alone or among a thousand
 it comes out the same. Products are summed in single precision; the gradient at what is handed back is computed again in
@@ -39,6 +40,7 @@ _MOST_UPDATES = 2000
 _LOOKS = 12  # along one direction; one or two are the rule
 _FLAT = 0.1  # share of the slope that may be left along a direction
 _STUDENTS = 256  # of one product
+_ROUNDS = 4  # of so many students in one piece of work
 _IN_CACHE = 1 << 17  # bytes of logits looked at together
 _MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
 _CHECKED = 512  # rows whose gradient is summed in double precision at a time
@@ -76,7 +78,7 @@ def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime
     def solve(shared: "_Shared", numbers: list[int]) -> None:
         nonlocal done
         torch.set_num_threads(1)  # as in fit_probes: a thread for each piece of work, and no waiting inside
-        for i, fitted in zip(numbers, _Solver(shared, [jobs[i] for i in numbers]).solve(), strict=True):
+        for i, fitted in zip(numbers, _Solver(shared, [jobs[i] for i in numbers]).fit(), strict=True):
             results[i] = fitted
         with lock:
             done += len(numbers)
@@ -96,30 +98,23 @@ def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime
 def _pieces(
     features: Floats, jobs: Sequence[LogisticJob], device: torch.device, workers: int
 ) -> Iterator[tuple["_Shared", list[int]]]:
-    """Numbers of the jobs that share rows and ridge, the hardest first, and enough pieces for every worker."""
+    """Numbers of the jobs that share rows, the hardest first, in enough pieces for every worker."""
     arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
     contents = {key: a.tobytes() for key, a in arrays.items()}
-    of_rows: dict[Any, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
+    of_rows: dict[Any, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
-        key = (contents[id(job.rows)], contents[id(job.val_rows)], job.targets.shape[1])
-        of_rows[key][_ridge(job)].append(i)
-    for ridges in of_rows.values():
-        first = jobs[next(iter(ridges.values()))[0]]
-        shared = _Shared(features, first, device)
-        for _, numbers in sorted(ridges.items()):
-            size = min(shared.most, TILE * math.ceil(len(numbers) / workers / TILE))
-            for at in range(0, len(numbers), size):
-                yield shared, numbers[at : at + size]
+        of_rows[contents[id(job.rows)], contents[id(job.val_rows)], job.targets.shape[1]].append(i)
+    for numbers in of_rows.values():
+        shared = _Shared(features, jobs[numbers[0]], device)
+        hardest = sorted(numbers, key=lambda i: jobs[i].settings.l2)
+        count = max(min(workers, len(numbers) // (2 * TILE)), math.ceil(len(numbers) / (_ROUNDS * shared.most)))
+        for piece in range(max(1, count)):
+            yield shared, hardest[piece :: max(1, count)]
 
 
 def _curvature(num_classes: int) -> float:
     """Of an undecided student's loss in a logit, halved, as a student is less curved where it is decided."""
     return 1 / 8 if num_classes == 2 else 1 / (2 * num_classes)
-
-
-def _ridge(job: LogisticJob) -> float:
-    """What is added to the Gram matrix: l2 in units of the curvature, to a power of 4, so that many can share it."""
-    return float(4.0 ** round(math.log(job.settings.l2 / _curvature(job.targets.shape[1]), 4)))
 
 
 class _Shared:
@@ -139,14 +134,13 @@ class _Shared:
         self.n, self.d = len(like.rows), features.shape[-1]
         self.padded, self.dim = VECTOR * math.ceil(self.n / VECTOR), padded_width(self.d)
         logits, weights = self.padded * self.columns, self.dim * self.vectors
-        each = 4 * (3 * logits + (2 * _PAIRS + 5) * weights)
+        each = 4 * (3 * logits + (2 * _PAIRS + 7 + _ROUNDS) * weights)
         self.most = TILE * max(1, min(_STUDENTS // self.vectors, _MAX_BYTES // each) // TILE)
         self._lock = Lock()
         self._ready = False
-        self._inverses: dict[float, tuple[Lock, list[Tensor]]] = {}
 
     def prepare(self) -> None:
-        """Standardize the rows, once."""
+        """Standardize and turn the rows, once."""
         with self._lock:
             if self._ready:
                 return
@@ -158,43 +152,109 @@ class _Shared:
             self.rows = rows.view(-1, self.dim).to(self.device)
             val = scaled(self.features, self.like.val_rows, *given, multiple=VECTOR)
             self.val = val.view(-1, self.dim).to(self.device)
-            self.gram = (self.rows.T @ self.rows).double() / self.n
+            features = self.rows[:, : self.d]
+            bends, axes = torch.linalg.eigh((features.T @ features).double() / self.n)
+            self.axes = axes.float()
+            self.turned = self.rows.clone()
+            torch.mm(features, self.axes, out=self.turned[:, : self.d])
+            # The Gram matrix is summed in single precision: no bend is surely less than its rounding.
+            self.bends = torch.ones(self.dim, device=self.device)  # of the bias too, and of padding
+            self.bends[: self.d] = bends.clamp_min(1e-6 * float(bends.sum()))
             self._ready = True
-
-    def inverse(self, ridge: float) -> Tensor:
-        """(D, D) (Gram + ridge I)^-1, without ridge for the bias."""
-        with self._lock:
-            lock, kept = self._inverses.setdefault(ridge, (Lock(), []))
-        with lock:
-            if not kept:
-                diagonal = torch.ones(self.dim, dtype=torch.float64, device=self.device)  # of padding
-                # The Gram matrix is summed in single precision: less than its rounding would not keep it positive.
-                diagonal[: self.d] = max(ridge, 1e-6 * float(self.gram.trace()))
-                if self.features.ndim == 2:
-                    diagonal[self.d] = 0
-                kept.append(torch.cholesky_inverse(torch.linalg.cholesky(self.gram + diagonal.diag())).float())
-        return kept[0]
 
 
 class _Solver:
-    """S students of the same rows and ridge; S is padded to full tiles. Arrays lie student by student."""
+    """Students of the same rows, S at a time; S is whole tiles. Arrays lie student by student."""
 
     def __init__(self, shared: _Shared, jobs: Sequence[LogisticJob]) -> None:
         shared.prepare()
         self.shared, self.jobs = shared, jobs
-        self.inverse = shared.inverse(_ridge(jobs[0]))
-        count = TILE * math.ceil(len(jobs) / TILE)
-        self.targets = self._columns([j.targets for j in jobs], count, shared.padded)
-        self.penalty = torch.zeros(count, shared.vectors, shared.dim, device=shared.device)
-        for s, job in enumerate(jobs):
-            self.penalty[s, :, : shared.d] = job.settings.l2
-        self.penalty = self.penalty.view(count, -1)
-        self.solved = torch.zeros(count, shared.vectors * shared.dim, device=shared.device)
+        count = TILE * math.ceil(min(shared.most, len(jobs)) / TILE)
+        width, device = shared.vectors * shared.dim, shared.device
+        self.waiting = list(range(len(jobs)))[::-1]
+        self.solved = torch.zeros(len(jobs), width, device=device)
+        """Weights of the solutions, along the axes of the rows."""
+        self.who = torch.full((count,), -1, device=device)
+        """Which job has each of the S places; -1 for none."""
+        self.age = torch.zeros(count, dtype=torch.int64, device=device)
+        self.targets = torch.zeros(count, shared.padded * shared.columns, device=device)
+        self.z = torch.zeros_like(self.targets)
+        self.weight, self.gradient, self.penalty = (torch.zeros(count, width, device=device) for _ in range(3))
+        self.memory = _Memory(torch.ones(count, width, device=device), 1 / _curvature(shared.num_classes))
 
-    def _columns(self, targets: list[Floats], count: int, rows: int) -> Tensor:
+    def fit(self) -> list[FittedProbe]:
+        """Their solutions, in order."""
+        self.solve()
+        size = self.shared.most
+        return [f for at in range(0, len(self.jobs), size) for f in self._fitted(slice(at, at + size))]
+
+    def solve(self) -> None:
+        """Fill ``solved``."""
+        shared = self.shared
+        self._admit()
+        while bool((self.who >= 0).any()):
+            live = self.who >= 0
+            # Who has just come takes no step: it only learns its gradient.
+            direction = self.memory.direction(self.gradient).mul_((live & (self.age > 0))[:, None])
+            along = (direction.view(-1, shared.dim) @ shared.turned.T).view(len(live), -1)
+            direction.mul_(self._line(along, direction, live))
+            self.weight += direction
+            after = (along.view(-1, len(shared.turned)) @ shared.turned).view_as(direction).div_(shared.n)
+            after.addcmul_(self.weight, self.penalty)
+            self.memory.remember(direction, after - self.gradient)
+            self.gradient = after
+            self.age += 1
+            found = live & (self._flat(after) | (self.age > _MOST_UPDATES))
+            if bool(found.any()):
+                self.solved[self.who[found]] = self.weight[found]
+                self.who[found] = -1
+                self._admit()
+
+    def _flat(self, gradient: Tensor) -> Tensor:
+        """Whose gradient (S,) is small enough, along the axes and feature by feature, with room for rounding."""
+        enough, width = TOLERANCE / 2, self.shared.d
+        flat = gradient.abs().amax(dim=1) <= enough
+        if bool(flat.any()):
+            some = _padded(flat)
+            by_vector = gradient[some].view(len(some), -1, self.shared.dim)[..., :width]
+            turned = by_vector.reshape(-1, width) @ self.shared.axes.T
+            flat[some] &= turned.view(len(some), -1).abs().amax(dim=1) <= enough
+        return flat
+
+    def _admit(self) -> None:
+        """Give free places to those who wait; where nobody does, close up."""
+        shared = self.shared
+        free = (self.who < 0).nonzero().flatten()
+        places = free[: len(self.waiting)]
+        if not len(self.waiting):
+            if len(free) > 0.2 * len(self.who):
+                self._keep(_padded(self.who >= 0))
+            return
+        numbers = [self.waiting.pop() for _ in range(len(places))]
+        self.who[places], self.age[places] = torch.tensor(numbers, device=shared.device), 0
+        self.targets[places] = self._columns([self.jobs[i].targets for i in numbers], shared.padded)
+        for array in (self.z, self.weight, self.gradient):
+            array[places] = 0
+        l2 = torch.tensor([self.jobs[i].settings.l2 for i in numbers], device=shared.device)[:, None, None]
+        penalty = torch.zeros(len(numbers), shared.vectors, shared.dim, device=shared.device)
+        penalty[..., : shared.d] = l2
+        penalty[..., shared.d] = _OF_BIAS
+        inverse = 1 / (shared.bends + penalty / _curvature(shared.num_classes))
+        self.penalty[places] = penalty.view(len(numbers), -1)
+        self.memory.forget(places, inverse.view(len(numbers), -1))
+
+    def _keep(self, which: Tensor) -> None:
+        """Only these places; those after the live ones are empty."""
+        live = int((self.who >= 0).sum())
+        for name in ("who", "age", "targets", "z", "weight", "gradient", "penalty"):
+            setattr(self, name, getattr(self, name)[which])
+        self.who[live:] = -1
+        self.memory.keep(which)
+
+    def _columns(self, targets: list[Floats], rows: int) -> Tensor:
         """Targets as (S, K * n), in the order in which the product gives logits: examples inside classes for texts,
         candidates inside examples for choices."""
-        shared = self.shared
+        shared, count = self.shared, len(targets)
         by_class = shared.candidates == 1
         table = np.full((count, shared.columns, rows) if by_class else (count, rows, shared.columns), 0.5, np.float32)
         for s, probs in enumerate(targets):
@@ -204,51 +264,6 @@ class _Solver:
             else:
                 table[s, : len(probs)] = used
         return torch.from_numpy(table).view(count, -1).to(shared.device)
-
-    def solve(self) -> list[FittedProbe]:
-        """Their solutions, in order."""
-        shared, jobs = self.shared, self.jobs
-        count = len(self.targets)
-        numbers = torch.arange(count, device=shared.device)
-        live = numbers < len(jobs)
-        targets, penalty = self.targets, self.penalty.clone()
-        penalty.view(count, shared.vectors, -1)[..., shared.d] = _OF_BIAS
-        weight = torch.zeros_like(self.solved)
-        z = torch.zeros_like(targets)
-        gradient = self._gradient(self._probs(z).sub_(targets), weight, penalty)
-        memory = _Memory(self.inverse, _curvature(shared.num_classes), count)
-        for _ in range(_MOST_UPDATES):
-            found = live & (gradient.abs().amax(dim=1) <= 0.8 * TOLERANCE)  # the rest is for rounding
-            if bool(found.any()):
-                self.solved[numbers[found]] = weight[found]
-                live &= ~found
-                left = int(live.sum())
-                if not left:
-                    break
-                if left <= 0.8 * len(live):
-                    keep = _padded(live)
-                    live, numbers, targets, penalty = live[keep], numbers[keep], targets[keep], penalty[keep]
-                    live[left:] = False
-                    weight, z, gradient = weight[keep], z[keep], gradient[keep]
-                    memory.keep(keep)
-            direction = memory.direction(gradient).mul_(live[:, None])
-            along = direction.view(-1, shared.dim) @ shared.rows.T
-            along = along.view(len(live), -1)
-            step = self._line(z, along, targets, penalty, weight, direction, gradient, live)
-            direction.mul_(step)
-            weight += direction
-            after = self._gradient(along, weight, penalty)
-            memory.remember(direction, after - gradient)
-            gradient = after
-        else:
-            self.solved[numbers[live]] = weight[live]
-        return self._fitted()
-
-    def _gradient(self, slope: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
-        """(S, W * D), from the slope of each example's loss in its logits (S, K * n)."""
-        shared = self.shared
-        summed = (slope.view(-1, len(shared.rows)) @ shared.rows).view(len(slope), -1).div_(shared.n)
-        return summed.addcmul_(weight, penalty)
 
     def _by_class(self, z: Tensor) -> tuple[Tensor, int]:
         """Logits with an axis for classes, and which it is."""
@@ -262,22 +277,13 @@ class _Solver:
         by_class, axis = self._by_class(z)
         return by_class.softmax(dim=axis).view_as(z)
 
-    def _line(
-        self,
-        z: Tensor,
-        along: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weight: Tensor,
-        direction: Tensor,
-        gradient: Tensor,
-        live: Tensor,
-    ) -> Tensor:
-        """Steps (S, 1) at which the loss along ``direction`` is nearly flat. Moves ``z`` there, and leaves in ``along``
-        the slope of each example's loss at it."""
-        held = direction * penalty
-        quadratic = [(v * held).sum(dim=1, keepdim=True) for v in (weight, direction)]
-        start = (direction * gradient).sum(dim=1, keepdim=True)
+    def _line(self, along: Tensor, direction: Tensor, live: Tensor) -> Tensor:
+        """Steps (S, 1) at which the loss along ``direction`` is nearly flat. Moves the logits there, and leaves in
+        ``along`` the slope of each example's loss at it."""
+        z, targets = self.z, self.targets
+        held = direction * self.penalty
+        quadratic = [(v * held).sum(dim=1, keepdim=True) for v in (self.weight, direction)]
+        start = (direction * self.gradient).sum(dim=1, keepdim=True)
         size = TILE * max(1, _IN_CACHE // (4 * z.shape[1] * TILE))
         steps = [
             self._look(*(a[at : at + size] for a in (z, along, targets, *quadratic, start, live[:, None])))
@@ -319,29 +325,37 @@ class _Solver:
         spread = (weighted * along).sum(dim=1, keepdim=True)
         return spread.sub_(mean.sum(dim=axis).square().sum(dim=1, keepdim=True))
 
-    def _left(self) -> Tensor:
-        """Largest entry (S,) of the gradient at the solutions, all in double precision."""
+    def _left(self, weight: Tensor, targets: Tensor, l2: Tensor) -> Tensor:
+        """Largest entry (S,) of the gradient at these weights (S, W * D), all in double precision."""
         shared = self.shared
-        weight = self.solved.view(-1, shared.dim).double()
-        total = torch.zeros_like(weight)
+        vectors = weight.view(-1, shared.dim).double()
+        total = torch.zeros_like(vectors)
         for at in range(0, shared.padded, _CHECKED):
             examples = slice(at, at + _CHECKED)
             rows = shared.rows.view(shared.padded, -1)[examples].view(-1, shared.dim).double()
-            targets, axis = self._by_class(self.targets)
-            targets = targets[:, :, examples] if axis == 1 else targets[:, examples]
-            slope = self._probs((weight @ rows.T).view(len(targets), -1)).sub_(targets.reshape(len(targets), -1))
+            wanted, axis = self._by_class(targets)
+            wanted = wanted[:, :, examples] if axis == 1 else wanted[:, examples]
+            slope = self._probs((vectors @ rows.T).view(len(weight), -1)).sub_(wanted.reshape(len(weight), -1))
             total += slope.view(-1, len(rows)) @ rows
-        gradient = (total / shared.n).view_as(self.solved) + self.penalty.double() * self.solved
-        return gradient.abs().amax(dim=1)
+        gradient = (total / shared.n).view(len(weight), shared.vectors, -1)
+        gradient[..., : shared.d] += l2[:, None, None] * vectors.view_as(gradient)[..., : shared.d]
+        return gradient.flatten(1).abs().amax(dim=1)
 
-    def _fitted(self) -> list[FittedProbe]:
-        shared = self.shared
-        left = self._left().tolist()
-        agreement, xent = (v.tolist() for v in self._validation())
-        weights = self.solved.view(-1, shared.vectors, shared.dim).cpu().numpy()
+    def _fitted(self, which: slice) -> list[FittedProbe]:
+        shared, jobs = self.shared, self.jobs[which]
+        filled = TILE * math.ceil(len(jobs) / TILE)
+        weight = torch.zeros(filled, shared.vectors, shared.dim, device=shared.device)
+        weight[: len(jobs)] = self.solved[which].view(-1, *weight.shape[1:])
+        turned = weight[..., : shared.d].reshape(-1, shared.d) @ shared.axes.T
+        weight[..., : shared.d] = turned.view(filled, shared.vectors, -1)
+        some = [*jobs, *[jobs[-1]] * (filled - len(jobs))]
+        l2 = torch.tensor([j.settings.l2 for j in some], dtype=torch.float64, device=shared.device)
+        left = self._left(weight, self._columns([j.targets for j in some], shared.padded), l2).tolist()
+        agreement, xent = (v.tolist() for v in self._validation(weight, [j.val_targets for j in some]))
+        weights = weight.cpu().numpy()
         center, scale = (v.astype(np.float32, copy=False) for v in (shared.center, shared.scale))
         fitted = []
-        for s, job in enumerate(self.jobs):
+        for s, job in enumerate(jobs):
             if not left[s] <= TOLERANCE:
                 raise UserError(
                     f"logistic with l2={job.settings.l2:g} stopped at a gradient of {left[s]:.1e}, above "
@@ -360,15 +374,14 @@ class _Solver:
             )
         return fitted
 
-    def _validation(self) -> tuple[Tensor, Tensor]:
+    def _validation(self, weight: Tensor, targets: list[Floats]) -> tuple[Tensor, Tensor]:
         """Agreement and cross-entropy of every student (S,) with its validation labels, 0 where there are none."""
         shared = self.shared
         held_out = len(shared.like.val_rows)
         if not held_out:
-            return torch.zeros(len(self.solved)), torch.zeros(len(self.solved))
-        padded = len(shared.val) // shared.candidates
-        z = (self.solved.view(-1, shared.dim) @ shared.val.T).view(len(self.solved), -1)
-        wanted = self._columns([j.val_targets for j in self.jobs], len(z), padded)
+            return torch.zeros(len(weight)), torch.zeros(len(weight))
+        z = (weight.view(-1, shared.dim) @ shared.val.T).view(len(weight), -1)
+        wanted = self._columns(targets, len(shared.val) // shared.candidates)
         if shared.columns == 1:
             same, xent = (z > 0) == (wanted > 0.5), torch.nn.functional.softplus(z) - wanted * z
         else:
@@ -385,23 +398,29 @@ class _Solver:
 class _Memory:
     """The last steps of L-BFGS and how the gradient changed over them, (S, W * D) each."""
 
-    def __init__(self, inverse: Tensor, curvature: float, students: int) -> None:
-        self.inverse = inverse
-        self.scale = torch.full((students, 1), 1 / curvature, device=inverse.device)
-        """Of the inverse curvature; what the last step says of it."""
+    def __init__(self, inverse: Tensor, first: float) -> None:
+        self.inverse, self.first = inverse, first
+        """(S, W * D) A first guess of the inverse curvature, and its scale until a step tells more."""
+        self.scale = torch.full((len(inverse), 1), first, device=inverse.device)
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         """Step, change and 1 / (step . change), oldest first; 0 where rounding has made that no curvature."""
 
     def keep(self, which: Tensor) -> None:
         """Only these students."""
         self.pairs = [(s[which], y[which], r[which]) for s, y, r in self.pairs]
-        self.scale = self.scale[which]
+        self.scale, self.inverse = self.scale[which], self.inverse[which]
+
+    def forget(self, places: Tensor, inverse: Tensor) -> None:
+        """New students come to these places."""
+        self.inverse[places], self.scale[places] = inverse, self.first
+        for _, _, of_pair in self.pairs:
+            of_pair[places] = 0
 
     def remember(self, step: Tensor, change: Tensor) -> None:
         """Take up a step; the oldest is forgotten."""
         curved = (step * change).sum(dim=1, keepdim=True)
         real = curved > 0
-        guess = (change * self._first(change)).sum(dim=1, keepdim=True)
+        guess = (change.square() * self.inverse).sum(dim=1, keepdim=True)
         self.scale = torch.where(real & (guess > 0), curved / guess, self.scale)
         self.pairs = [*self.pairs, (step, change, torch.where(real, 1 / curved, 0))][-_PAIRS:]
 
@@ -412,14 +431,11 @@ class _Memory:
             share = (step * left).sum(dim=1, keepdim=True).mul_(inverse)
             left.addcmul_(change, share, value=-1)
             used.append(share)
-        ahead = self._first(left).mul_(self.scale)
+        ahead = left.mul_(self.inverse).mul_(self.scale)
         for (step, change, inverse), share in zip(self.pairs, reversed(used), strict=True):
             ahead.addcmul_(step, share - (change * ahead).sum(dim=1, keepdim=True).mul_(inverse))
         downhill = (ahead * gradient).sum(dim=1, keepdim=True) > 0
         return torch.where(downhill, ahead, gradient).neg_()
-
-    def _first(self, vectors: Tensor) -> Tensor:
-        return (vectors.view(-1, self.inverse.shape[0]) @ self.inverse).view_as(vectors)
 
 
 def _padded(live: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ _MIN_DIM = 64  # torch computes a product of fewer than 400 operations its own w
 _BLOCK = 256  # rows standardized at a time, few enough to stay in the cache
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
 _MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
+_MAX_LABELS_BYTES = 1 << 28  # of labels of one product
 
 
 class ProbeJob(NamedTuple):
@@ -173,7 +174,8 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
         columns_each = 1 if shape[5] == 2 else shape[5] // candidates
         students = sum(len(g) for g in groups.values())
         share = TILE * math.ceil(students / workers / TILE)
-        most = max(1, min(share, _MAX_COLUMNS // columns_each))
+        columns = min(_MAX_COLUMNS, _MAX_LABELS_BYTES // (4 * (shape[3] + shape[4]) or 1))
+        most = max(1, min(share, columns // columns_each))
         pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
         pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
         row_bytes = 4 * candidates * of_a_row[-1]
@@ -182,7 +184,7 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
         for at in range(0, len(pieces), at_once):
             bundle: list[list[int]] = []
             for piece in pieces[at : at + at_once]:
-                if bundle and (len(bundle) + 1) * len(piece) * columns_each > _MAX_COLUMNS:
+                if bundle and (len(bundle) + 1) * len(piece) * columns_each > columns:
                     yield bundle
                     bundle = []
                 bundle.append(piece)
@@ -447,8 +449,8 @@ class _Bundle:
                         view=job.settings.view,
                         weight=self._two_sided(weight[g, s, :, : self.d].T),
                         bias=self._two_sided(weight[g, s, :, self.d]),
-                        center=self.center[g].astype(np.float32),
-                        scale=self.scale[g].astype(np.float32),
+                        center=self.center[g].astype(np.float32, copy=False),  # one array for the whole group
+                        scale=self.scale[g].astype(np.float32, copy=False),
                         history=tuple(
                             {"agreement": a, "xent": x}
                             for a, x in zip(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), strict=True)

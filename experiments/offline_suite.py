@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from outgrow import Experiment, Grid, Runtime, sweep
 from outgrow.experiment import experiments_of
 from outgrow.report import write_report
@@ -62,8 +64,12 @@ if __name__ == "__main__":
     accepted = frozenset(options.accept_license.split(",")) - {""}
     began = time.monotonic()
     table = sweep(experiments(), options.store, Runtime(accept_license=accepted))
-    columns = ["task", "weak", "strong", "strategy", "weak_accuracy", "student_accuracy", "ceiling_accuracy", "pgr"]
-    print(table.select(columns))
+    columns = ["task", "weak", "strong", "strategy", "weak_accuracy", "student_accuracy", "ceiling_accuracy"]
+    students = table.filter(pl.col("strategy").is_in(["naive", "confidence"])).sort(
+        "task", "weak", "strong", "strategy"
+    )
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=200, float_precision=3):
+        print(students.select(*columns, "pgr", "pgr_low", "pgr_high"))
     command = f"python experiments/offline_suite.py --accept-license {options.accept_license}"
     page = write_report(table, options.out, title="Every kind of offline task", provenance={"command": command})
     print(f"{time.monotonic() - began:.0f} s, report: {page}")

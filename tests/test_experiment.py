@@ -525,6 +525,17 @@ def test_seeds_are_checked(fields: dict[str, Any]) -> None:
         Experiment(**fields)
 
 
+@pytest.mark.parametrize("trainer", ["probe(epochs=6, lr=0.03{})", "logistic(l2=0.01{})"])
+def test_features_in_bf16_are_other_features(make: MakeExperiment, store: Store, trainer: str) -> None:
+    plain, half = (make(train=trainer.format(p).replace("(, ", "(")) for p in ("", ", precision='bf16'"))
+    targets, _ = run_steps([plain, half, replace(plain, train=trainer.format(", precision='fp32'"))], store, CPU)
+    assert targets[0].key == targets[2].key != targets[1].key
+    assert {r["fn"] for r in store.records()} >= {"embed", "embed_bf16"}
+    kinds = {s.fn: s for s in in_order(targets) if s.args.get("max_tokens") == 128}
+    matrices = [store.read(kinds[kind]).views["mean"] for kind in (steps.embed, steps.embed_bf16)]
+    assert 0 < np.abs(matrices[0] - matrices[1]).max() < 0.1 * np.abs(matrices[0]).max()
+
+
 def test_a_split_that_cannot_be_made_fails_before_any_embedding(make: MakeExperiment, store: Store) -> None:
     with pytest.raises(StepsFailed) as failed:
         run_steps([make(test_rows=100_000)], store, CPU)

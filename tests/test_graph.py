@@ -123,6 +123,21 @@ def test_runtime_is_no_argument_and_not_hashed() -> None:
     assert "runtime" not in Step(with_runtime, rows=1).canonical_args
 
 
+def test_a_field_added_later_leaves_the_keys_of_before() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Before:
+        rate: float = 0.5
+
+    @dataclass(frozen=True, kw_only=True)
+    class After:
+        rate: float = 0.5
+        kind: str = field(default="plain", metadata={"added": True})
+
+    After.__name__ = "Before"
+    assert canonical(After()) == canonical(Before())
+    assert canonical(After(kind="new")) == {"$class": "Before", "kind": "new", "rate": 0.5}
+
+
 def test_steps_of_one_key_are_equal() -> None:
     assert Step(source, rows=1) == Step(source, rows=1.0) != Step(source, rows=2)
     assert len({Step(source, rows=rows) for rows in (1, 1, 2)}) == 2

@@ -116,6 +116,16 @@ def test_equal_texts_are_computed_once_and_progress_is_told(bert: Path) -> None:
     assert (features["mean"][0] == features["mean"][3]).all()
 
 
+def test_bf16_features_are_near_those_in_float32(folder: Path) -> None:
+    texts = make_task(40, seed=1)[0]
+    full = extract(folder, texts, max_tokens=20, runtime=CPU)
+    half = extract(folder, texts, max_tokens=20, runtime=CPU, bf16=True)
+    for view, expected in full.items():
+        assert half[view].dtype == np.float32
+        apart = np.abs(half[view] - expected).max() / np.abs(expected).max()
+        assert 1e-6 < apart < 0.1
+
+
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished rows are kept after every batch."""

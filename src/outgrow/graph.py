@@ -159,7 +159,7 @@ def _text(value: Any, found: list[Step], owner: type[Any] | None = None) -> str:
             raise TypeError("mappings in arguments must have text keys that do not start with $")
         return f"{{{','.join([f'{_quoted(k)}:{_text(value[k], found, owner)}' for k in sorted(value)])}}}"
     if dataclasses.is_dataclass(kind):
-        fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _compared(kind)])
+        fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _told(value)])
         return f'{{"$class":"{kind.__name__}"{fields}}}'
     raise TypeError(f"{kind.__name__} cannot be an argument of a step")
 
@@ -167,10 +167,17 @@ def _text(value: Any, found: list[Step], owner: type[Any] | None = None) -> str:
 _quoted = json.encoder.encode_basestring
 
 
+def _told(value: Any) -> tuple[str, ...]:
+    """The fields of a dataclass that make it what it is, sorted. One that was added later (``added`` in its metadata)
+    is left out at its default: what was stored before is then found as before."""
+    names, added = _compared(value.__class__)
+    return names if not added else tuple(n for n in names if n not in added or getattr(value, n) != added[n])
+
+
 @cache
-def _compared(kind: type[Any]) -> tuple[str, ...]:
-    """The fields of a dataclass that make it what it is."""
-    return tuple(sorted(f.name for f in dataclasses.fields(kind) if f.compare))
+def _compared(kind: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    fields = [f for f in dataclasses.fields(kind) if f.compare]
+    return tuple(sorted(f.name for f in fields)), {f.name: f.default for f in fields if f.metadata.get("added")}
 
 
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:

@@ -1,6 +1,7 @@
 """Settings of the probe engines; apart from the engines, so that reading them needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from outgrow.errors import UserError, unknown_name
 
@@ -12,6 +13,19 @@ VIEWS = {
     "mid_mean": "the mean over tokens at two thirds of the depth",
 }
 """The views of a text that feature extraction stores, all from one pass; images have their own reading of them."""
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def _precision() -> Any:
+    return field(default="fp32", metadata={"added": True})
+
+
+def _check_read(settings: "Probe | Logistic") -> None:
+    if settings.view not in VIEWS:
+        raise unknown_name("view", settings.view, VIEWS)
+    if settings.precision not in PRECISIONS:
+        raise unknown_name("precision", settings.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +43,11 @@ class Probe:
     """Texts are cut to their first so many tokens, special tokens counted in."""
     early_stopping: bool = True
     """Keep the epoch that agrees best with held-out labels from the same source as the training labels."""
+    precision: str = _precision()
+    """What a transformer computes the features in: ``fp32``, or ``bf16``, which GPUs do many times as fast."""
 
     def __post_init__(self) -> None:
-        if self.view not in VIEWS:
-            raise unknown_name("view", self.view, VIEWS)
+        _check_read(self)
         for name in ("epochs", "batch_size", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"probe {name} is {getattr(self, name)}; it must be at least 1")
@@ -50,10 +65,11 @@ class Logistic:
     """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
     max_tokens: int = 128
     """Texts are cut to their first so many tokens, special tokens counted in."""
+    precision: str = _precision()
+    """What a transformer computes the features in: ``fp32``, or ``bf16``, which GPUs do many times as fast."""
 
     def __post_init__(self) -> None:
-        if self.view not in VIEWS:
-            raise unknown_name("view", self.view, VIEWS)
+        _check_read(self)
         if self.max_tokens < 1:
             raise UserError(f"logistic max_tokens is {self.max_tokens}; it must be at least 1")
         if not self.l2 > 0:

@@ -173,13 +173,15 @@ def _pool(hidden: Tensor, batch: Batch | Packed, pooling: str) -> Tensor:
 # --- frozen features --------------------------------------------------------------------------------------------------
 
 
-def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Runtime) -> dict[str, Array]:
+def extract(
+    folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Runtime, bf16: bool = False
+) -> dict[str, Array]:
     """Frozen features of texts in one pass over the model: for each view an (n, d) float32 matrix.
 
     Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),
     ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where what a probe reads is often
     clearest). All are stored, so the whole depth is always run. The same texts give the same bits; batching and order
-    change nothing beyond rounding (1e-5).
+    change nothing beyond rounding (1e-5). With ``bf16`` the layers run in bfloat16, weights and pooling stay float32.
 
     Raises:
         UserError: if the folder holds no usable model, or ``max_tokens`` is more or less than it can take.
@@ -198,7 +200,8 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
 
     def forward(rows: Sequence[Tokens]) -> Tensor:
         batch = pack(rows, device) if packs else pad(rows, device)
-        last = _states(body, batch)
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+            last = _states(body, batch)
         # The last layer's output is meant after the final norm, which lies outside the layer itself.
         mid = caught.pop().view_as(last) if middle < depth else last
         return torch.cat([_pool(last, batch, "last"), _pool(last, batch, "mean"), _pool(mid, batch, "mean")], dim=1)
@@ -208,7 +211,7 @@ def extract(folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Run
     width = body.config.hidden_size
     rows = tokenize(tokenizer, texts, max_tokens)
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
-    made_of = f"{[known_sha256(file) for file in files]}"
+    made_of = f"{[known_sha256(file) for file in files]} {bf16}"
     joined = over_batches(forward, rows, 3 * width, runtime, runtime.report, made_of)
     names = ("last_token", "mean", "mid_mean")
     return {name: np.ascontiguousarray(joined[:, i * width : (i + 1) * width]) for i, name in enumerate(names)}

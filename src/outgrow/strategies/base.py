@@ -63,7 +63,8 @@ class Engine:
         """Frozen features of all texts."""
         assert isinstance(self.trainer, Probe | Logistic)
         cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors and images have no length to cut
-        return Step(steps.embed, model=self.model, texts=self.texts, max_tokens=cut)
+        embed = steps.embed_bf16 if self.trainer.precision == "bf16" and cut is not None else steps.embed
+        return Step(embed, model=self.model, texts=self.texts, max_tokens=cut)
 
     def frozen(self) -> tuple[Step, str]:
         """Features of the model as it is before any training, and the view of them that it is probed on.

@@ -55,6 +55,12 @@ class Adapted(nn.Module):
         return out + self.scale * added.view_as(out)
 
 
+class Pooled(nn.Identity):
+    """In place of a head: what the heads read."""
+
+    weight = torch.zeros(0)  # the classifier asks it for its device
+
+
 class Together(nn.Module):
     """k students of one base; the rows it gets are each student's in turn."""
 
@@ -71,8 +77,7 @@ class Together(nn.Module):
                 ups = torch.stack([part.lora_B["default"].weight.detach().T for part in parts])
                 parent, _, last = name.rpartition(".")
                 setattr(self.model.body.get_submodule(parent), last, Adapted(layer, downs, ups, 2 * rank / rank))
-        self.model.head = nn.Identity()
-        self.model.head.weight = torch.zeros(0)  # read for its device
+        self.model.head = Pooled()  # type: ignore[assignment]
         self.heads = nn.Parameter(torch.zeros(len(alone), *alone[0].head.weight.shape))
 
     def forward(self, rows: Sequence[Tokens]) -> Tensor:

@@ -30,9 +30,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: make_model(base / kind, kind, layers=3) for kind in KINDS}
 
 
-def kept_for_backward(folder: Path, num_tokens: int) -> int:
+def kept_for_backward(folder: Path, num_tokens: int, *, bf16: bool = False) -> int:
     """Bytes of activations that torch really keeps of a forward pass, the weights not counted."""
-    model = load_classifier(folder, 2, max_tokens=64, pooling="mean")
+    model = load_classifier(folder, 2, max_tokens=64, pooling="mean", bf16=bf16)
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -56,6 +56,17 @@ def test_the_plan_counts_what_is_kept(folders: dict[str, Path], kind: str) -> No
     really = kept_for_backward(folders[kind], 400) / 400
     widest = 8 * (64 if kind == "gpt2" else 32)  # of the feed-forward part
     assert 0.8 < (plan.per_token - widest) / really < 1.25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_plan_counts_what_autocast_keeps(folders: dict[str, Path], kind: str) -> None:
+    """Smaller activations, and a copy of every weight of a product."""
+    few, many = (kept_for_backward(folders[kind], n, bf16=True) for n in (400, 800))
+    plan = plan_memory(folders[kind], Finetune(precision="bf16"), LENGTHS, CPU)
+    assert plan.copies == pytest.approx(2 * few - many, rel=0.1)  # biases are copied too, and let go earlier
+    widest = 8 * (64 if kind == "gpt2" else 32)
+    assert 0.8 < (plan.per_token - widest) / ((many - few) / 400) < 1.25
+    assert "bfloat16 copies" in str(plan)
 
 
 def test_adapters_adafactor_and_recomputing_need_less(folders: dict[str, Path]) -> None:

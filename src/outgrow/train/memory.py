@@ -5,12 +5,14 @@ tells exactly what the backward pass would keep of each token, for any architect
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
@@ -23,6 +25,7 @@ __all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
 _NAME = "outgrow_shapes"
 _USED = 0.85
 """Share of the free memory that a plan may fill; the rest is for what the allocator wastes."""
+_PRODUCTS = (nn.functional.linear, torch.addmm, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm)
 _TOKENS = 64
 """Length of the text that is passed through the meta model."""
 
@@ -41,13 +44,15 @@ class MemoryPlan:
     """Tokens of the largest batch."""
     longest: int
     """Tokens of the longest example, which cannot be divided."""
+    copies: int = 0
+    """Of weights in bfloat16, which products take and autocast keeps until the backward pass."""
     gathered: int = 0
     """Layers that are whole for a while, where the model is cut into pieces."""
 
     @property
     def fixed(self) -> int:
         """Bytes that are there whatever the microbatch."""
-        return self.weights + self.gradients + self.optimizer + self.gathered
+        return self.copies + self.weights + self.gradients + self.optimizer + self.gathered
 
     @property
     def tokens(self) -> int:
@@ -63,11 +68,12 @@ class MemoryPlan:
     def __str__(self) -> str:
         share = "the whole batch" if self.tokens >= self.batch_tokens else f"of a batch of up to {self.batch_tokens:,}"
         short = "" if self.peak <= self.available else "; this may not fit: take lora, adafactor or checkpointing"
-        cut = f", whole layers {_size(self.gathered)}" if self.gathered else ""
+        more = f", whole layers {_size(self.gathered)}" if self.gathered else ""
+        more += f", bfloat16 copies {_size(self.copies)}" if self.copies else ""
         return (
             f"memory: weights {_size(self.weights)}, gradients {_size(self.gradients)}, optimizer "
-            f"{_size(self.optimizer)}{cut}, activations {_size(self.per_token)} a token; {self.tokens:,} tokens at "
-            f"once ({share}), {_size(self.peak)} of {_size(self.available)} free{short}"
+            f"{_size(self.optimizer)}{more}, activations {_size(self.per_token)} a token; {self.tokens:,} tokens "
+            f"at once ({share}), {_size(self.peak)} of {_size(self.available)} free{short}"
         )
 
 
@@ -81,6 +87,7 @@ def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runti
         runtime: device, gradient checkpointing, and whether the model is cut: the plan is for one process then.
     """
     body = _shapes(folder, settings)
+    kept, copied = _kept(body, halves=settings.precision == "bf16")
     trained, every = _numbers(body)
     pieces = team.size() if runtime.shard else 1
     lengths = sorted(examples, reverse=True)
@@ -90,7 +97,8 @@ def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runti
         gradients=4 * trained // pieces,
         optimizer=states // pieces,
         gathered=_gathered(body) if runtime.shard else 0,
-        per_token=_per_token(body, settings, runtime.gradient_checkpointing),
+        per_token=_per_token(body, kept, runtime.gradient_checkpointing),
+        copies=0 if runtime.shard else copied,
         available=memory_left(runtime),
         batch_tokens=sum(lengths[: settings.batch_size]),
         longest=lengths[0],
@@ -188,20 +196,43 @@ def _shapes(folder: Path, settings: Finetune) -> Any:
         return with_adapters(body, settings.lora) if settings.lora else body
 
 
-def _per_token(body: Any, settings: Finetune, recompute: bool) -> int:
-    ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
+def _per_token(body: Any, whole: int, recompute: bool) -> int:
     depth = len(layers_of(body))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
-        whole = _kept(body, ids)
-        widest = _widest(body)
     if recompute:  # one layer's activations at a time, and every layer's input
         whole = whole // depth + 4 * body.config.hidden_size * _TOKENS * depth
     # On its way back the gradient of the widest state stands beside the state, once before and once after its function.
-    return whole // _TOKENS + 2 * 4 * widest
+    return whole // _TOKENS + 2 * 4 * _widest(body)
 
 
-def _kept(body: Any, ids: Tensor) -> int:
-    """Bytes that the backward pass would need of a forward pass, weights not counted."""
+class _Halves(TorchFunctionMode):
+    """What autocast does, which leaves the meta device alone: products take bfloat16, norms float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: dict[nn.Parameter, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _PRODUCTS:
+            args, kwargs = [self._half(a) for a in args], {k: self._half(a) for k, a in kwargs.items()}
+        elif func is nn.functional.layer_norm:
+            args = [a.float() if isinstance(a, Tensor) else a for a in args]
+        return func(*args, **kwargs)
+
+    def _half(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not isinstance(value, nn.Parameter):
+            return value.to(torch.bfloat16)
+        if value not in self.copies:
+            self.copies[value] = value.to(torch.bfloat16)
+        return self.copies[value]
+
+
+def _kept(body: Any, *, halves: bool) -> tuple[int, int]:
+    """Bytes that the backward pass would need of a forward pass of ``_TOKENS`` tokens, weights not counted, and the
+    bytes of weights that are copied in bfloat16."""
+    ids, mode = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta"), _Halves()
     own = {p.untyped_storage()._cdata for p in body.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors themselves: an address is given anew once its tensor is gone
 
@@ -210,10 +241,12 @@ def _kept(body: Any, ids: Tensor) -> int:
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mode if halves else nullcontext():
         out = body(input_ids=ids).last_hidden_state
     del out
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    copies = {tensor.untyped_storage()._cdata: tensor for tensor in mode.copies.values()}
+    copied = sum(tensor.untyped_storage().nbytes() for tensor in copies.values())
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in copies), copied
 
 
 def _widest(body: Any) -> int:

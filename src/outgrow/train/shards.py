@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from outgrow.models.packing import layers_of
@@ -24,11 +24,15 @@ def shard(model: Any, device: str) -> None:
     """Cut the tensors of a classifier, equal on all ranks, layer by layer; the pieces lie on ``device``.
 
     A layer is moved to the device and cut before the next one is, so no rank ever holds the whole model there.
+    In bfloat16 a layer's weights are gathered as that: copies that autocast makes would be kept, of all layers, up to
+    the backward pass. The states between layers, the gradients' sums and the pieces stay float32.
     Gradients are summed over ranks, not averaged: each rank's share of the loss is divided by the whole batch already.
     """
+    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = bf16 if model.bf16 else MixedPrecisionPolicy()
     mesh = init_device_mesh(torch.device(device).type, (team.size(),))
     for layer in layers_of(model.body):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -86,6 +86,29 @@ def make(model: Path) -> MakeExperiment:
     return make
 
 
+@pytest.fixture(scope="session")
+def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
+    """Make an experiment with a strategy that does what it is for: with models between, a student that can write."""
+    spelled = {
+        "bootstrap": f"bootstrap(through=({str(model)!r},), fresh=True)",
+        "direct": "direct(shares=2)",
+        "ccs": "ccs(restarts=2, updates=50)",
+        "icm": "icm(rows=6, context=2, updates=6, first=3)",
+        "ensemble": "ensemble(size=2)",
+        "boosted": "boosted(size=2)",
+        "co-supervised": "co-supervised(size=2)",
+        "raven": "raven(size=2)",
+        "gold-matched": f"gold-matched(through=({str(model)!r},))",
+    }
+    writes = {"generative", "zero-shot", "few-shot", "icm"}
+
+    def lawful(strategy: str, **changed: Any) -> Experiment:
+        strong = {"strong": str(writer)} if strategy in writes else {}
+        return make(strategy=spelled.get(strategy, strategy), **strong | changed)
+
+    return lawful
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))

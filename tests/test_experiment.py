@@ -52,29 +52,6 @@ NO_LABELS = {"zero-shot", "icm"}
 LAWFUL = [(s, t) for s in STRATEGIES for t in (PROBE, FINETUNE) if s != ORACLE and (s, t) not in REFUSED]
 
 
-@pytest.fixture(scope="session")
-def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
-    """Make an experiment with a strategy that does what it is for: with models between, a student that can write."""
-    spelled = {
-        "bootstrap": f"bootstrap(through=({str(model)!r},), fresh=True)",
-        "direct": "direct(shares=2)",
-        "ccs": "ccs(restarts=2, updates=50)",
-        "icm": "icm(rows=6, context=2, updates=6, first=3)",
-        "ensemble": "ensemble(size=2)",
-        "boosted": "boosted(size=2)",
-        "co-supervised": "co-supervised(size=2)",
-        "raven": "raven(size=2)",
-        "gold-matched": f"gold-matched(through=({str(model)!r},))",
-    }
-    writes = {"generative", "zero-shot", "few-shot", "icm"}
-
-    def lawful(strategy: str, **changed: Any) -> Experiment:
-        strong = {"strong": str(writer)} if strategy in writes else {}
-        return make(strategy=spelled.get(strategy, strategy), **strong | changed)
-
-    return lawful
-
-
 @pytest.mark.parametrize(("strategy", "train"), sorted(REFUSED))
 def test_what_cannot_be_trained_so_is_refused(lawful: MakeExperiment, strategy: str, train: str) -> None:
     with pytest.raises(UserError, match=r"train with finetune|a probe's L2"):

@@ -164,7 +164,7 @@ def _wired(experiment: Experiment, wiring: _Wiring) -> Step:
     matched = replace(student, training=strategy) if isinstance(strategy, Training) else student
     given: dict[str, list[Step]] = {"truth": [], "weak": [], "student": [], "ceiling": []}
     for seed in experiment.seeds:
-        setup, truth = wiring.setup(pool, sizes, supervisor, student, seed)
+        setup, truth = wiring.setup(pool, _form(task), sizes, supervisor, student, seed)
         given["truth"].append(truth)
         given["weak"].append(setup.weak)
         given["student"].append(strategy(setup))
@@ -186,7 +186,15 @@ def _task(text: str) -> tuple[TaskSpec, Step, Step]:
     return task, pool, Step(steps.texts, pool=pool)
 
 
-def _setup(pool: Step, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int) -> tuple[Setup, Step]:
+def _form(task: TaskSpec) -> str:
+    """What a row of the task is: ``text``, ``choice`` or ``image``."""
+    form = task.options.get("form", task.kind)
+    return form if form in ("choice", "image") else "text"
+
+
+def _setup(
+    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int
+) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the truth on T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
     weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
@@ -195,7 +203,8 @@ def _setup(pool: Step, sizes: Sizes, supervisor: Supervisor, student: Engine, se
     if isinstance(supervisor, Model):
         engine = supervisor.engine
         given |= {"supervisor": engine, "own": engine.gold(pool, split, ("A", "A_val"))}
-    return Setup(split=split, weak=weak, student=student, seed=seed, **given), student.gold(pool, split, ("T",))
+    setup = Setup(split=split, weak=weak, student=student, seed=seed, form=form, **given)
+    return setup, student.gold(pool, split, ("T",))
 
 
 def _ceiling(pool: Step, split: Step, student: Engine, seed: int) -> Step:

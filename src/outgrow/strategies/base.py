@@ -153,6 +153,8 @@ class Setup:
     """The supervisor's own labels: gold of A and A_val. None where there is no ``supervisor``."""
     oracle: Step | None = None
     """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and no method."""
+    form: str = "text"
+    """What a row is: ``text``, ``choice`` or ``image``, see :class:`outgrow.data.Examples`."""
 
     def fit(self, labels: Step, loss: Loss) -> Step:
         """Train the student on the labels of B."""
@@ -174,6 +176,11 @@ class Setup:
             if transform.soft and any(isinstance(t, Harden) for t in transforms[:place]):
                 raise UserError(f"{name} needs soft labels and Harden before it makes them certain; put Harden last")
             uses: dict[str, Any] = {}
+            if "features" in transform.needs and self.form == "choice":
+                raise UserError(
+                    f"{name} compares examples by one vector each, and a choice has one for each candidate; take "
+                    "transforms of the labels alone, such as Harden or KeepConfident"
+                )
             if "features" in transform.needs:
                 uses["features"], uses["view"] = self.student.frozen()
             if "seed" in transform.needs:
@@ -190,6 +197,17 @@ class Setup:
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
         """The student's class probabilities."""
         return self.student.predict(fitted, self.split, parts)
+
+    def only(self, what: str, *forms: str) -> None:
+        """Fail at plan time where rows are of another form.
+
+        Raises:
+            UserError: saying that ``what`` cannot read these.
+        """
+        if self.form not in forms:
+            raise UserError(
+                f"{what} reads {' or '.join(f'{form}s' for form in forms)}, and the task's rows are {self.form}s"
+            )
 
     def supervised(self, what: str) -> tuple[Engine, Step]:
         """The supervisor's engine and gold of A, of which ``what`` makes more supervisors.

@@ -47,9 +47,9 @@ class ICM:
 
     rows: int = 24
     """Rows of B that are labelled."""
-    context: int = 6
+    context: int = 4
     """Most other rows in a prompt."""
-    updates: int = 100
+    updates: int = 72
     first: int = 8
     """Rows that begin with a random label."""
     alpha: float = 50.0
@@ -79,6 +79,7 @@ class ICM:
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
+        setup.only("icm", "text", "choice")
         check_writes(setup.student.model, "icm asks for the probability of a label word")
         texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split}
         found = Step(search_coherent, **texts, search=self, seed=setup.seed)

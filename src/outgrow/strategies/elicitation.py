@@ -176,6 +176,7 @@ def _check_statement(prompt: str, view: str) -> None:
 
 
 def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> Step:
+    setup.only("a prompt for the label word of one text", "text")
     check_writes(setup.student.model, "a prompt asks for the probability of a word")
     given = {"prompt": asked.prompt, "words": asked.words, "calibrated": asked.calibrated}
     texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split, "parts": ("T",)}
@@ -184,6 +185,7 @@ def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> St
 
 def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], max_tokens: int) -> Step:
     model = setup.student.model
+    setup.only(name, "text", "choice")
     if model.is_static:
         raise UserError(
             f"{name} compares one text with different labels beside it, and to {model} a label adds the same to every "

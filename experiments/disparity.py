@@ -24,7 +24,6 @@ from outgrow.plots import save
 from outgrow.progress import Progress
 
 if TYPE_CHECKING:
-    import altair as alt
     import polars as pl
 
 NAMES = {
@@ -86,7 +85,7 @@ def table(tasks: tuple[str, ...], ladder: list[str], seeds: int, store: str | No
     return pl.DataFrame(rows, infer_schema_length=None).sort("disparity")
 
 
-def chart(rows: "pl.DataFrame") -> "alt.Chart | alt.VConcatChart":
+def chart(rows: "pl.DataFrame") -> Any:
     """PGR above, the difference to naive below, against disparity; each pair's methods stand side by side."""
     import altair as alt
 
@@ -113,12 +112,12 @@ def chart(rows: "pl.DataFrame") -> "alt.Chart | alt.VConcatChart":
         offset = alt.XOffset("strategy:N", sort=known)
         color = alt.Color("strategy:N", sort=known, scale=alt.Scale(domain=known, range=list(COLORS)), title=None)
         scale = alt.Scale(domain=[low, high])
-        base = alt.Chart(alt.Data(values=clipped)).encode(x=x, xOffset=offset, color=color)
+        base = alt.Chart(alt.InlineData(values=clipped)).encode(x=x, xOffset=offset, color=color)
         rule = base.mark_rule(strokeWidth=2).encode(
             y=alt.Y(f"{name}_low:Q", title=title, scale=scale, axis=alt.Axis(format=form)), y2=f"{name}_high:Q"
         )
         point = base.mark_point(filled=True, size=55, opacity=1).encode(y=alt.Y(f"{name}:Q", title=title, scale=scale))
-        zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="#999999").encode(y="y:Q")
+        zero = alt.Chart(alt.InlineData(values=[{"y": 0}])).mark_rule(color="#999999").encode(y="y:Q")
         return (zero + rule + point).properties(width=760, height=230)
 
     bound = max(max(abs(v["difference_low"]), abs(v["difference_high"])) for v in values)

@@ -56,12 +56,12 @@ class Magnets:
 
     def score(self, labels: Sequence[int], neighbours: Any) -> float:
         """Mutual predictability, slowly."""
-        terms = [
+        terms: list[float] = [
             self.one(i, [(j, labels[j]) for j in neighbours[i] if labels[j] >= 0])[labels[i]]
             for i in range(self.num_rows)
             if labels[i] >= 0
         ]
-        return sum(terms) / len(terms)
+        return float(sum(terms)) / len(terms)
 
 
 def everyone(num_rows: int) -> Any:
@@ -78,7 +78,7 @@ def test_annealing_finds_the_most_coherent_labels(num_classes: int) -> None:
             world, neighbours = Magnets(5, num_classes, seed, truth), everyone(5)
             found = anneal(world, neighbours, num_classes, ICM(rows=5, updates=200, first=2, context=4), seed)
             scores = np.array([world.score(y, neighbours) for y in product(range(num_classes), repeat=5)])
-            above = float((scores > world.score(found, neighbours) + 1e-9).mean())
+            above = float((scores > world.score(found.tolist(), neighbours) + 1e-9).mean())
             best += truth > 0 and above == 0
             rank.append(above)
     assert best >= 3  # a random labelling: none
@@ -106,7 +106,7 @@ def test_cold_and_without_chance_only_what_is_better_stands() -> None:
     world, neighbours = Magnets(7, 2, 1), everyone(7)
     search = ICM(rows=7, context=6, first=7, alpha=1e9)
     ends = [anneal(world, neighbours, 2, ICM(**{**vars(search), "updates": n}), 3) for n in range(1, 30)]
-    scores = [world.score(labels, neighbours) for labels in ends]
+    scores = [world.score(labels.tolist(), neighbours) for labels in ends]
     assert scores == sorted(scores)
     assert scores[-1] > scores[0]
 

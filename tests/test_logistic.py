@@ -44,7 +44,8 @@ def soft_labels(num_classes: int, seed: int = 0) -> Floats:
 
 
 def certain(probs: Floats) -> Floats:
-    return np.eye(probs.shape[1], dtype=np.float32)[probs.argmax(1)]
+    chosen: Floats = np.eye(probs.shape[1], dtype=np.float32)[probs.argmax(1)]
+    return chosen
 
 
 def job(num_classes: int = 2, *, l2: float = 0.01, hard: bool = False, **changed: Any) -> LogisticJob:

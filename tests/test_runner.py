@@ -408,7 +408,12 @@ def test_an_estimate_reads_a_bounded_number_of_records(store: Store, monkeypatch
         store.write(Step(number, value=value), value, {"seconds": 2.0})
     read: list[str] = []
     read_record = store._read_record
-    monkeypatch.setattr(store, "_read_record", lambda folder: read.append(folder) or read_record(folder))
+
+    def counted(folder: str) -> Any:
+        read.append(folder)
+        return read_record(folder)
+
+    monkeypatch.setattr(store, "_read_record", counted)
     assert plan([Step(number, value=v) for v in range(10, 20)], store).seconds == 20.0
     assert len(read) == 3
 

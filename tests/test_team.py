@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from outgrow.errors import UserError
-from outgrow.losses import LogConf, Loss, Xent
+from outgrow.losses import ELR, LogConf, Loss, Xent
 from outgrow.models.packing import layers_of
 from outgrow.runtime import Runtime
 from outgrow.train import shards, team, updates
@@ -26,7 +26,7 @@ from outgrow.train.updates import accumulate, apply, make_optimizer
 from tiny_models import KINDS, make_model, make_task
 
 SETTINGS = Finetune(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
-LOSSES: dict[str, Loss] = {"Xent": Xent(), "LogConf": LogConf(warmup=0)}
+LOSSES: dict[str, Loss] = {"Xent": Xent(), "LogConf": LogConf(warmup=0), "ELR": ELR()}
 # Four batches, the last of one row: fewer than there are processes.
 TRAIN, VAL = make_task(31, seed=1), make_task(5, seed=2)
 CPU = Runtime(device="cpu", say=lambda line: None)
@@ -37,6 +37,7 @@ CUT: dict[str, tuple[str, Finetune, Loss, int, float]] = {
     "adafactor": ("llama", Finetune(**{**vars(SETTINGS), "optimizer": "adafactor"}), Xent(), 0, 0.0),
     "lora": ("llama", Finetune(**{**vars(SETTINGS), "lora": 2, "weight_decay": 0.1}), Xent(), 1, 0.0),
     "bf16": ("llama", Finetune(**{**vars(SETTINGS), "precision": "bf16", "epochs": 3}), Xent(), 4, 0.0),
+    "memory": ("bert", Finetune(**{**vars(SETTINGS), "epochs": 3}), ELR(strength=10.0), 4, 0.0),
     "anchor": ("bert", Finetune(**{**vars(SETTINGS), "clip": 0.05}), LogConf(warmup=0), 0, 0.5),
 }
 SCRIPT = """

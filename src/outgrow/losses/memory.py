@@ -32,9 +32,9 @@ class ELR:
     cost: ClassVar[str] = "as Xent, and C numbers in memory for each example of each student"
 
     strength: float = 3.0
-    """Lambda; 3 is the paper's for CIFAR-10, 7 for CIFAR-100 (both from memory); 0 is Xent."""
+    """Lambda; the paper's for CIFAR-10, from memory (7 for CIFAR-100); 0 is Xent."""
     beta: float = 0.7
-    """Share of t that stays at each sight; 0.7 is the paper's for CIFAR-10, 0.9 for CIFAR-100 (both from memory); 1 is Xent."""
+    """Share of t that stays at each sight; the paper's for CIFAR-10, from memory (0.9 for CIFAR-100); 1 is Xent."""
 
     def __post_init__(self) -> None:
         in_range(self, 0, float("inf"), "strength")

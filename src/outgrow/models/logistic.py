@@ -40,6 +40,7 @@ _MOST_UPDATES = 2000
 _LOOKS = 12  # along one direction; one or two are the rule
 _FLAT = 0.1  # share of the slope that may be left along a direction
 _STUDENTS = 256  # of one product
+_AGAIN = 3  # times that a student may go on
 _ROUNDS = 4  # of so many students in one piece of work
 _IN_CACHE = 1 << 17  # bytes of logits looked at together
 _MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
@@ -183,10 +184,29 @@ class _Solver:
         self.memory = _Memory(torch.ones(count, width, device=device), 1 / _curvature(shared.num_classes))
 
     def fit(self) -> list[FittedProbe]:
-        """Their solutions, in order."""
+        """Their solutions, in order.
+
+        Logits are moved along with the weights and gather rounding, which can matter where a few rows decide; a student
+        whose gradient in double precision is too large goes on from where it is, with logits made anew.
+        """
         self.solve()
+        left = self._left(list(range(len(self.jobs))))
+        for _ in range(_AGAIN):
+            self.waiting = [i for i, g in enumerate(left) if not g <= TOLERANCE][::-1]
+            again = list(self.waiting)
+            if not again:
+                break
+            self.solve()
+            for i, g in zip(again, self._left(again), strict=True):
+                left[i] = g
+        for job, g in zip(self.jobs, left, strict=True):
+            if not g <= TOLERANCE:
+                raise UserError(
+                    f"logistic with l2={job.settings.l2:g} stopped at a gradient of {g:.1e}, above "
+                    f"{TOLERANCE:.0e}; take a larger l2, or train with probe"
+                )
         size = self.shared.most
-        return [f for at in range(0, len(self.jobs), size) for f in self._fitted(slice(at, at + size))]
+        return [f for at in range(0, len(left), size) for f in self._fitted(at, left[at : at + size])]
 
     def solve(self) -> None:
         """Fill ``solved``."""
@@ -227,14 +247,18 @@ class _Solver:
         free = (self.who < 0).nonzero().flatten()
         places = free[: len(self.waiting)]
         if not len(self.waiting):
-            if len(free) > 0.2 * len(self.who):
+            if 0.2 * len(self.who) < len(free) < len(self.who):
                 self._keep(_padded(self.who >= 0))
             return
         numbers = [self.waiting.pop() for _ in range(len(places))]
         self.who[places], self.age[places] = torch.tensor(numbers, device=shared.device), 0
         self.targets[places] = self._columns([self.jobs[i].targets for i in numbers], shared.padded)
-        for array in (self.z, self.weight, self.gradient):
-            array[places] = 0
+        self.weight[places] = self.solved[numbers]
+        self.z[places], self.gradient[places] = 0, 0
+        if bool(self.weight[places].any()):
+            whole = torch.cat([places, places[:1].expand(-len(places) % TILE)])
+            logits = self.weight[whole].view(-1, shared.dim) @ shared.turned.T
+            self.z[whole] = logits.view(len(whole), -1)
         l2 = torch.tensor([self.jobs[i].settings.l2 for i in numbers], device=shared.device)[:, None, None]
         penalty = torch.zeros(len(numbers), shared.vectors, shared.dim, device=shared.device)
         penalty[..., : shared.d] = l2
@@ -325,54 +349,56 @@ class _Solver:
         spread = (weighted * along).sum(dim=1, keepdim=True)
         return spread.sub_(mean.sum(dim=axis).square().sum(dim=1, keepdim=True))
 
-    def _left(self, weight: Tensor, targets: Tensor, l2: Tensor) -> Tensor:
-        """Largest entry (S,) of the gradient at these weights (S, W * D), all in double precision."""
+    def _found(self, numbers: list[int]) -> Tensor:
+        """Weights (S, W, D) of these jobs feature by feature, filled up to whole tiles with the first job's."""
         shared = self.shared
-        vectors = weight.view(-1, shared.dim).double()
-        total = torch.zeros_like(vectors)
+        weight = self.solved[_filled(numbers)].view(-1, shared.vectors, shared.dim)
+        turned = weight[..., : shared.d].reshape(-1, shared.d) @ shared.axes.T
+        weight[..., : shared.d] = turned.view(len(weight), shared.vectors, -1)
+        return weight
+
+    def _left(self, numbers: list[int]) -> list[float]:
+        """Largest entry of the gradient at the solution of each of these jobs."""
+        size = self.shared.most
+        parts = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+        return [g for part in parts for g in self._gradients(part)[: len(part)]]
+
+    def _gradients(self, numbers: list[int]) -> list[float]:
+        shared, jobs = self.shared, [self.jobs[i] for i in _filled(numbers)]
+        vectors = self._found(numbers).view(-1, shared.dim).double()
+        targets, total = self._columns([j.targets for j in jobs], shared.padded), torch.zeros_like(vectors)
         for at in range(0, shared.padded, _CHECKED):
             examples = slice(at, at + _CHECKED)
             rows = shared.rows.view(shared.padded, -1)[examples].view(-1, shared.dim).double()
             wanted, axis = self._by_class(targets)
             wanted = wanted[:, :, examples] if axis == 1 else wanted[:, examples]
-            slope = self._probs((vectors @ rows.T).view(len(weight), -1)).sub_(wanted.reshape(len(weight), -1))
+            slope = self._probs((vectors @ rows.T).view(len(jobs), -1)).sub_(wanted.reshape(len(jobs), -1))
             total += slope.view(-1, len(rows)) @ rows
-        gradient = (total / shared.n).view(len(weight), shared.vectors, -1)
+        l2 = torch.tensor([j.settings.l2 for j in jobs], dtype=torch.float64, device=shared.device)
+        gradient = (total / shared.n).view(len(jobs), shared.vectors, -1)
         gradient[..., : shared.d] += l2[:, None, None] * vectors.view_as(gradient)[..., : shared.d]
-        return gradient.flatten(1).abs().amax(dim=1)
+        largest: list[float] = gradient.flatten(1).abs().amax(dim=1).tolist()
+        return largest
 
-    def _fitted(self, which: slice) -> list[FittedProbe]:
-        shared, jobs = self.shared, self.jobs[which]
-        filled = TILE * math.ceil(len(jobs) / TILE)
-        weight = torch.zeros(filled, shared.vectors, shared.dim, device=shared.device)
-        weight[: len(jobs)] = self.solved[which].view(-1, *weight.shape[1:])
-        turned = weight[..., : shared.d].reshape(-1, shared.d) @ shared.axes.T
-        weight[..., : shared.d] = turned.view(filled, shared.vectors, -1)
-        some = [*jobs, *[jobs[-1]] * (filled - len(jobs))]
-        l2 = torch.tensor([j.settings.l2 for j in some], dtype=torch.float64, device=shared.device)
-        left = self._left(weight, self._columns([j.targets for j in some], shared.padded), l2).tolist()
-        agreement, xent = (v.tolist() for v in self._validation(weight, [j.val_targets for j in some]))
+    def _fitted(self, first: int, left: list[float]) -> list[FittedProbe]:
+        """The jobs from ``first`` on, of which these gradients are left."""
+        shared, numbers = self.shared, list(range(first, first + len(left)))
+        weight = self._found(numbers)
+        targets = [self.jobs[i].val_targets for i in _filled(numbers)]
+        agreement, xent = (v.tolist() for v in self._validation(weight, targets))
         weights = weight.cpu().numpy()
-        center, scale = (v.astype(np.float32, copy=False) for v in (shared.center, shared.scale))
-        fitted = []
-        for s, job in enumerate(jobs):
-            if not left[s] <= TOLERANCE:
-                raise UserError(
-                    f"logistic with l2={job.settings.l2:g} stopped at a gradient of {left[s]:.1e}, above "
-                    f"{TOLERANCE:.0e}; take a larger l2, or train with probe"
-                )
-            fitted.append(
-                FittedProbe(
-                    view=job.settings.view,
-                    weight=self._two_sided(weights[s, :, : shared.d].T),
-                    bias=self._two_sided(weights[s, :, shared.d]),
-                    center=center,
-                    scale=scale,
-                    history=({"agreement": agreement[s], "xent": xent[s], "gradient": left[s]},),
-                    best_epoch=0,
-                )
+        return [
+            FittedProbe(
+                view=self.jobs[i].settings.view,
+                weight=self._two_sided(weights[s, :, : shared.d].T),
+                bias=self._two_sided(weights[s, :, shared.d]),
+                center=shared.center.astype(np.float32, copy=False),
+                scale=shared.scale.astype(np.float32, copy=False),
+                history=({"agreement": agreement[s], "xent": xent[s], "gradient": left[s]},),
+                best_epoch=0,
             )
-        return fitted
+            for s, i in enumerate(numbers)
+        ]
 
     def _validation(self, weight: Tensor, targets: list[Floats]) -> tuple[Tensor, Tensor]:
         """Agreement and cross-entropy of every student (S,) with its validation labels, 0 where there are none."""
@@ -436,6 +462,11 @@ class _Memory:
             ahead.addcmul_(step, share - (change * ahead).sum(dim=1, keepdim=True).mul_(inverse))
         downhill = (ahead * gradient).sum(dim=1, keepdim=True) > 0
         return torch.where(downhill, ahead, gradient).neg_()
+
+
+def _filled(numbers: list[int]) -> list[int]:
+    """The first repeated up to a full tile."""
+    return numbers + numbers[:1] * (-len(numbers) % TILE)
 
 
 def _padded(live: Tensor) -> Tensor:

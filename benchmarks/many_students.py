@@ -206,7 +206,8 @@ def correlated() -> Floats:
     rng = np.random.default_rng(5)
     axes = np.linalg.qr(rng.normal(size=(FEATURES, FEATURES)))[0]
     scales = np.arange(1, FEATURES + 1) ** -0.7
-    return ((rng.normal(size=(ROWS + HELD_OUT, FEATURES)) * scales) @ axes).astype(np.float32)
+    features: Floats = ((rng.normal(size=(ROWS + HELD_OUT, FEATURES)) * scales) @ axes).astype(np.float32)
+    return features
 
 
 def powers(count: int) -> list[float]:

@@ -1,6 +1,5 @@
 """A checkpoint is whole or not there, runs nothing, and any number of processes can go on from it."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from outgrow.losses import ELR, Loss, Xent
+from outgrow.losses import ELR
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.finetune import FinetunedModel, finetune
@@ -18,18 +17,15 @@ from tiny_models import make_model, make_task
 
 TRAIN, VAL = make_task(60, seed=1), make_task(5, seed=2)
 SETTINGS = Finetune(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
-CASES: dict[str, tuple[Finetune, Loss]] = {
-    "adamw": (SETTINGS, ELR()),  # what it remembers of each example goes along
-    "adafactor": (replace(SETTINGS, optimizer="adafactor", lora=2), Xent()),
-}
+LOSS = ELR()  # what it remembers of each example goes along
 SCRIPT = """
 import os, sys
 from pathlib import Path
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints, team
 from outgrow.train.finetune import finetune
-from test_checkpoints import CASES, TRAIN, VAL
-folder, out, name, until = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+from test_checkpoints import LOSS, SETTINGS, TRAIN, VAL
+folder, out, until = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 checkpoints.SECONDS = 0.0
 save_file, written = checkpoints.save_file, 0
 
@@ -46,13 +42,12 @@ team.join()
 if team.rank():
     team.serve()
 else:
-    settings, loss = CASES[name]
     first = []
     runtime = Runtime(
         device="cpu", shard=True, scratch=out / "scratch", say=lambda line: None,
         report=lambda done, total, unit: first or first.append(done),
     )
-    fitted = finetune(folder, *TRAIN, *VAL, loss, settings, 0, runtime)
+    fitted = finetune(folder, *TRAIN, *VAL, LOSS, SETTINGS, 0, runtime)
     fitted.save(out)
     print("went on with update", first[0])
     team.dismiss()
@@ -63,10 +58,9 @@ class Killed(Exception):
     pass
 
 
-def train(folder: Path, name: str, **runtime: Any) -> FinetunedModel:
-    settings, loss = CASES[name]
+def train(folder: Path, **runtime: Any) -> FinetunedModel:
     quiet = Runtime(device="cpu", say=lambda line: None, **runtime)
-    return finetune(folder, *TRAIN, *VAL, loss, settings, 0, quiet)
+    return finetune(folder, *TRAIN, *VAL, LOSS, SETTINGS, 0, quiet)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_then_one_then_two_go_on(
-    folder: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_then_one_then_two_go_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first two are killed while one writes its half of the third checkpoint: the second one counts."""
     (tmp_path / "work.py").write_text(SCRIPT)
-    command = (str(tmp_path / "work.py"), str(folder), str(tmp_path), name)
+    command = (str(tmp_path / "work.py"), str(folder), str(tmp_path))
     assert torchrun(*command, "3").returncode != 0
     assert {p.name for p in tmp_path.glob("scratch/checkpoint-*/*")} >= {"0-of-2.safetensors", "1-of-2.safetensors"}
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
@@ -93,12 +84,12 @@ def test_two_processes_then_one_then_two_go_on(
             raise Killed
 
     with pytest.raises(Killed):
-        train(folder, name, scratch=tmp_path / "scratch", report=report)
+        train(folder, scratch=tmp_path / "scratch", report=report)
     assert seen == [3, 4]
     done = torchrun(*command, "0")
     assert done.returncode == 0, done.stderr
     assert "went on with update 5" in done.stdout
-    assert_same_run(tmp_path, train(folder, name))
+    assert_same_run(tmp_path, train(folder))
 
 
 def test_a_kill_while_writing_leaves_the_checkpoint_before(
@@ -117,10 +108,10 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
 
     monkeypatch.setattr(checkpoints, "save_file", dying)
     with pytest.raises(Killed):
-        train(folder, "adamw", scratch=tmp_path)
+        train(folder, scratch=tmp_path)
     seen: list[int] = []
-    whole = train(folder, "adamw")
-    resumed = train(folder, "adamw", scratch=tmp_path, report=lambda done, total, unit: seen.append(done))
+    whole = train(folder)
+    resumed = train(folder, scratch=tmp_path, report=lambda done, total, unit: seen.append(done))
     assert seen == [4, 5, 6]
     assert whole.history == resumed.history
     assert all(torch.equal(whole.state[k], resumed.state[k]) for k in whole.state)
@@ -166,5 +157,5 @@ def test_a_checkpoint_is_safetensors_alone(folder: Path, tmp_path: Path, monkeyp
         raise Killed
 
     with pytest.raises(Killed):
-        train(folder, "adamw", scratch=tmp_path, report=report)
+        train(folder, scratch=tmp_path, report=report)
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}

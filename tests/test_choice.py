@@ -18,7 +18,7 @@ from outgrow.data import Examples, Features, Floats, Ints, Labels, Split
 from outgrow.errors import UserError
 from outgrow.experiment import run
 from outgrow.losses import LOSSES as ALL_LOSSES
-from outgrow.losses import LogConf, Loss, Xent
+from outgrow.losses import LogConf, Loss, Remembers, Xent
 from outgrow.models import probe as engine
 from outgrow.models.probe import FittedProbe, ProbeJob, fit_probes
 from outgrow.models.settings import Probe
@@ -135,9 +135,14 @@ def plain_loop(features: Floats, given: ProbeJob) -> Floats:
     optimizer = torch.optim.Adam([weight], lr=settings.lr)
     generator = torch.Generator().manual_seed(given.seed)
     updates, done = settings.epochs * math.ceil(len(x) / settings.batch_size), 0
+    memory = torch.zeros_like(targets)
     for _ in range(settings.epochs):
         for batch in torch.split(torch.randperm(len(x), generator=generator), settings.batch_size):
-            losses: Tensor = given.loss(x[batch] @ weight, targets[batch], done / updates)
+            logits, loss = x[batch] @ weight, given.loss
+            if isinstance(loss, Remembers):
+                memory[batch] = loss.remember(memory[batch], logits)
+                loss = loss.recalling(memory[batch])
+            losses: Tensor = loss(logits, targets[batch], done / updates)
             optimizer.zero_grad()
             (losses.mean() + settings.l2 / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -174,7 +174,8 @@ def test_with_dropout_the_free_memory_decides_nothing(
 
     expected = train()
     monkeypatch.setattr(memory, "memory_left", lambda runtime: 1)
-    assert all(torch.equal(train().state[name], value) for name, value in expected.state.items())
+    found = train()
+    assert all(torch.equal(found.state[name], value) for name, value in expected.state.items())
 
     def scarce(*args: Any, tokens: int, **named: Any) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -192,7 +192,7 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     return Labels.from_classes(ids, np.arange(len(ids)) % pool.num_classes, pool.num_classes, "garbage")
 
 
-@pytest.mark.parametrize("train", [PROBE, FINETUNE])
+@pytest.mark.parametrize("train", [PROBE, pytest.param(FINETUNE, marks=pytest.mark.slow)])
 def test_garbage_in_place_of_the_gold_of_b_and_t_changes_no_student(
     lawful: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
 ) -> None:

@@ -173,6 +173,7 @@ def extract_until_killed(folder: str, scratch: str) -> None:
     extract(Path(folder), make_task(60, seed=1)[0], max_tokens=20, runtime=runtime)
 
 
+@pytest.mark.slow
 def test_killed_for_good_features_go_on_to_the_same_bits(bert: Path, tmp_path: Path) -> None:
     call = f"test_transformer.extract_until_killed({str(bert)!r}, {str(tmp_path)!r})"
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_transformer; {call}"

@@ -5,7 +5,7 @@
 Sentiment in four domains, topics (20 Newsgroups, Reuters R8, BBC), pairs of rated sentences, chess puzzles, small
 pictures and a synthetic test-bed; naive and confidence with the controls, 3 seeds, at most about 2,400 rows a task and
 64 tokens a text, so that it fits 2 cores. Writes one table and one report (outgrow-report/). Nothing is tuned: probes
-at their defaults, the pairs fixed before the first run; time and numbers are in docs/log.md.
+at their defaults, the pairs fixed before the first run. About 7 minutes; numbers are in docs/log.md.
 """
 
 import argparse

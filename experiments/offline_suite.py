@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from board import OFFLINE
 
 from outgrow import Experiment, Grid, Runtime, sweep
 from outgrow.experiment import experiments_of
@@ -21,17 +22,7 @@ from outgrow.report import write_report
 
 TEXTS = ("glove", "minilm-l3", "minilm-l6")
 SEEDS = 3
-READINGS = (
-    "sentiment-movies(limit=2400)",
-    "sentiment-news(limit=2400)",
-    "sentiment-tweets(limit=2400)",
-    "sentiment-reviews(limit=2400)",
-    "topics-20news(limit=2400)",
-    "topics-r8(limit=2400, min_rows=200)",
-    "topics-bbc",
-    "sentiment-pairs(pairs=1000)",
-    "chess-puzzles(limit=1000)",
-)
+READINGS = (*OFFLINE, "sentiment-pairs(pairs=1000)", "chess-puzzles(limit=1000)")
 
 
 def experiments() -> list[Experiment]:

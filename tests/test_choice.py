@@ -1,7 +1,6 @@
 """Choices: candidates scored by one head, by probes and by finetuned models."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +66,6 @@ def same(a: FittedProbe, b: FittedProbe) -> bool:
 
 
 # --- probes: many at once ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def mixed_jobs(features: Floats) -> list[ProbeJob]:

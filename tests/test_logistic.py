@@ -1,6 +1,5 @@
 """The exact solver: the minimum that scikit-learn finds, to the last digits, and the same alone and among many."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -183,14 +182,6 @@ def test_order_of_rows_and_names_of_classes_do_not_matter(num_classes: int) -> N
 def test_a_repeated_row_counts_as_often() -> None:
     doubled = job(rows=np.concatenate([TRAIN, TRAIN]))
     np.testing.assert_allclose(fit(doubled)[0].weight, fit(job())[0].weight, atol=1e-4)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def mixed_jobs() -> list[LogisticJob]:

@@ -1,7 +1,6 @@
 """The probe engine: many students in one product, each what it would be alone, and what a plain loop gives."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -59,14 +58,6 @@ def same(a: FittedProbe, b: FittedProbe) -> bool:
 
 
 # --- alone and among many ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def mixed_jobs() -> list[ProbeJob]:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from outgrow.errors import UserError
-from outgrow.models import shards, transformer
+from outgrow.models import kept_rows, transformer
 from outgrow.models.transformer import Batch, Classifier, extract, load_classifier, load_tokenizer, pad, tokenize
 from outgrow.runtime import Runtime
 from tiny_models import KINDS, WORDS, make_model, make_task
@@ -129,7 +129,7 @@ def test_bf16_features_are_near_those_in_float32(folder: Path) -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished rows are kept after every batch."""
-    monkeypatch.setattr(shards, "SECONDS", 0.0)
+    monkeypatch.setattr(kept_rows, "SECONDS", 0.0)
 
 
 def texts_until(stop: int, scratch: Path, told: list[int]) -> Runtime:
@@ -163,7 +163,7 @@ def test_killed_features_go_on_to_the_same_bits(folder: Path, tmp_path: Path) ->
 
 def extract_until_killed(folder: str, scratch: str) -> None:
     torch.set_num_threads(1)  # as here: other threads, other order of sums
-    shards.SECONDS = 0.0
+    kept_rows.SECONDS = 0.0
 
     def report(done: int, total: int, unit: str) -> None:
         if done >= 30:

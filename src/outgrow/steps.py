@@ -123,8 +123,6 @@ def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runt
 
 def _embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, bf16: bool = False) -> Features:
     if texts.form == "image" or model.reads == "image":
-        if bf16:
-            raise UserError("bf16 is for transformers that read texts; leave precision out for images")
         views = _embed_images(model, texts, runtime)
     elif model.numbers is not None:
         views = dict.fromkeys(VIEWS, embed_numbers(model.numbers, texts.texts))

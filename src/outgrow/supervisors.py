@@ -18,7 +18,7 @@ from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, harden
 from outgrow.errors import UserError, unknown_name
 from outgrow.graph import Step, step
 from outgrow.losses import Xent
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import Head, Probe
 from outgrow.spelling import parse, spell
 from outgrow.strategies import Engine
 
@@ -180,7 +180,7 @@ def _fitted(engine: Engine, source: Source) -> Step:
 
 def _probed(engine: Engine) -> Engine:
     """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(engine.trainer, Probe | Logistic):
+    if isinstance(engine.trainer, Head):
         return engine
     return Engine(model=engine.model, trainer=Probe(max_tokens=engine.trainer.max_tokens), texts=engine.texts)
 

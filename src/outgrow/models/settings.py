@@ -5,7 +5,7 @@ from typing import Any
 
 from outgrow.errors import UserError, unknown_name
 
-__all__ = ["VIEWS", "Logistic", "Probe"]
+__all__ = ["VIEWS", "Head", "Logistic", "Probe"]
 
 VIEWS = {
     "last_token": "the last real token at the last layer",
@@ -21,7 +21,7 @@ def _precision() -> Any:
     return field(default="fp32", metadata={"added": True})
 
 
-def _check_read(settings: "Probe | Logistic") -> None:
+def _check_read(settings: "Head") -> None:
     if settings.view not in VIEWS:
         raise unknown_name("view", settings.view, VIEWS)
     if settings.precision not in PRECISIONS:
@@ -76,3 +76,7 @@ class Logistic:
             raise UserError(
                 f"logistic l2 is {self.l2}; it must be above 0, or labels that a plane separates have no solution"
             )
+
+
+Head = Probe | Logistic
+"""Trainers of a linear head on frozen features."""

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.kept_rows import KeptRows
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.quiet import quiet_transformers
-from outgrow.models.shards import Shards
 from outgrow.packages import known_sha256
 from outgrow.runtime import Report, Runtime
 
@@ -121,17 +121,17 @@ def over_batches(
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
     budget = runtime.token_budget()
-    shards = None
+    kept = None
     if model is not None and runtime.scratch is not None:
-        shards = Shards(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
-    done = shards.read(out) if shards else 0
+        kept = KeptRows(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
+    done = kept.read(out) if kept else 0
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // len(distinct[done]))]
             out[done : done + len(here)] = forward(here).float().cpu().numpy()
             done += len(here)
-            if shards:
-                shards.write(out, done)
+            if kept:
+                kept.write(out, done)
             report(done, len(distinct), "texts")
     place = {row: i for i, row in enumerate(distinct)}
     return out[[place[row] for row in rows]]
@@ -210,7 +210,7 @@ def extract(
         layers_of(body)[middle - 1].register_forward_hook(catch)
     width = body.config.hidden_size
     rows = tokenize(tokenizer, texts, max_tokens)
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"]) if runtime.scratch else []
     made_of = f"{[known_sha256(file) for file in files]} {bf16}"
     joined = over_batches(forward, rows, 3 * width, runtime, runtime.report, made_of)
     names = ("last_token", "mean", "mid_mean")

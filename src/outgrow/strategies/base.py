@@ -11,7 +11,7 @@ from outgrow.errors import UserError
 from outgrow.graph import Step
 from outgrow.labels import LABEL_MODELS, TRANSFORMS, Harden, Transform
 from outgrow.losses import LOSSES, LogConf, Loss, Xent
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import Head, Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.spelling import parse, spell
 from outgrow.train.settings import Finetune, Generate
@@ -48,20 +48,20 @@ class Engine:
     """A model and how it is trained: the same two calls whether it is probed, finetuned or writes its answers."""
 
     model: ModelSpec
-    trainer: Probe | Logistic | Finetune | Generate
+    trainer: Head | Finetune | Generate
     texts: Step
     """The task's pool of texts, without gold."""
     training: "Training | None" = None
     """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
 
     def __post_init__(self) -> None:
-        if self.model.is_static and not isinstance(self.trainer, Probe | Logistic):
+        if self.model.is_static and not isinstance(self.trainer, Head):
             raise UserError(f"{self.model} has frozen features only and cannot be finetuned; train it with probe")
 
     @cached_property
     def features(self) -> Step:
         """Frozen features of all texts."""
-        assert isinstance(self.trainer, Probe | Logistic)
+        assert isinstance(self.trainer, Head)
         cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors and images have no length to cut
         embed = steps.embed_bf16 if self.trainer.precision == "bf16" and cut is not None else steps.embed
         return Step(embed, model=self.model, texts=self.texts, max_tokens=cut)
@@ -71,7 +71,7 @@ class Engine:
 
         Of a student to be finetuned they are those that a probe of it would take.
         """
-        if isinstance(self.trainer, Probe | Logistic):
+        if isinstance(self.trainer, Head):
             return self.features, self.trainer.view
         if isinstance(self.trainer, Generate):
             raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
@@ -117,7 +117,7 @@ class Engine:
         """Class probabilities, or written answers, of a trained model on some parts."""
         if isinstance(self.trainer, Generate):
             return Step(answers.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
-        if isinstance(self.trainer, Probe | Logistic):
+        if isinstance(self.trainer, Head):
             return Step(steps.predict_probe, fitted=fitted, features=self.features, split=split, parts=parts)
         return Step(
             steps.predict_finetuned, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts
@@ -326,9 +326,9 @@ def parse_strategy(text: str) -> Strategy:
 
 
 @cache
-def parse_trainer(text: str) -> Probe | Logistic | Finetune | Generate:
+def parse_trainer(text: str) -> Head | Finetune | Generate:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
-    made: Probe | Logistic | Finetune | Generate = parse(text, TRAINERS, "trainer")
+    made: Head | Finetune | Generate = parse(text, TRAINERS, "trainer")
     return made
 
 

@@ -191,8 +191,7 @@ class _Reader:
         for reading, examples in asked:
             before = "".join(self._written(self.shown.readings[j], label) for j, label in examples)
             prompts += [before + self._line(text) for text in ((reading,) if isinstance(reading, str) else reading)]
-        quiet = Runtime(device=self.runtime.device, tokens_at_once=self.runtime.tokens_at_once)
-        logs = word_log_probs(self.model, self.tokenizer, prompts, self.words, quiet)
+        logs = word_log_probs(self.model, self.tokenizer, prompts, self.words, self.runtime.quiet())
         logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
         if self.choice:
             of_choice = logs.reshape(len(asked), -1, 2)

@@ -13,7 +13,7 @@ from outgrow.data import Examples, Features, Floats, Labels, Split, positions
 from outgrow.errors import UserError
 from outgrow.graph import Step, step
 from outgrow.losses import Loss, Xent
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import Head, Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Engine, Naive, Setup, Training, strategy
@@ -54,7 +54,7 @@ class Regularised:
 
     def fit(self, engine: Engine, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """See :class:`Training`."""
-        if not isinstance(engine.trainer, Probe | Logistic):
+        if not isinstance(engine.trainer, Head):
             raise UserError("regularised is a probe's L2; to keep finetuned weights near their start take anchored")
         if len(self.l2) > 1 and isinstance(engine.trainer, Probe) and not engine.trainer.early_stopping:
             raise UserError("regularised chooses by held-out labels; give one l2, or leave early_stopping on")

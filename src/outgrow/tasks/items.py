@@ -17,7 +17,7 @@ from outgrow.errors import UserError
 from outgrow.runtime import Runtime
 from outgrow.tasks.hub import Empty, HubSet, Record, identity, place_of, read
 from outgrow.tasks.registry import task
-from outgrow.tasks.related import group_names, near_duplicates
+from outgrow.tasks.related import group_names, near_duplicates, within_limit
 
 __all__ = [
     "Formatter",
@@ -435,10 +435,5 @@ def _limited(made: list[_Made], groups: list[str], limit: int | None) -> list[_M
     """Whole groups in the order of their hashes, each that still fits."""
     if limit is None or len(made) <= limit:
         return made
-    sizes = Counter(groups[m.item] for m in made)
-    chosen, total = set(), 0
-    for group in sorted(sizes, key=lambda g: (drawn(0, "limit", g), g)):
-        if total + sizes[group] <= limit:
-            chosen.add(group)
-            total += sizes[group]
+    chosen = within_limit((groups[m.item] for m in made), limit, lambda g: (drawn(0, "limit", g), g))
     return [m for m in made if groups[m.item] in chosen]

@@ -7,6 +7,7 @@ import io
 import re
 import string
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
@@ -19,6 +20,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.packages import Archive, megabytes
 from outgrow.runtime import Runtime, accepted_licenses
 from outgrow.spelling import read_call, spell_call
+from outgrow.tasks.related import within_limit
 
 __all__ = ["TaskSpec", "describe", "limited", "load", "rendered", "task", "tasks_table", "where_from"]
 
@@ -132,15 +134,12 @@ def _with_limit(name: str, fn: Callable[..., Examples]) -> Callable[..., Example
         pool = fn(**options)
         if limit is None or len(pool) <= limit:
             return pool
-        sizes = dict(zip(*np.unique(pool.groups, return_counts=True), strict=True))
-        chosen, rows = [], 0
-        for group in sorted(sizes, key=lambda g: hashlib.sha256(f"limit {g}".encode()).digest()):
-            if rows + sizes[group] <= limit:
-                chosen.append(group)
-                rows += sizes[group]
+        groups = pool.groups.tolist()
+        chosen = within_limit(groups, limit, lambda g: hashlib.sha256(f"limit {g}".encode()).digest())
         if not chosen:
-            raise UserError(f"limit of task {name} is {limit}, and its smallest group has {min(sizes.values())} rows")
-        return pool.take(pool.ids[np.isin(pool.groups, chosen)])
+            smallest = min(Counter(groups).values())
+            raise UserError(f"limit of task {name} is {limit}, and its smallest group has {smallest} rows")
+        return pool.take(pool.ids[[g in chosen for g in groups]])
 
     return limited_fn
 

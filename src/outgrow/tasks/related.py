@@ -1,12 +1,14 @@
-"""Rows that belong together because of their words: near-duplicates, and groups out of pairs."""
+"""Rows that belong together: near-duplicates by their words, groups out of pairs, and whole groups within a limit."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from outgrow.data import Ids, Ints
 
-__all__ = ["group_names", "near_duplicates"]
+__all__ = ["group_names", "near_duplicates", "within_limit"]
 
 _SHINGLE = 5
 _MAX_SHARED = 200
@@ -52,6 +54,18 @@ def group_names(ids: Ids, keys: Iterable[Sequence[str]], pairs: Ints) -> Ids:
     _, row = np.unique(component, return_index=True)
     names: Ids = ids[row[component]]
     return names
+
+
+def within_limit(groups: Iterable[str], limit: int, rank: Callable[[str], Any]) -> set[str]:
+    """Whole groups of at most ``limit`` rows together, of one group name for each row: in the order of their rank, each
+    that still fits."""
+    sizes = Counter(groups)
+    chosen, rows = set(), 0
+    for group in sorted(sizes, key=rank):
+        if rows + sizes[group] <= limit:
+            chosen.add(group)
+            rows += sizes[group]
+    return chosen
 
 
 def _shingles(text: str) -> list[str]:

@@ -11,14 +11,14 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-__all__ = ["SECONDS", "Shards"]
+__all__ = ["SECONDS", "KeptRows"]
 
 SECONDS = 60.0
 """Least time between two files; a kill loses at most this much work."""
 _log = logging.getLogger(__name__)
 
 
-class Shards:
+class KeptRows:
     """Rows 0 to n of a matrix in files one after the other, each named by its first row and replaced as a whole.
 
     ``parts`` are all that the rows follow from; files of anything else are not read.

@@ -22,6 +22,7 @@ from outgrow.board import run_board
 from outgrow.experiment import open_store
 from outgrow.plots import save
 from outgrow.progress import Progress
+from outgrow.strategies import canonical_strategy
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,10 +40,11 @@ COLORS = ("#000000", "#0072b2", "#d55e00", "#c7e9c0", "#74c476", "#238b45")
 
 def methods_of(between: tuple[str, ...]) -> dict[str, str]:
     """What to run and what the chart calls it; a chain only where a model stands between."""
-    methods = {name: shown for name, shown in NAMES.items() if name != "bootstrap"}
+    methods = dict(NAMES)
+    chain = methods.pop("bootstrap")
     if between:
-        methods[f"bootstrap(through={between!r})"] = NAMES["bootstrap"]
-    return methods
+        methods[f"bootstrap(through={between!r})"] = chain
+    return {canonical_strategy(text): shown for text, shown in methods.items()}
 
 
 def table(tasks: tuple[str, ...], ladder: list[str], seeds: int, store: str | None, runtime: Runtime) -> "pl.DataFrame":
@@ -70,19 +72,18 @@ def table(tasks: tuple[str, ...], ladder: list[str], seeds: int, store: str | No
             name: sum(e.accuracy.value for e in board.entries[name].values()) / len(board.cells)
             for name in ("supervisor", "ceiling")
         }
-        shown = {board_name: methods.get(board_name) for board_name in board.entries}
         for row in board.table().filter(pl.col("kind") == "method").to_dicts():
             rows.append(
                 {
                     "pair": f"{ladder[low]} → {ladder[high]}",
                     "disparity": mean["ceiling"] - mean["supervisor"],
-                    "strategy": shown[row["method"]],
+                    "strategy": methods[row["method"]],
                     "method": row["method"],
                     "tasks": row["cells"],
                     **{k: row[k] for k in row if k.startswith(("pgr", "difference"))},
                 }
             )
-    return pl.DataFrame(rows, infer_schema_length=None).sort("disparity")
+    return pl.DataFrame(rows, infer_schema_length=None).sort("disparity", maintain_order=True)
 
 
 def chart(rows: "pl.DataFrame") -> Any:

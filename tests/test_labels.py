@@ -331,7 +331,7 @@ def test_overlap_by_hand() -> None:
 
 @CLASSES
 def test_soft_labels_are_weights_to_a_logistic_regression(num_classes: int) -> None:
-    """Certain labels: scikit-learn's own; soft ones: as the mean over many draws of certain ones, by the optimum."""
+    """As scikit-learn's: of certain labels, and of soft ones as weighted rows; and it is the optimum."""
     from scipy.special import log_softmax
     from sklearn.linear_model import LogisticRegression
 
@@ -342,6 +342,10 @@ def test_soft_labels_are_weights_to_a_logistic_regression(num_classes: int) -> N
     found = logistic(given.features, certain.probs, 0.01)(given.features)
     assert np.allclose(found, plain.predict_proba(given.features), atol=1e-4)
     soft = logistic(given.features, labels.probs, 0.01)(given.features)
+    rows, classes = np.nonzero(labels.probs > 0)
+    weighted = LogisticRegression(C=1 / (0.01 * N), max_iter=2000)
+    weighted.fit(given.features[rows], classes, sample_weight=labels.probs[rows, classes])
+    assert np.allclose(soft, weighted.predict_proba(given.features), atol=1e-5)
     residual = given.features.T @ (soft - labels.probs) / N  # at the optimum this is -l2 w; w from the log-odds
     odds = np.log(soft)
     w = np.linalg.lstsq(np.c_[given.features, np.ones(N)], odds - odds.mean(axis=1, keepdims=True), rcond=None)[0][:-1]

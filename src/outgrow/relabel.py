@@ -12,7 +12,7 @@ __all__ = ["combine", "keep", "relabel"]
 _TRANSFER = ("B", "B_val")
 
 
-@step(version=1)
+@step(version=2)
 def relabel(
     labels: Labels,
     split: Split,

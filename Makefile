@@ -25,8 +25,12 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/many_students.py
 	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/finetuning.py
+	$(BIN)/python benchmarks/finetuning.py --what predict
+	$(BIN)/python benchmarks/finetuning.py --what extract
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
 """Whole experiments on tiny models: no gold of B reaches a student, ceilings match, and nothing is run twice."""
 
+import gc
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -329,6 +330,33 @@ def test_wiring_is_linear_and_what_is_shared_is_wired_once(
         assert len(made) <= len(set(made)) + 4  # what supervisor and ceiling share, such as features of one model
     new = 2 * 2 + 1  # for each further experiment: a student trained and asked for each seed, and the comparison
     assert hashed == [hashed[0], hashed[0] + 19 * new, hashed[0] + 39 * new]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_wiring_leaves_the_garbage_collector_as_it_was(make: MakeExperiment, enabled: bool) -> None:
+    try:
+        (gc.enable if enabled else gc.disable)()
+        wire(make())
+        assert gc.isenabled() == enabled
+        with pytest.raises(UserError):
+            wire(make(strategy="none"))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
+def test_experiments_that_share_all_but_the_strategy_are_wired_as_alone(make: MakeExperiment) -> None:
+    """In any order: with strategies that train their ceiling in their own way, without one, and other seeds between."""
+    mixed = [
+        make(strategy=strategy, ceiling=ceiling, seeds=seeds)
+        for seeds in ((0, 1), (1, 2))
+        for strategy in ("naive", "regularised", "confidence", "shuffled")
+        for ceiling in (True, False)
+    ]
+    alone = [wire(e) for e in mixed]
+    for together in (wire_all(mixed), wire_all(reversed(mixed))[::-1]):
+        assert [t.key for t in together] == [t.key for t in alone]
+        assert [t.note for t in together] == [t.note for t in alone]
 
 
 def test_a_file_named_by_many_experiments_is_read_once(

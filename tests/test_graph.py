@@ -138,6 +138,32 @@ def test_a_field_added_later_leaves_the_keys_of_before() -> None:
     assert canonical(After(kind="new")) == {"$class": "Before", "kind": "new", "rate": 0.5}
 
 
+def test_a_value_that_was_changed_has_another_key() -> None:
+    """The text of the last value of a dataclass is kept; not where the value can change."""
+
+    @dataclass
+    class Open:
+        rate: float = 0.5
+
+    @dataclass(frozen=True)
+    class Holder:
+        rates: list[float]
+
+    opened, holder = Open(), Holder([0.5])
+    before = [canonical(opened), canonical(holder)]
+    opened.rate, holder.rates[0] = 0.25, 0.25
+    assert [canonical(opened), canonical(holder)] == [canonical(Open(0.25)), canonical(Holder([0.25]))]
+    assert before == [canonical(Open()), canonical(Holder([0.5]))]
+
+
+@given(st.lists(st.sampled_from([0, 1, False, True, 0.5]), max_size=8))
+def test_equal_values_in_turn_keep_their_own_forms(rates: list[Any]) -> None:
+    """True equals 1, and is not the same."""
+    values = [Options(rate=rate) for rate in rates]
+    found = [canonical(value)["rate"] for value in [v for v in values for _ in range(2)]]
+    assert [repr(rate) for rate in found] == [repr(rate) for rate in rates for _ in range(2)]
+
+
 def test_steps_of_one_key_are_equal() -> None:
     assert Step(source, rows=1) == Step(source, rows=1.0) != Step(source, rows=2)
     assert len({Step(source, rows=rows) for rows in (1, 1, 2)}) == 2

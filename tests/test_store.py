@@ -168,6 +168,28 @@ EXAMPLES = Examples(
 )
 
 
+def test_many_steps_are_looked_up_in_one_listing(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is found as by itself; a folder without a record is no result, and a store that is not there has none."""
+    many = [Step(made, name=str(i)) for i in range(300)]
+    assert not any(map(any_store.looker(), many))
+    done = {s.key for s in many[::50]}
+    for each in many[::50]:
+        any_store.write(each, 1, {})
+    any_store.fs.makedirs(any_store.folder(many[-1]))  # killed while it was written
+    asked: list[Step] = []
+    is_done = any_store.is_done
+
+    def told(step: Step) -> bool:
+        asked.append(step)
+        return is_done(step)
+
+    monkeypatch.setattr(any_store, "is_done", told)
+    look = any_store.looker()
+    assert [look(s) for s in many] == [s.key in done for s in many]
+    assert len(asked) < 110
+    assert not look(Step(other, name="1"))
+
+
 def test_a_result_is_there_once_written_and_gone_once_deleted(any_store: Store) -> None:
     assert not any_store.is_done(ONE)
     with pytest.raises(Damaged):

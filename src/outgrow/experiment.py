@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import gc
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,7 +128,21 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
     )
-    return [_wired(e, wiring) for e in experiments]
+    shared = functools.cache(lambda plain: _shared(plain, wiring))
+    with _uncollected():
+        return [_wired(e, shared(replace(e, strategy="", seeds=tuple(e.seeds))), wiring) for e in experiments]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for cycles meanwhile: steps form none, and half a million objects are searched again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class _Wiring(NamedTuple):
@@ -139,7 +154,57 @@ class _Wiring(NamedTuple):
     ceiling: Callable[[Step, Step, Engine, int], Step]
 
 
-def _wired(experiment: Experiment, wiring: _Wiring) -> Step:
+class _Shared(NamedTuple):
+    """What experiments have in common that differ in nothing but their strategy."""
+
+    known: dict[str, Any]
+    """Their fields in the one spelling."""
+    pool: Step
+    student: Engine
+    setups: tuple[Setup, ...]
+    """One for each seed, as all that follow."""
+    truth: tuple[Step, ...]
+    weak: tuple[Step, ...]
+    ceiling: tuple[Step, ...]
+    """Of students trained in the trainer's own way."""
+
+
+def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
+    strategy = parse_strategy(experiment.strategy)
+    writes = isinstance(shared.student.trainer, Generate)
+    if writes and not isinstance(strategy, FOR_ANSWERS):
+        raise UserError(
+            f"the strategy {experiment.strategy} needs class probabilities, and generate writes answers; "
+            "take naive, bootstrap, refine or shuffled"
+        )
+    labels = {
+        "truth": shared.truth,
+        "weak": shared.weak,
+        "student": tuple([strategy(setup) for setup in shared.setups]),
+        "ceiling": shared.ceiling,
+    }
+    if experiment.ceiling and (training := _training(experiment.strategy)) is not None:
+        matched = replace(shared.student, training=training)
+        labels["ceiling"] = tuple([wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups])
+    seeds = shared.known["seeds"]
+    if writes:
+        target = Step(answers.compare, pool=shared.pool, seeds=seeds, **labels)
+    else:
+        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
+    spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
+    target.note = {"experiment": spelled}
+    return target
+
+
+@functools.cache
+def _training(strategy: str) -> Training | None:
+    """The strategy where it changes how a model is trained. To ask takes as long as to wire a student."""
+    parsed = parse_strategy(strategy)
+    return parsed if isinstance(parsed, Training) else None
+
+
+def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
+    """The experiment but for its strategy."""
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     student = Engine(model=strong, trainer=trainer, texts=texts)
@@ -151,7 +216,6 @@ def _wired(experiment: Experiment, wiring: _Wiring) -> Step:
         supervisor = Model(engine=Engine(model=model, trainer=weak_trainer, texts=texts))
         _check_reads(model, task)
     _check_reads(strong, task)
-    experiment = _canonical(experiment, task=str(task), weak=weak, strong=str(strong))
     _check_answers(experiment, task, supervisor)
     sizes = Sizes(
         supervisor=experiment.supervisor_rows,
@@ -160,23 +224,17 @@ def _wired(experiment: Experiment, wiring: _Wiring) -> Step:
         validation=experiment.validation,
         balance=experiment.balance,
     )
-    strategy = parse_strategy(experiment.strategy)
-    matched = replace(student, training=strategy) if isinstance(strategy, Training) else student
-    given: dict[str, list[Step]] = {"truth": [], "weak": [], "student": [], "ceiling": []}
-    for seed in experiment.seeds:
-        setup, truth = wiring.setup(pool, _form(task), sizes, supervisor, student, seed)
-        given["truth"].append(truth)
-        given["weak"].append(setup.weak)
-        given["student"].append(strategy(setup))
-        if experiment.ceiling:
-            given["ceiling"].append(wiring.ceiling(pool, setup.split, matched, seed))
-    labels = {role: tuple(of_seeds) for role, of_seeds in given.items()}
-    if isinstance(trainer, Generate):
-        target = Step(answers.compare, pool=pool, seeds=experiment.seeds, **labels)
-    else:
-        target = Step(steps.compare, texts=texts, seeds=experiment.seeds, **labels)
-    target.note = {"experiment": dict(vars(experiment))}
-    return target
+    made = [wiring.setup(pool, _form(task), sizes, supervisor, student, seed) for seed in experiment.seeds]
+    setups = tuple(setup for setup, _ in made)
+    return _Shared(
+        known={**_spelled(experiment), "task": str(task), "weak": weak, "strong": str(strong)},
+        pool=pool,
+        student=student,
+        setups=setups,
+        truth=tuple(truth for _, truth in made),
+        weak=tuple(setup.weak for setup in setups),
+        ceiling=tuple(wiring.ceiling(pool, s.split, student, s.seed) for s in setups if experiment.ceiling),
+    )
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:
@@ -234,30 +292,15 @@ def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Superviso
                 f"the answers of {experiment.task} are texts to write, which {spelled} cannot; train with generate, or "
                 "take form='choice'"
             )
-    if not written:
-        return
-    name = experiment.strategy
-    if not isinstance(parse_strategy(name), FOR_ANSWERS):
-        raise UserError(
-            f"the strategy {name} needs class probabilities, and generate writes answers; "
-            "take naive, bootstrap, refine or shuffled"
-        )
-    if not isinstance(supervisor, Model):
+    if written and not isinstance(supervisor, Model):
         raise UserError(f"the supervisor {experiment.weak} gives class probabilities; answers are written by a model")
 
 
-def _canonical(experiment: Experiment, **known: Any) -> Experiment:
-    """Equal meaning, equal spelling."""
+def _spelled(experiment: Experiment) -> dict[str, Any]:
+    """Its trainers and seeds in the one spelling."""
     train = canonical_trainer(experiment.train)
     weak_train = canonical_trainer(experiment.weak_train) if experiment.weak_train else train
-    return replace(
-        experiment,
-        strategy=canonical_strategy(experiment.strategy),
-        train=train,
-        weak_train=None if weak_train == train else weak_train,
-        seeds=tuple(experiment.seeds),
-        **known,
-    )
+    return {"train": train, "weak_train": None if weak_train == train else weak_train, "seeds": experiment.seeds}
 
 
 def open_store(root: str | None = None) -> Store:

@@ -45,9 +45,10 @@ class StepFunction:
         return frozenset(name for name, default in self.defaults.items() if default is inspect.Parameter.empty)
 
     @cached_property
-    def sorted_names(self) -> tuple[tuple[str, str], ...]:
-        """Its arguments' names as they are and quoted, in the order in which they are hashed."""
-        return tuple((name, f'"{name}"') for name in sorted(self.defaults))
+    def form(self) -> str:
+        """The canonical JSON of its arguments, sorted by name, for :meth:`str.format` to fill in by their places."""
+        places = sorted((name, place) for place, name in enumerate(self.defaults))
+        return "{{" + ",".join([f'"{name}":{{{place}}}' for name, place in places]) + "}}"
 
     @cached_property
     def head(self) -> str:
@@ -86,27 +87,32 @@ class Step:
     is filled in by the runner and is not part of the identity.
     """
 
+    __slots__ = ("args", "fn", "function", "inputs", "key", "note")
+
     def __init__(self, fn: Callable[..., Any], **args: Any) -> None:
         """Bind ``fn`` (marked with :func:`step`) to keyword arguments."""
         self.fn = fn
         self.function = function = _FUNCTIONS[fn]
         if "runtime" in args:
             raise TypeError("runtime is handed over by the runner and is no argument of a step")
-        if not function.required <= args.keys() <= function.defaults.keys():
+        if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
             # Says what is wrong.
             function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
         self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
         # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
-        found: list[Step] = []
-        texts = {name: _text(value, found) for name, value in self.args.items()}
-        self.canonical_args = f"{{{','.join([f'{quoted}:{texts[name]}' for name, quoted in function.sorted_names])}}}"
-        """The arguments as canonical JSON, input steps replaced by their keys."""
-        self.key = hashlib.sha256(f"{function.head}{self.canonical_args}".encode()).hexdigest()
+        found: dict[str, Step] = {}
+        args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
+        self.key = hashlib.sha256(f"{function.head}{args_text}".encode()).hexdigest()
         """sha256 over function name, function version and canonical arguments."""
-        self.inputs = tuple(dict.fromkeys(found))
+        self.inputs = tuple(found.values())
         """The steps this one needs, each once, in the order of the arguments."""
         self.note: dict[str, Any] | None = None
         """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
+
+    @property
+    def canonical_args(self) -> str:
+        """The arguments as canonical JSON, input steps replaced by their keys. Not kept: a sweep holds many steps."""
+        return self.function.form.format(*[_text(value, {}) for value in self.args.values()])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Step) and self.key == other.key
@@ -126,19 +132,19 @@ def canonical(value: Any) -> Any:
     Raises:
         TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
     """
-    return json.loads(_text(value, []))
+    return json.loads(_text(value, {}))
 
 
-def _text(value: Any, found: list[Step], owner: type[Any] | None = None) -> str:
+def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) -> str:
     """The canonical form as JSON text, keys sorted; written at once, as a sweep asks for it a hundred thousand times.
 
-    The steps in ``value`` are added to ``found``. ``owner`` is the dataclass that it is in.
+    The steps in ``value`` are added to ``found``, by key. ``owner`` is the dataclass that it is in.
     """
     kind = type(value)
     if kind is Step:
         if owner is not None:
             raise TypeError(f"a {owner.__name__} cannot hold steps; hand them over as arguments of their own")
-        found.append(value)
+        found.setdefault(value.key, value)
         return f'{{"$step":"{value.key}"}}'
     if isinstance(value, str):
         return _quoted(value)
@@ -154,17 +160,37 @@ def _text(value: Any, found: list[Step], owner: type[Any] | None = None) -> str:
         return int.__repr__(int(value)) if value.is_integer() and abs(value) < 2**53 else float.__repr__(value)
     if isinstance(value, tuple | list):
         return f"[{','.join([_text(v, found, owner) for v in value])}]"
+    if (last := _LAST.get(kind)) is not None and last[0] is value:
+        return last[1]
+    if dataclasses.is_dataclass(kind):
+        return _text_of_fields(value, found)
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) and not k.startswith("$") for k in value):
             raise TypeError("mappings in arguments must have text keys that do not start with $")
         return f"{{{','.join([f'{_quoted(k)}:{_text(value[k], found, owner)}' for k in sorted(value)])}}}"
-    if dataclasses.is_dataclass(kind):
-        fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _told(value)])
-        return f'{{"$class":"{kind.__name__}"{fields}}}'
     raise TypeError(f"{kind.__name__} cannot be an argument of a step")
 
 
 _quoted = json.encoder.encode_basestring
+_LAST: dict[type[Any], tuple[Any, str]] = {}
+"""Of each dataclass the last value and its text: the steps of a sweep get the same trainer, the same loss in turn."""
+
+
+def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
+    kind = type(value)
+    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _told(value)])
+    text = f'{{"$class":"{kind.__name__}"{fields}}}'
+    if _cannot_change(value):
+        _LAST[kind] = value, text
+    return text
+
+
+def _cannot_change(value: Any) -> bool:
+    """Frozen, and all that it holds has a hash, as lists and dictionaries have none."""
+    try:
+        return value.__dataclass_params__.frozen and hash(value) is not None
+    except TypeError:
+        return False
 
 
 def _told(value: Any) -> tuple[str, ...]:
@@ -183,17 +209,15 @@ def _compared(kind: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:
     """Every step needed for ``targets``, inputs first, each once; what lies behind a finished step is left out."""
     ordered: dict[str, Step] = {}
-    stack: list[tuple[Step, bool]] = [(t, False) for t in reversed(list(targets))]
-    finished: dict[str, bool] = {}
+    opened: set[str] = set()
+    stack = list(targets)[::-1]
     while stack:  # a stack, not recursion: chains of thousands of steps are legal
-        current, inputs_placed = stack.pop()
+        current = stack[-1]
         if current.key in ordered:
-            continue
-        if current.key not in finished:
-            finished[current.key] = is_done(current)
-        if inputs_placed or finished[current.key]:
-            ordered[current.key] = current
+            stack.pop()
+        elif current.key in opened or is_done(current):
+            ordered[current.key] = stack.pop()
         else:
-            stack.append((current, True))
-            stack.extend((s, False) for s in reversed(current.inputs) if s.key not in ordered)
+            opened.add(current.key)
+            stack += [s for s in reversed(current.inputs) if s.key not in ordered]
     return list(ordered.values())

@@ -103,22 +103,28 @@ class StepsFailed(Exception):
 
 def plan(targets: Iterable[Step], store: Store) -> Plan:
     """What :func:`run` would do for these targets, without doing it."""
-    done: dict[str, bool] = {}
-
-    def is_done(step: Step) -> bool:
-        done[step.key] = store.is_done(step)
-        return done[step.key]
-
-    steps = in_order(targets, is_done)
-    to_run = [s for s in steps if not done[s.key]]
+    to_run, reused = _sorted(targets, store)
     timed = {name: list(islice(store.records(name), _TIMED)) for name in {s.function.name for s in to_run}}
     estimates = [_estimate(step, timed[step.function.name]) for step in to_run]
     return Plan(
         to_run=to_run,
-        reused=[s for s in steps if done[s.key]],
+        reused=reused,
         seconds=sum(e for e in estimates if e is not None),
         unknown=sum(e is None for e in estimates),
     )
+
+
+def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Step]]:
+    """What has to be run for these targets, inputs first, and what is stored and is as far back as one has to look."""
+    done: dict[str, bool] = {}
+    look = store.looker()
+
+    def is_done(step: Step) -> bool:
+        done[step.key] = look(step)
+        return done[step.key]
+
+    steps = in_order(targets, is_done)
+    return [s for s in steps if not done[s.key]], [s for s in steps if done[s.key]]
 
 
 def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
@@ -153,20 +159,13 @@ class _Run:
 
     def go(self) -> Outcome:
         began = time.monotonic()
-        done: dict[str, bool] = {}
         self._drop_damaged_targets()
-
-        def is_done(step: Step) -> bool:
-            done[step.key] = self.store.is_done(step)
-            return done[step.key]
-
-        steps = in_order(self.targets, is_done)
-        pending = [s for s in steps if not done[s.key]]
-        self.monitor.start(len(pending), len(steps) - len(pending))
+        pending, reused = _sorted(self.targets, self.store)
+        self.monitor.start(len(pending), len(reused))
         skipped = self._run_all(pending)
         outcome = Outcome(
             ran=self.ran,
-            reused=len(steps) - len(pending),
+            reused=len(reused),
             failed=self.failed,
             skipped=skipped,
             seconds=time.monotonic() - began,

@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 from uuid import uuid4
@@ -24,6 +25,7 @@ from outgrow.graph import Step
 __all__ = ["Artifact", "Damaged", "Record", "Store"]
 
 Record = dict[str, Any]
+_LOOKS = 100  # one by one, of the steps of a function; to list a store of a million results takes longer than these
 
 
 class Artifact(Protocol):
@@ -76,6 +78,35 @@ class Store:
         """Whether a finished result is there; one look-up, whatever the size of the store."""
         record = f"{self.folder(step)}/record.json"
         return os.path.exists(record) if self.is_local else bool(self.fs.exists(record))
+
+    def looker(self) -> Callable[[Step], bool]:
+        """:meth:`is_done` for the many steps of one plan.
+
+        From the hundredth step of a function on, the folders of the function are listed, once, and only a step that
+        has one is looked up: a sweep asks for a hundred thousand steps, and a store may be far away.
+        """
+        asked: Counter[str] = Counter()
+        listed: dict[str, set[str]] = {}
+
+        def is_done(step: Step) -> bool:
+            function = step.function.name
+            asked[function] += 1
+            if asked[function] < _LOOKS:
+                return self.is_done(step)
+            if function not in listed:
+                listed[function] = self._keys(function)
+            return step.key in listed[function] and self.is_done(step)
+
+        return is_done
+
+    def _keys(self, function: str) -> set[str]:
+        """The keys of a function's results, unfinished ones among them."""
+        folder = f"{self.path}/{function}"
+        self.fs.invalidate_cache(folder)  # others may have written since it was last listed
+        try:
+            return {str(found).rsplit("/", 1)[-1] for found in self.fs.ls(folder, detail=False)}
+        except FileNotFoundError:
+            return set()
 
     def record(self, step: Step) -> Record:
         """The record of a finished step.

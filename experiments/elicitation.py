@@ -7,6 +7,8 @@ Expected: 0.730 zero-shot, 0.820 calibrated (docs/log.md); the rest has not been
 had 0.70 on 100 test rows.
 """
 
+from dataclasses import replace
+
 from outgrow import Grid, sweep
 
 PROMPT = "prompt='{text}\\nThe sentiment of this review is {label}', max_tokens=48"
@@ -19,7 +21,6 @@ PROMPTS = Grid(
         f"zero-shot({PROMPT})",
         f"few-shot({PROMPT})",
         f"few-shot({PROMPT}, labels='gold')",
-        f"icm({PROMPT})",
     ),
     test_rows=200,
     seeds=1,
@@ -34,8 +35,9 @@ STATEMENTS = Grid(
     ceiling=False,
     controls=False,
 )
+COHERENCE = replace(PROMPTS, strategy=(f"icm({PROMPT})",))
 
 if __name__ == "__main__":
-    for grid in (PROMPTS, STATEMENTS):
+    for grid in (PROMPTS, STATEMENTS, COHERENCE):
         columns = ["strategy", "weak_accuracy", "student_accuracy", "student_accuracy_low", "student_accuracy_high"]
         print(sweep(grid).select(columns))

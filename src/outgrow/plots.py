@@ -87,7 +87,8 @@ def tidy_cells(cells: "pl.DataFrame") -> list[Row]:
     supervisor and student, ``panel`` the task and, where there are several, the trainer."""
     rows: list[Row] = cells.to_dicts()
     models = _short_names({r[k] for r in rows for k in ("weak", "strong")})
-    tasks, trainers, methods = (_short_names({r[k] for r in rows}) for k in ("task", "train", "shown"))
+    tasks = _task_names({r["task"] for r in rows})
+    trainers, methods = (_short_names({r[k] for r in rows}) for k in ("train", "shown"))
     return [
         {
             **row,
@@ -339,9 +340,19 @@ def _short_names(names: Iterable[str]) -> dict[str, str]:
     return {n: f"{plain[n]} #{clashing.index(n) + 1}" if n in clashing else plain[n] for n in names}
 
 
+def _task_names(tasks: Iterable[str]) -> dict[str, str]:
+    """Without arguments where that tells them apart."""
+    tasks = set(tasks)
+    bare = [t.partition("(")[0] for t in tasks]
+    short = _short_names(tasks)
+    return {t: name if bare.count(name := t.partition("(")[0]) == 1 and name != "table" else short[t] for t in tasks}
+
+
 def _abridged(text: str, most: int = 26) -> str:
     return text if len(text) <= most else f"{text[: most // 2 + 2]}…{text[-(most // 2 - 3) :]}"
 
+
+_HEAT_COLUMNS = 36  # side by side
 
 _SETTINGS = ("task", "train", "weak_train", "supervisor_rows", "transfer_rows", "test_rows", "validation", "balance")
 
@@ -353,7 +364,7 @@ def _setting(row: Row) -> tuple[Any, ...]:
 def _panels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
     """A name for every setting, from the task and whatever differs."""
     settings = sorted({_setting(r) for r in rows}, key=repr)
-    tasks, trainers = _short_names({s[0] for s in settings}), _short_names({t for s in settings for t in s[1:3]})
+    tasks, trainers = _task_names({s[0] for s in settings}), _short_names({t for s in settings for t in s[1:3]})
     names = (*_SETTINGS, "num_seeds")
     differing = [i for i in range(3, len(names)) if len({s[i] for s in settings}) > 1]
     labels = {}
@@ -428,7 +439,7 @@ def _heat(row: Row, name: str) -> Row:
 def _heat_map(
     values: Sequence[Row], rows: Sequence[Row], title: str, about: list[str], ends: tuple[float, float], what: str
 ) -> "Chart":
-    """Coloured rectangles with their numbers, a panel for every task."""
+    """Coloured rectangles with their numbers, a panel for every task, in as many rows as a wide page asks for."""
     import altair as alt
 
     methods, pairs, panels = (list(dict.fromkeys(r[k] for r in rows)) for k in ("shown", "pair", "panel"))
@@ -451,20 +462,23 @@ def _heat_map(
     text = base.encode(text="label:N", color=ink)
     layers = [
         base.transform_filter("isValid(datum.colour)")
-        .mark_rect(stroke="white", strokeWidth=1)
+        .mark_rect(stroke="white", strokeWidth=1, aria=False)
         .encode(color=alt.Color("colour:Q", scale=scale, title=what)),
         # A missing number is no number of the scale: grey, never the colour of zero.
-        base.transform_filter("!isValid(datum.colour)").mark_rect(stroke="white", strokeWidth=1, color="#d4d4d4"),
-        text.transform_filter("datum.strength !== 'bold'").mark_text(fontSize=11),
-        text.transform_filter("datum.strength === 'bold'").mark_text(fontSize=11, fontWeight="bold"),
+        base.transform_filter("!isValid(datum.colour)").mark_rect(
+            stroke="white", strokeWidth=1, color="#d4d4d4", aria=False
+        ),
+        text.transform_filter("datum.strength !== 'bold'").mark_text(fontSize=11, aria=False),
+        text.transform_filter("datum.strength === 'bold'").mark_text(fontSize=11, fontWeight="bold", aria=False),
     ]
     layered = alt.layer(*layers, data=_inline(values)).properties(
         width=alt.Step(46),
         height=alt.Step(19),  # room for −12.3
     )
     header = alt.Header(labelExpr="split(datum.label, ' · ')", labelLimit=46 * len(pairs), labelFontSize=12)
-    column = alt.Column("panel:N", title=None, sort=panels, header=header)
-    return _finished(layered.facet(column=column, spacing=6).resolve_scale(x="independent"), title, about)
+    facet = alt.Facet("panel:N", title=None, sort=panels, header=header)
+    wrapped = layered.facet(facet=facet, columns=max(1, _HEAT_COLUMNS // len(pairs)), spacing=6)
+    return _finished(wrapped.resolve_scale(x="independent"), title, about)
 
 
 def _once(values: Sequence[Row], *fields: str) -> list[Row]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outgrow.models import transformer
-from outgrow.models.packing import can_pack, pack, run_packed
+from outgrow.models.packing import _layout, can_pack, pack, run_packed
 from outgrow.models.transformer import Classifier, load_classifier, recompute_layers
 from tiny_models import KINDS, make_model
 
@@ -68,12 +68,28 @@ def test_recomputed_layers_give_the_same_gradient(folders: dict[str, Path], kind
 @given(st.data())
 def test_a_text_is_the_same_whatever_stands_beside_it(folders: dict[str, Path], data: st.DataObject) -> None:
     kind, pooling = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(POOLINGS))
-    model = classifier(folders[kind], pooling, padded=False).eval()
+    model = classifier(folders[kind], pooling, padded=False).train(data.draw(st.booleans()))
     rows = data.draw(st.lists(st.lists(st.integers(0, 24), min_size=1, max_size=12), min_size=1, max_size=6))
     with torch.no_grad():
         together = model([tuple(row) for row in rows])
         alone = torch.cat([model([tuple(row)]) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=8))
+def test_in_training_texts_of_like_length_share_a_product(runs: list[tuple[int, int]]) -> None:
+    groups, places = _layout(tuple(runs))
+    lengths = [length for count, length in runs for _ in range(count)]
+    assert [length for group in groups for length in group] == lengths
+    assert all(2 * max(group) <= 3 * min(group) for group in groups)
+    wide = torch.zeros(sum(len(group) * max(group) for group in groups))
+    wide[places] = 1 + torch.arange(sum(lengths), dtype=wide.dtype)
+    start, seen = 0, []
+    for group in groups:
+        for length in group:
+            seen += wide[start : start + length].tolist()
+            start += max(group)
+    assert seen == list(range(1, 1 + sum(lengths)))
 
 
 def test_only_the_tokens_asked_for_go_through_the_last_feed_forward(folders: dict[str, Path]) -> None:

@@ -29,7 +29,7 @@ def gold_answers(pool: Examples, split: Split, parts: tuple[str, ...]) -> Answer
     return Answers(ids=chosen.ids, texts=tuple(chosen.meta["answer"].tolist()), source="gold")
 
 
-@step(version=1)
+@step(version=2)
 def finetune_lm(
     model: ModelSpec,
     texts: Examples,

@@ -217,7 +217,7 @@ def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[st
 # --- finetuning -------------------------------------------------------------------------------------------------------
 
 
-@step(version=3)
+@step(version=4)
 def finetune(
     model: ModelSpec,
     texts: Examples,

@@ -1,12 +1,14 @@
 """Batches without padding: the texts of a batch stand one behind the other, and no text sees another.
 
-Every linear layer then works on real tokens only. Attention is done text by text, texts of one length together,
-through the seam that transformers has for attention functions. On a GPU in half precision it is torch's own kernel for
+Every linear layer then works on real tokens only. Attention is done text by text, through the seam that transformers
+has for attention functions: texts of one length together, and in training, where the lengths of a batch drawn at random
+are many, texts of like length, padded for this one product. On a GPU in half precision it is torch's own kernel for
 texts of different lengths. Where the head reads one token of each text, the last layer's feed-forward part is computed
 for those tokens only.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -144,6 +146,8 @@ def _attention(
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout:
         out = _varlen(q, k, v, packed, scaling, causal, window)
+    elif module.training and window is None:
+        out = _by_groups(q, k, v, packed, scaling, causal, dropout)
     else:
         out = _by_runs(q, k, v, packed, scaling, causal, window, dropout)
     return out[None], None
@@ -181,6 +185,85 @@ def _by_runs(
         )
         pieces.append(found.transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces)
+
+
+def _by_groups(
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, dropout: float
+) -> Tensor:
+    """One call for neighbours of like length, the shorter ones padded; everything is (tokens, heads, d).
+
+    A short call costs more in overhead than in products. Padding comes last, where causal attention does not look.
+    """
+    groups, places = _layout(packed.runs)
+    places = places.to(q.device)
+    sizes = [len(lengths) * max(lengths) for lengths in groups]
+    wide: list[Tensor] = [_Spread.apply(t, places, sum(sizes)) for t in (q, k, v)]  # type: ignore[no-untyped-call]
+    pieces = []
+    for lengths, *parts in zip(groups, *(torch.split(t, sizes) for t in wide), strict=True):
+        longest = max(lengths)
+        queries, keys, values = (p.unflatten(0, (len(lengths), longest)).transpose(1, 2) for p in parts)
+        mask = None
+        if not causal and min(lengths) < longest:
+            mask = torch.arange(longest, device=q.device) < torch.tensor(lengths, device=q.device)[:, None, None, None]
+        found = nn.functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        pieces.append(found.transpose(1, 2).flatten(0, 1))
+    out: Tensor = _Gather.apply(torch.cat(pieces), places)  # type: ignore[no-untyped-call]
+    return out
+
+
+@lru_cache(maxsize=16)
+def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[list[list[int]], Tensor]:
+    """The lengths of the texts of each group, whose longest is at most half as long again as its shortest, and where
+    each token stands once all texts of a group are padded to its longest."""
+    groups: list[list[int]] = []
+    for length in [length for count, length in runs for _ in range(count)]:
+        if groups and 2 * max(*groups[-1], length) <= 3 * min(*groups[-1], length):
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    places, start = [], 0
+    for lengths in groups:
+        for length in lengths:
+            places.append(torch.arange(start, start + length))
+            start += max(lengths)
+    return groups, torch.cat(places)
+
+
+class _Spread(torch.autograd.Function):
+    """Rows (n, ...) put at ``places`` of a table of zeros; autograd's own way back would add rows one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, total: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """The rows at ``places``, each of which is asked for once."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.total = len(table)
+        return table.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        table = gradient.new_zeros(ctx.total, *gradient.shape[1:])
+        return table.index_copy_(0, ctx.saved_tensors[0], gradient), None
 
 
 def _varlen(

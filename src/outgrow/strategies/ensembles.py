@@ -302,7 +302,7 @@ def fit_logistic_rows(
     return fit_logistic(features.views[logistic.view], [job], runtime)[0]
 
 
-@step(version=1)
+@step(version=2)
 def finetune_rows(
     model: ModelSpec,
     texts: Examples,

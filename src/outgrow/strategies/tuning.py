@@ -245,7 +245,7 @@ def best_probe(fitted: tuple[Any, ...]) -> Any:
     return max(fitted, key=merit)
 
 
-@step(version=1)
+@step(version=2)
 def finetune_anchored(
     model: ModelSpec,
     texts: Examples,
@@ -263,7 +263,7 @@ def finetune_anchored(
     return _finetune(model, rows, loss, settings, seed, runtime, anchor=anchor)
 
 
-@step(version=1)
+@step(version=2)
 def finetune_probed(
     model: ModelSpec,
     texts: Examples,
@@ -287,7 +287,7 @@ def finetune_probed(
     return _finetune(model, rows, loss, settings, seed, runtime, start)
 
 
-@step(version=1)
+@step(version=2)
 def read_texts(
     model: ModelSpec, texts: Examples, split: Split, part: str, settings: Generate, seed: int, runtime: Runtime
 ) -> Any:
@@ -299,7 +299,7 @@ def read_texts(
     return finetune_lm(folder, [""] * len(read), read, settings, seed, runtime, cut=True)
 
 
-@step(version=1)
+@step(version=2)
 def finetune_reader(
     model: ModelSpec,
     texts: Examples,

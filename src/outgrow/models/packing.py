@@ -167,23 +167,12 @@ def _by_runs(
     sizes = [count * length for count, length in packed.runs]
     pieces = []
     for (count, length), *parts in zip(packed.runs, *(torch.split(t, sizes) for t in (q, k, v)), strict=True):
-        queries, keys, values = (p.unflatten(0, (count, length)).transpose(1, 2) for p in parts)
         mask = None
         if window is not None and length > window:
             place = torch.arange(length, device=q.device)
             back = place[:, None] - place[None, :]
             mask = (back < window) & (back >= 0) if causal else back.abs() < window
-        found = nn.functional.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal and mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        pieces.append(found.transpose(1, 2).flatten(0, 1))
+        pieces.append(_attended(parts, (count, length), mask, scaling, causal, dropout))
     return torch.cat(pieces)
 
 
@@ -201,23 +190,35 @@ def _by_groups(
     pieces = []
     for lengths, *parts in zip(groups, *(torch.split(t, sizes) for t in wide), strict=True):
         longest = max(lengths)
-        queries, keys, values = (p.unflatten(0, (len(lengths), longest)).transpose(1, 2) for p in parts)
         mask = None
         if not causal and min(lengths) < longest:
             mask = torch.arange(longest, device=q.device) < torch.tensor(lengths, device=q.device)[:, None, None, None]
-        found = nn.functional.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        pieces.append(found.transpose(1, 2).flatten(0, 1))
+        pieces.append(_attended(parts, (len(lengths), longest), mask, scaling, causal, dropout))
     out: Tensor = _Gather.apply(torch.cat(pieces), places)  # type: ignore[no-untyped-call]
     return out
+
+
+def _attended(
+    parts: Sequence[Tensor],
+    shape: tuple[int, int],
+    mask: Tensor | None,
+    scaling: float | None,
+    causal: bool,
+    dropout: float,
+) -> Tensor:
+    """Attention among texts of one length: of queries, keys and values (texts * length, heads, d)."""
+    queries, keys, values = (p.view(*shape, *p.shape[1:]).transpose(1, 2) for p in parts)
+    found = nn.functional.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and mask is None,
+        scale=scaling,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return found.transpose(1, 2).flatten(0, 1)
 
 
 @lru_cache(maxsize=16)

@@ -115,6 +115,7 @@ Found = tuple[float, int, int, int]
 
 
 def ours(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
+    from outgrow.train.heap import freed_memory_kept
     from outgrow.train.settings import Finetune
     from outgrow.train.updates import accumulate, apply, make_optimizer
 
@@ -130,7 +131,8 @@ def ours(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
         accumulate(model, [(row,) for row in rows], targets, Xent(), 0.5, microbatch=0, seed=(0, 0))
         apply(optimizer, settings.lr, settings.clip)
 
-    return timed(step, random_batches(folder, texts, steps), weights_of(model.body))
+    with freed_memory_kept():
+        return timed(step, random_batches(folder, texts, steps), weights_of(model.body))
 
 
 def bare(variant: str, folder: Path, texts: list[str], steps: int) -> Found:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outgrow.models import transformer
-from outgrow.models.packing import _layout, can_pack, pack, run_packed
+from outgrow.models.packing import _layout, can_pack, layers_of, pack, run_packed
 from outgrow.models.transformer import Classifier, load_classifier, recompute_layers
 from tiny_models import KINDS, make_model
 
@@ -78,12 +78,13 @@ def test_a_text_is_the_same_whatever_stands_beside_it(folders: dict[str, Path], 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=8))
 def test_in_training_texts_of_like_length_share_a_product(runs: list[tuple[int, int]]) -> None:
-    groups, places = _layout(tuple(runs))
+    groups, places, gaps = _layout(tuple(runs))
     lengths = [length for count, length in runs for _ in range(count)]
     assert [length for group in groups for length in group] == lengths
     assert all(2 * max(group) <= 3 * min(group) for group in groups)
     wide = torch.zeros(sum(len(group) * max(group) for group in groups))
     wide[places] = 1 + torch.arange(sum(lengths), dtype=wide.dtype)
+    assert torch.equal(gaps, (wide == 0).nonzero().squeeze(1))
     start, seen = 0, []
     for group in groups:
         for length in group:
@@ -97,6 +98,27 @@ def test_only_the_tokens_asked_for_go_through_the_last_feed_forward(folders: dic
         model = classifier(folders[kind], "last", padded=False)
         layers: Any = next(m for m in model.body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3)
         assert _tokens_seen(model, [layer.get_submodule(part) for layer in layers]) == [17, 17, 5]
+    model = classifier(folders["bert"], "first", padded=False)
+    last: Any = next(m for m in model.body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3)[-1]
+    inner, after = last.attention.self, last.attention.output.dense
+    assert _tokens_seen(model, [inner.query, inner.key, inner.value, after]) == [5, 17, 17, 5]
+
+
+def test_a_last_layer_whose_shorter_way_is_another_is_left_whole(folders: dict[str, Path]) -> None:
+    """One that does more than its parts tell, here turns its output round, is computed for every token."""
+
+    def turn(module: Any) -> None:
+        module.forward = partial(lambda whole, *rest, **named: -whole(*rest, **named), module.forward)
+
+    for kind in ("bert", "llama"):
+        bodies: list[Any] = [transformer._load_body(folders[kind]) for _ in range(2)]
+        for body in bodies:
+            turn(layers_of(body)[-1])
+        with torch.no_grad():
+            expected = _padded(bodies[0], ROWS)
+            assert can_pack(bodies[1], partial(_padded, bodies[1]))
+            batch = pack(ROWS, "cpu")
+            torch.testing.assert_close(run_packed(bodies[1], batch, batch.first()), expected[batch.first()])
 
 
 def test_a_window_and_fewer_key_heads_are_kept() -> None:

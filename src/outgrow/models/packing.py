@@ -3,12 +3,12 @@
 Every linear layer then works on real tokens only. Attention is done text by text, through the seam that transformers
 has for attention functions: texts of one length together, and in training, where the lengths of a batch drawn at random
 are many, texts of like length, padded for this one product. On a GPU in half precision it is torch's own kernel for
-texts of different lengths. Where the head reads one token of each text, the last layer's feed-forward part is computed
-for those tokens only.
+texts of different lengths. Where the head reads one token of each text, the last layer's feed-forward part, and BERT's
+queries, are computed for those tokens only.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -91,18 +91,21 @@ def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> 
     before = body.config._attn_implementation
     with torch.no_grad():
         expected = padded(rows)
+        batch = pack(rows, str(expected.device))
         body.set_attn_implementation(_NAME)
         try:
-            found = run_packed(body, pack(rows, str(expected.device)))
+            found = run_packed(body, batch)
         except (RuntimeError, TypeError, NotImplementedError):
             found = None
-    if found is not None and found.shape == expected.shape:
-        apart = (found - expected).norm() / expected.norm()
-        if float(apart) < _CLOSE:
-            _shorten_last_layer(body)
+        if found is not None and _close(found, expected):
+            _shorten_last_layer(body, batch, found)
             return True
     body.set_attn_implementation(before)
     return False
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and float((found - expected).norm() / expected.norm()) < _CLOSE
 
 
 def let_attention_be() -> None:
@@ -138,7 +141,8 @@ def _attention(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each text. ``query`` is (1, heads, tokens, d), ``key`` and ``value`` may have fewer heads."""
+    """Attention within each text. ``query`` is (1, heads, tokens, d), or (1, heads, n, d) where one token of each text
+    asks, which then sees the whole text; ``key`` and ``value`` may have fewer heads."""
     if any(others.get(name) is not None for name in ("softcap", "s_aux", "head_mask", "position_bias")):
         raise NotImplementedError("an attention with more than scores and values")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
@@ -163,51 +167,64 @@ def _by_runs(
     window: int | None,
     dropout: float,
 ) -> Tensor:
-    """One call for all neighbours of the same length; everything is (tokens, heads, d)."""
+    """One call for all neighbours of the same length; everything is (tokens, heads, d), or ``q`` (n, heads, d)."""
     sizes = [count * length for count, length in packed.runs]
+    asking = sizes if len(q) == len(k) else [count for count, _ in packed.runs]
     pieces = []
-    for (count, length), *parts in zip(packed.runs, *(torch.split(t, sizes) for t in (q, k, v)), strict=True):
+    for (count, length), *parts in zip(
+        packed.runs, torch.split(q, asking), torch.split(k, sizes), torch.split(v, sizes), strict=True
+    ):
         mask = None
         if window is not None and length > window:
             place = torch.arange(length, device=q.device)
             back = place[:, None] - place[None, :]
             mask = (back < window) & (back >= 0) if causal else back.abs() < window
-        pieces.append(_attended(parts, (count, length), mask, scaling, causal, dropout))
+        pieces.append(_attended(parts, count, mask, scaling, causal, dropout))
     return torch.cat(pieces)
 
 
 def _by_groups(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, dropout: float
 ) -> Tensor:
-    """One call for neighbours of like length, the shorter ones padded; everything is (tokens, heads, d).
+    """One call for neighbours of like length, the shorter ones padded; everything is (tokens, heads, d), or ``q``
+    (n, heads, d).
 
     A short call costs more in overhead than in products. Padding comes last, where causal attention does not look.
     """
-    groups, places = _layout(packed.runs)
-    places = places.to(q.device)
+    groups, *at = _layout(packed.runs)
+    places, gaps = (t.to(q.device) for t in at)
     sizes = [len(lengths) * max(lengths) for lengths in groups]
-    wide: list[Tensor] = [_Spread.apply(t, places, sum(sizes)) for t in (q, k, v)]  # type: ignore[no-untyped-call]
+    all_ask = len(q) == len(k)
+    asking = sizes if all_ask else [len(lengths) for lengths in groups]
+    k, v = (_Spread.apply(t, places, gaps) for t in (k, v))  # type: ignore[no-untyped-call]
+    if all_ask:
+        q = _Spread.apply(q, places, gaps)  # type: ignore[no-untyped-call]
     pieces = []
-    for lengths, *parts in zip(groups, *(torch.split(t, sizes) for t in wide), strict=True):
+    for lengths, *parts in zip(
+        groups, torch.split(q, asking), torch.split(k, sizes), torch.split(v, sizes), strict=True
+    ):
         longest = max(lengths)
         mask = None
         if not causal and min(lengths) < longest:
             mask = torch.arange(longest, device=q.device) < torch.tensor(lengths, device=q.device)[:, None, None, None]
-        pieces.append(_attended(parts, (len(lengths), longest), mask, scaling, causal, dropout))
-    out: Tensor = _Gather.apply(torch.cat(pieces), places)  # type: ignore[no-untyped-call]
+        pieces.append(_attended(parts, len(lengths), mask, scaling, causal, dropout))
+    out = torch.cat(pieces)
+    if all_ask:
+        out = _Gather.apply(out, places, gaps)  # type: ignore[no-untyped-call]
     return out
 
 
 def _attended(
     parts: Sequence[Tensor],
-    shape: tuple[int, int],
+    texts: int,
     mask: Tensor | None,
     scaling: float | None,
     causal: bool,
     dropout: float,
 ) -> Tensor:
-    """Attention among texts of one length: of queries, keys and values (texts * length, heads, d)."""
-    queries, keys, values = (p.view(*shape, *p.shape[1:]).transpose(1, 2) for p in parts)
+    """Attention among texts of one length: of queries, keys and values (texts * length, heads, d); of each text as many
+    tokens ask as there are queries."""
+    queries, keys, values = (p.view(texts, -1, *p.shape[1:]).transpose(1, 2) for p in parts)
     found = nn.functional.scaled_dot_product_attention(
         queries,
         keys,
@@ -222,30 +239,32 @@ def _attended(
 
 
 @lru_cache(maxsize=16)
-def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[list[list[int]], Tensor]:
-    """The lengths of the texts of each group, whose longest is at most half as long again as its shortest, and where
-    each token stands once all texts of a group are padded to its longest."""
+def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[list[list[int]], Tensor, Tensor]:
+    """The lengths of the texts of each group, whose longest is at most half as long again as its shortest; where each
+    token stands once all texts of a group are padded to its longest; and the places that stay empty."""
     groups: list[list[int]] = []
     for length in [length for count, length in runs for _ in range(count)]:
         if groups and 2 * max(*groups[-1], length) <= 3 * min(*groups[-1], length):
             groups[-1].append(length)
         else:
             groups.append([length])
-    places, start = [], 0
-    for lengths in groups:
-        for length in lengths:
-            places.append(torch.arange(start, start + length))
-            start += max(lengths)
-    return groups, torch.cat(places)
+    filled = torch.cat([(torch.arange(max(g)) < torch.tensor(g)[:, None]).flatten() for g in groups])
+    return groups, filled.nonzero().squeeze(1), filled.logical_not().nonzero().squeeze(1)
+
+
+def _placed(rows: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
+    """A table of the rows (n, ...) at ``places`` and zeros in the ``gaps``."""
+    table = rows.new_empty(len(places) + len(gaps), *rows.shape[1:])
+    return table.index_copy_(0, places, rows).index_fill_(0, gaps, 0)
 
 
 class _Spread(torch.autograd.Function):
-    """Rows (n, ...) put at ``places`` of a table of zeros; autograd's own way back would add rows one by one."""
+    """Rows put at their places; autograd's own way back would add rows one by one."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, total: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, places, rows)
+        return _placed(rows, places, gaps)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -253,18 +272,16 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The rows at ``places``, each of which is asked for once."""
+    """The rows at their places, each of which is asked for once."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.total = len(table)
+    def forward(ctx: Any, table: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
+        ctx.save_for_backward(places, gaps)
         return table.index_select(0, places)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        table = gradient.new_zeros(ctx.total, *gradient.shape[1:])
-        return table.index_copy_(0, ctx.saved_tensors[0], gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _placed(gradient, *ctx.saved_tensors), None, None
 
 
 def _varlen(
@@ -275,8 +292,11 @@ def _varlen(
     starts, longest = packed.starts, packed.longest
     reach = longest if window is None else window - 1
     sides = (-1 if window is None else reach, 0 if causal else -1 if window is None else reach)
+    asking, most = starts, longest
+    if len(q) < len(k):
+        asking, most = torch.arange(len(starts), dtype=starts.dtype, device=starts.device), 1
     out = varlen_attn(
-        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=sides, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, asking, starts, most, longest, scale=scaling, window_size=sides, enable_gqa=q.shape[1] != k.shape[1]
     )
     assert isinstance(out, Tensor)
     return out
@@ -285,32 +305,54 @@ def _varlen(
 # --- the last layer, where only some of its tokens are read -----------------------------------------------------------
 
 
-def _shorten_last_layer(body: Any) -> None:
-    """Let the last layer take ``only``, where its parts are those of BERT or of Llama; others compute every token."""
+def _shorten_last_layer(body: Any, batch: Packed, states: Tensor) -> None:
+    """Let the last layer take ``only``, where its parts are those of BERT or of Llama; others compute every token.
+
+    ``states`` are those of all tokens of ``batch``; a layer whose shorter way gives other ones stays as it was.
+    """
     layer: Any = layers_of(body)[-1]
     parts = {name for name, _ in layer.named_children()}
-    whole = layer.forward
-    if parts == {"attention", "intermediate", "output"} and hasattr(layer, "feed_forward_chunk"):
-
-        def after_attention(hidden: Tensor, *rest: Any, only: Tensor, **named: Any) -> Tensor:
-            attended, _ = layer.attention(hidden, *rest[:1], **named)
-            found: Tensor = layer.feed_forward_chunk(attended.index_select(1, only))
-            return found
-
+    if parts == {"attention", "intermediate", "output"} and not getattr(body.config, "is_decoder", False):
+        shorter = partial(_as_in_bert, layer)
     elif parts == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
-
-        def after_attention(hidden: Tensor, *rest: Any, only: Tensor, **named: Any) -> Tensor:
-            attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **named)
-            kept = hidden.index_select(1, only) + attended.index_select(1, only)
-            found: Tensor = kept + layer.mlp(layer.post_attention_layernorm(kept))
-            return found
-
+        shorter = partial(_as_in_llama, layer)
     else:
         return
+    whole = layer.forward
 
     def forward(hidden_states: Tensor, *rest: Any, only: Tensor | None = None, **named: Any) -> Any:
         if only is None:
             return whole(hidden_states, *rest, **named)
-        return after_attention(hidden_states, *rest, only=only, **named)
+        return shorter(hidden_states, only, **named)
 
     layer.forward = forward
+    only = batch.last()
+    try:
+        same = _close(run_packed(body, batch, only), states.index_select(0, only))
+    except (AttributeError, RuntimeError, TypeError):
+        same = False
+    if not same:
+        layer.forward = whole
+
+
+def _as_in_bert(layer: Any, hidden: Tensor, only: Tensor, *, packed: Packed, **others: Any) -> Tensor:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    inner, asking = layer.attention.self, hidden.index_select(1, only)
+    q, k, v = (
+        part(states).unflatten(-1, (-1, inner.attention_head_size)).transpose(1, 2)
+        for part, states in ((inner.query, asking), (inner.key, hidden), (inner.value, hidden))
+    )
+    dropout = inner.dropout.p if inner.training else 0.0
+    attended, _ = ALL_ATTENTION_FUNCTIONS[_NAME](
+        inner, q, k, v, None, packed=packed, scaling=inner.scaling, dropout=dropout
+    )
+    found: Tensor = layer.feed_forward_chunk(layer.attention.output(attended.flatten(2), asking))
+    return found
+
+
+def _as_in_llama(layer: Any, hidden: Tensor, only: Tensor, **named: Any) -> Tensor:
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **named)
+    kept = hidden.index_select(1, only) + attended.index_select(1, only)
+    found: Tensor = kept + layer.mlp(layer.post_attention_layernorm(kept))
+    return found

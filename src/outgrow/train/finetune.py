@@ -21,6 +21,7 @@ from outgrow.runtime import Runtime
 from outgrow.train import checkpoints, shards, team
 from outgrow.train.checkpoints import Best, Position
 from outgrow.train.fitted import FinetunedModel, build, outputs, predict, probabilities, put, taken, token_rows
+from outgrow.train.heap import freed_memory_kept
 from outgrow.train.memory import plan_memory, within_memory
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import Row, accumulate, apply, batches, check_points, make_optimizer, rate
@@ -99,7 +100,8 @@ def finetune(
     home = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if anchor else []
     position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
     run = _Run(model, optimizer, rows, targets, val_rows, val_targets, loss, settings, seed, identity, anchor, home)
-    _train(run, position, runtime, tokens)
+    with freed_memory_kept():
+        _train(run, position, runtime, tokens)
     if position.best:
         checkpoints.put_back(model, position.best.state)
     return FinetunedModel(

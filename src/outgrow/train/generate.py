@@ -24,6 +24,7 @@ from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.checkpoints import Position
 from outgrow.train.fitted import put, taken
+from outgrow.train.heap import freed_memory_kept
 from outgrow.train.settings import Generate
 from outgrow.train.updates import apply, batches, check_points, make_optimizer, rate
 
@@ -107,7 +108,8 @@ def finetune_lm(
     model.to(runtime.torch_device()).train()
     optimizer = make_optimizer(model, settings)
     position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
-    _train(_Run(model, optimizer, pairs, settings, seed, identity), position, runtime)
+    with freed_memory_kept():
+        _train(_Run(model, optimizer, pairs, settings, seed, identity), position, runtime)
     return GenerativeModel(state=taken(model), settings=settings, history=tuple(position.history))
 
 

@@ -34,7 +34,7 @@ __all__ = ["TOLERANCE", "LogisticJob", "fit_logistic"]
 TOLERANCE = 1e-6
 """Largest entry of the gradient of mean loss + l2/2 |w|^2, in standardized features, at a solution."""
 
-_PAIRS = 10  # of steps and changes of the gradient that L-BFGS remembers
+_PAIRS = 16  # of steps and changes of the gradient that L-BFGS remembers
 _OF_BIAS = 1e-8  # l2 of the bias, only so that it stays finite for a class that no row has
 _MOST_UPDATES = 2000
 _LOOKS = 12  # along one direction; one or two are the rule
@@ -42,7 +42,7 @@ _FLAT = 0.1  # share of the slope that may be left along a direction
 _STUDENTS = 256  # of one product
 _AGAIN = 3  # times that a student may go on
 _ROUNDS = 4  # of so many students in one piece of work
-_IN_CACHE = 1 << 17  # bytes of logits looked at together
+_TOGETHER = 1 << 20  # bytes of logits looked at; more leave the cache, fewer make threads wait for the interpreter
 _MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
 _CHECKED = 512  # rows whose gradient is summed in double precision at a time
 
@@ -295,9 +295,10 @@ class _Solver:
             return z.view(len(z), -1, self.shared.columns), 2
         return z.view(len(z), self.shared.columns, -1), 1
 
-    def _probs(self, z: Tensor) -> Tensor:
+    def _probs_(self, z: Tensor) -> Tensor:
+        """Of logits, which may be overwritten."""
         if self.shared.columns == 1:
-            return z.sigmoid()
+            return z.sigmoid_()
         by_class, axis = self._by_class(z)
         return by_class.softmax(dim=axis).view_as(z)
 
@@ -308,7 +309,7 @@ class _Solver:
         held = direction * self.penalty
         quadratic = [(v * held).sum(dim=1, keepdim=True) for v in (self.weight, direction)]
         start = (direction * self.gradient).sum(dim=1, keepdim=True)
-        size = TILE * max(1, _IN_CACHE // (4 * z.shape[1] * TILE))
+        size = TILE * max(1, _TOGETHER // (4 * z.shape[1] * TILE))
         steps = [
             self._look(*(a[at : at + size] for a in (z, along, targets, *quadratic, start, live[:, None])))
             for at in range(0, len(z), size)
@@ -324,7 +325,7 @@ class _Solver:
         step, low, high = live.to(z.dtype), torch.zeros_like(start), torch.full_like(start, torch.inf)
         done = ~live
         for look in range(_LOOKS):
-            probs = self._probs(torch.addcmul(z, along, step))
+            probs = self._probs_(torch.addcmul(z, along, step))
             off = probs - targets
             slope = (off * along).sum(dim=1, keepdim=True).div_(n).add_(linear).addcmul_(step, square)
             done = done | (slope.abs() <= _FLAT * start.abs())
@@ -343,7 +344,7 @@ class _Solver:
     def _bend(self, probs: Tensor, along: Tensor) -> Tensor:
         """Second derivative (S, 1) of the summed loss along a direction."""
         if self.shared.columns == 1:
-            return (probs * (1 - probs) * along.square()).sum(dim=1, keepdim=True)
+            return torch.addcmul(probs, probs, probs, value=-1).mul_(along).mul_(along).sum(dim=1, keepdim=True)
         weighted = probs * along
         mean, axis = self._by_class(weighted)
         spread = (weighted * along).sum(dim=1, keepdim=True)
@@ -372,7 +373,7 @@ class _Solver:
             rows = shared.rows.view(shared.padded, -1)[examples].view(-1, shared.dim).double()
             wanted, axis = self._by_class(targets)
             wanted = wanted[:, :, examples] if axis == 1 else wanted[:, examples]
-            slope = self._probs((vectors @ rows.T).view(len(jobs), -1)).sub_(wanted.reshape(len(jobs), -1))
+            slope = self._probs_((vectors @ rows.T).view(len(jobs), -1)).sub_(wanted.reshape(len(jobs), -1))
             total += slope.view(-1, len(rows)) @ rows
         l2 = torch.tensor([j.settings.l2 for j in jobs], dtype=torch.float64, device=shared.device)
         gradient = (total / shared.n).view(len(jobs), shared.vectors, -1)

@@ -99,7 +99,7 @@ def findings(board: Board) -> list[str]:
     num = len(board.tasks)
     if board.compared and board.least_p * board.compared > LEVEL:
         said.append(
-            f"With {num} {'task' if num == 1 else 'tasks'} this test cannot give a p below {board.least_p:.2g}, and "
+            f"With {_counted(num, 'task')} this test cannot give a p below {board.least_p:.2g}, and "
             f"corrected for {board.compared} methods that is above {LEVEL}: at least {board.tasks_needed} tasks are "
             "needed before even a method that wins on every one could be called better."
         )
@@ -111,8 +111,8 @@ def notes(board: Board) -> list[str]:
     rows = {row.method: row for row in board.rows}
     plain = rows.get(REFERENCE)
     said = [
-        f"{board.compared} methods against naive in {len(board.cells)} cells of {len(board.tasks)} "
-        f"{'task' if len(board.tasks) == 1 else 'tasks'}, {board.seeds} {'seed' if board.seeds == 1 else 'seeds'} each."
+        f"{_counted(board.compared, 'method')} against naive in {_counted(len(board.cells), 'cell')} of "
+        f"{_counted(len(board.tasks), 'task')}, {_counted(board.seeds, 'seed')} each."
     ]
     if board.tuned:
         fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
@@ -259,6 +259,10 @@ def _p(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _cost(row: Row) -> str:

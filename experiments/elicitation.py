@@ -3,8 +3,8 @@
     python experiments/elicitation.py
 
 Prompts to SmolLM2-135M on 200 test rows and one seed, so intervals are wide; statements to MiniLM-L6 on all, 2 seeds.
-10 minutes on 2 cores. Expected: 0.730 zero-shot, 0.820 calibrated, 0.755 and 0.625 few-shot with weak and gold labels, 0.522
-CCS, 0.550 CRC, 0.535 ICM (docs/log.md).
+10 minutes on 2 cores. Expected: 0.730 zero-shot, 0.820 calibrated, 0.755 and 0.625 few-shot with weak and gold labels,
+0.522 CCS, 0.550 CRC, 0.535 ICM (docs/log.md).
 """
 
 from dataclasses import replace

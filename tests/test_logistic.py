@@ -232,7 +232,7 @@ def test_wide_features_leave_each_student_the_same_alone() -> None:
 def test_how_students_are_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = mixed_jobs()
     together = fit(*jobs)
-    for name, value in (("_ROUNDS", 1), ("_STUDENTS", 4), ("_IN_CACHE", 1), ("_MAX_BYTES", 1)):
+    for name, value in (("_ROUNDS", 1), ("_STUDENTS", 4), ("_TOGETHER", 1), ("_MAX_BYTES", 1)):
         monkeypatch.setattr(engine, name, value)
         assert all(same(a, b) for a, b in zip(fit(*jobs), together, strict=True))
 

@@ -4,7 +4,9 @@ finetuning for students that are finetuned.
     python experiments/training_ways.py
 
 GloVe supervises on rated movie snippets: a probe on MiniLM-L3, MiniLM-L6 finetuned on 2,000 of them (3 seeds; learning
-rate and epochs of finetune_cpu.py), and SmolLM2-135M on 300 (2 seeds). Nothing is tuned. Numbers are in docs/log.md.
+rate and epochs of finetune_cpu.py), and SmolLM2-135M on 300 (2 seeds). Nothing is tuned. About 75 minutes
+on 2 cores. Expected: 0.713 naive, 0.725 anchored, 0.711 LP-FT on MiniLM-L6; 0.669 naive, 0.664 generative
+(docs/log.md).
 """
 
 from outgrow import Grid, sweep

@@ -12,7 +12,7 @@ from typing import Any
 
 from outgrow.runtime import cache_folder
 
-__all__ = ["figure", "html_table", "is_current", "javascript", "replace_file", "rerun", "shell"]
+__all__ = ["counted", "figure", "html_table", "is_current", "javascript", "replace_file", "rerun", "shell"]
 
 
 def shell(title: str, body: str, inputs: str) -> str:
@@ -83,6 +83,11 @@ def is_current(page: Path, inputs: str) -> bool:
         return False
     with page.open(encoding="utf-8") as file:
         return f'<meta name="outgrow-inputs" content="{inputs}">' in file.read(4096)
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it counts: 1 task, 2 tasks."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow import page, plots
 from outgrow.errors import UserError
-from outgrow.page import figure, html_table, is_current, replace_file, rerun, shell
+from outgrow.page import counted, figure, html_table, is_current, replace_file, rerun, shell
 from outgrow.plots import Row, measured, tidy
 from outgrow.tasks import small_test_warning
 
@@ -125,7 +125,7 @@ def _findings(rows: Sequence[Row]) -> list[str]:
     above = sum(r["gain_low"] > 0 for r in students)
     below = sum(r["gain_high"] < 0 for r in students)
     defined = [r["pgr"] for r in students if r["pgr"] is not None]
-    said = [f"In {above} of {_count(num, 'comparison')} the student is credibly more accurate than its supervisor."]
+    said = [f"In {above} of {counted(num, 'comparison')} the student is credibly more accurate than its supervisor."]
     if below:
         said.append(f"In {below} it is credibly less accurate.")
     if len(defined) == 1:
@@ -137,7 +137,7 @@ def _findings(rows: Sequence[Row]) -> list[str]:
     if len(defined) < num:
         said.append(f"PGR is undefined in {num - len(defined)} of {num}.")
     if flagged := sum(bool(_not_above(r, rows)) for r in students):
-        said.append(f"Not clearly above the controls: {flagged} of {_count(num, 'student')}.")
+        said.append(f"Not clearly above the controls: {flagged} of {counted(num, 'student')}.")
     return said
 
 
@@ -158,10 +158,6 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are only compared with the majority class")
     return found
-
-
-def _count(num: int, what: str) -> str:
-    return f"{num} {what}" if num == 1 else f"{num} {what}s"
 
 
 def _plain(value: float) -> str:

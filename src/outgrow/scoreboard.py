@@ -11,7 +11,7 @@ from outgrow import board as boards
 from outgrow import contrasts, page, plots
 from outgrow.board import LEVEL, REFERENCE, Board, Row, cell_name, short_name
 from outgrow.metrics import Interval
-from outgrow.page import figure, html_table, is_current, replace_file, rerun, shell
+from outgrow.page import counted, figure, html_table, is_current, replace_file, rerun, shell
 from outgrow.plots import measured, tidy, tidy_cells
 from outgrow.report import what_ran
 
@@ -99,9 +99,9 @@ def findings(board: Board) -> list[str]:
     num = len(board.tasks)
     if board.compared and board.least_p * board.compared > LEVEL:
         said.append(
-            f"With {_counted(num, 'task')} this test cannot give a p below {board.least_p:.2g}, and "
-            f"corrected for {board.compared} methods that is above {LEVEL}: at least {board.tasks_needed} tasks are "
-            "needed before even a method that wins on every one could be called better."
+            f"With {counted(num, 'task')} this test cannot give a p below {board.least_p:.2g}, and "
+            f"corrected for {counted(board.compared, 'method')} that is above {LEVEL}: at least {board.tasks_needed} "
+            "tasks are needed before even a method that wins on every one could be called better."
         )
     return [s for s in said if s]
 
@@ -111,8 +111,8 @@ def notes(board: Board) -> list[str]:
     rows = {row.method: row for row in board.rows}
     plain = rows.get(REFERENCE)
     said = [
-        f"{_counted(board.compared, 'method')} against naive in {_counted(len(board.cells), 'cell')} of "
-        f"{_counted(len(board.tasks), 'task')}, {_counted(board.seeds, 'seed')} each."
+        f"{counted(board.compared, 'method')} against naive in {counted(len(board.cells), 'cell')} of "
+        f"{counted(len(board.tasks), 'task')}, {counted(board.seeds, 'seed')} each."
     ]
     if board.tuned:
         fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
@@ -259,10 +259,6 @@ def _p(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _cost(row: Row) -> str:

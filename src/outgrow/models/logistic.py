@@ -42,7 +42,7 @@ _FLAT = 0.1  # share of the slope that may be left along a direction
 _STUDENTS = 256  # of one product
 _AGAIN = 3  # times that a student may go on
 _ROUNDS = 4  # of so many students in one piece of work
-_TOGETHER = 1 << 20  # bytes of logits looked at; more leave the cache, fewer make threads wait for the interpreter
+_TOGETHER = 1 << 20  # bytes of logits looked at; more leave the cache, and of fewer a call costs more than its work
 _MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
 _CHECKED = 512  # rows whose gradient is summed in double precision at a time
 

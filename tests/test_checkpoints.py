@@ -51,6 +51,7 @@ else:
     fitted.save(out)
     print("went on with update", first[0])
     team.dismiss()
+team.leave(0)
 """
 
 

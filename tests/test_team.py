@@ -64,6 +64,7 @@ else:
         fitted.save(out / name)
     cut_runs(folder, out)
     team.dismiss()
+team.leave(0)
 """
 
 
@@ -202,6 +203,27 @@ def test_a_rank_holds_its_half_of_everything(together: Path) -> None:
     for kind, total in (("weights", every), ("gradients", every), ("states", 2 * every)):
         assert sum(h[kind] for h in held) == total
         assert max(h[kind] for h in held) <= 0.51 * total
+
+
+def test_leaving_ends_a_process_before_the_interpreter_is_taken_down() -> None:
+    """gloo's threads live on after a cut model: taking the interpreter down under them aborted finished runs."""
+    script = """
+import atexit, sys
+from outgrow.train import team
+class Late:
+    def __del__(self):
+        print("taken down")
+late = Late()
+atexit.register(print, "at exit")
+print("said")
+END(3)
+"""
+    for end, expected in (("sys.exit", ["said", "at exit", "taken down"]), ("team.leave", ["said", "at exit"])):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("END", end)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 3, done.stderr
+        assert done.stdout.split("\n")[:-1] == expected
 
 
 def test_one_process_cannot_shard(monkeypatch: pytest.MonkeyPatch) -> None:

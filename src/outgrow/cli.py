@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -556,21 +556,24 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, with 2 for what the user can mend, with 1 for anything else that failed."""
     tokens = list(sys.argv[1:] if tokens is None else tokens)
-    sys.exit(_in_team(tokens) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else _main(tokens))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _in_team(tokens)
+    sys.exit(_main(tokens))
 
 
-def _in_team(tokens: list[str]) -> int:
+def _in_team(tokens: list[str]) -> NoReturn:
     """One of several processes that torchrun started: the first runs the command, the others help it finetune."""
     from outgrow.train import team
 
     team.join()
     if team.rank():
         team.serve()
-        return 0
+        team.leave(0)
     try:
-        return _main(tokens)
+        code = _main(tokens)
     finally:
         team.dismiss()
+    team.leave(code)
 
 
 def _main(tokens: list[str]) -> int:

@@ -14,6 +14,9 @@ Compared are
 * plain: what the released research code does, in float32: microbatches of 32 or 1 in the order they come, padded to the
   longest, the graph of the whole batch kept until its loss.
 
+Prediction is of 2,048 snippets, ours with either head against the plain recipe's batches of 32 and 256, each padded to
+its longest; its head reads one token, so ours that does is like with like.
+
 Each is timed in a process of its own (so its peak memory is its own), rounds alternate, the first steps are not
 counted, and the median over the rounds is shown. Ratios are of tokens of text a second, as batches of equal length
 leave out the few very long texts. The physical limit is the matrix product: 6 operations a weight of the layers and a
@@ -33,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peak import matrix_peak
 
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec
@@ -45,7 +49,7 @@ ROWS, BATCH, MAX_TOKENS, WARM = 6400, 32, 128, 3
 PREDICTED = 2048
 TRAIN = ("ours-one", "ours-mean", "bare-one", "bare-mean", "trainer-best", "trainer", "plain-32", "plain-1")
 ON_REQUEST = ("compiled-one", "compiled-mean")
-PREDICT = ("ours-predict", "plain-predict-32", "plain-predict-256")
+PREDICT = ("ours-predict-one", "ours-predict-mean", "plain-predict-32", "plain-predict-256")
 EXTRACT = ("ours-extract", "sentence-transformers")
 KINDS = {"train": TRAIN, "predict": PREDICT, "extract": EXTRACT}
 
@@ -91,18 +95,20 @@ def measured(variant: str, model: str, steps: int) -> dict[str, float]:
     folder = ModelSpec.parse(model).folder(offline=True)
     texts = list(load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:ROWS])
     peak = matrix_peak()
-    if variant in TRAIN + ON_REQUEST:
-        work = {"ours": ours, "compiled": ours, "bare": bare, "trainer": trainer, "plain": plain}[
-            variant.partition("-")[0]
-        ]
-        seconds, examples, tokens, weights = work(variant, folder, texts, steps)
-        operations = 6 * weights * tokens
-    else:
-        work = {"ours-predict": our_prediction, "ours-extract": our_features, "sentence-transformers": encoded}.get(
-            variant, plain_prediction
-        )
-        seconds, examples, tokens, weights = work(variant, folder, texts, steps)
-        operations = 2 * weights * tokens
+    work = {
+        "ours": ours,
+        "compiled": ours,
+        "bare": bare,
+        "trainer": trainer,
+        "plain": plain,
+        "ours-predict": our_prediction,
+        "plain-predict": plain_prediction,
+        "ours-extract": our_features,
+        "sentence-transformers": encoded,
+    }
+    kind = variant if variant in work else variant.rpartition("-")[0]
+    seconds, examples, tokens, weights = work[kind](variant, folder, texts, steps)
+    operations = (6 if variant in TRAIN + ON_REQUEST else 2) * weights * tokens
     peak = (peak + matrix_peak()) / 2
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     share = operations / seconds / peak
@@ -241,7 +247,7 @@ def random_batches(folder: Path, texts: list[str], steps: int) -> list[list[Toke
 def our_prediction(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
     from outgrow.train.fitted import probabilities
 
-    model = load_classifier(folder, 2, max_tokens=MAX_TOKENS)
+    model = load_classifier(folder, 2, max_tokens=MAX_TOKENS, pooling=pooling_of(variant, folder))
     rows = tokenize(load_tokenizer(folder), texts[:PREDICTED], MAX_TOKENS)
     runtime = Runtime(device="cpu")
     probabilities(model, [(row,) for row in rows[:64]], runtime, runtime.report)
@@ -314,16 +320,6 @@ def weights_of(body: Any) -> int:
 
 def linear_layers(body: Any) -> Iterator[torch.nn.Linear]:
     return (m for m in body.modules() if isinstance(m, torch.nn.Linear))
-
-
-def matrix_peak(size: int = 2048, lasting: float = 1.0) -> float:
-    """Operations per second of a large square matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < lasting:
-        a @ b
-        count += 1
-    return 2 * size**3 * count / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def test_rounds_of_refinement_are_fresh_students(make: MakeExperiment) -> None:
 def test_chains_of_probes_run_and_twice_the_same(
     make: MakeExperiment, other: str, tmp_path: Path, classes: int
 ) -> None:
-    through, task = f"through=({other!r},)", f"words(rows=360, classes={classes})"
+    through, task = f"through=({other!r},)", f"words(rows=1440, classes={classes})"
     chains = (f"bootstrap({through}, fresh=True)", f"bootstrap({through})", f"gold-matched({through})")
     spelled = (*chains, "direct(shares=2)", "refine(rounds=2, keep=0.7)")
     experiments = [make(task=task, strategy=s, seeds=(0,)) for s in spelled]

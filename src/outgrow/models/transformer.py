@@ -297,15 +297,16 @@ def recompute_layers(body: Any) -> None:
 
 
 def compile_layers(body: Any, runtime: Runtime) -> None:
-    """Compile each layer's code, for batches of any shape; say so and leave it where torch finds no compiler.
+    """Compile each layer's code, for batches of any shape; where torch can compile nothing, say so and leave it.
 
     To be called before :func:`recompute_layers` and sharding, which then work on compiled layers.
     """
     try:
         torch.compile(torch.sin)(torch.ones(2, device=runtime.torch_device()))
     except RuntimeError as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        runtime.say(f"nothing is compiled: torch.compile finds no working compiler ({reason.strip()})")
+        cause = getattr(error, "inner_exception", error)  # torch wraps what its backend raised
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        runtime.say(f"nothing is compiled: torch.compile does not work here ({reason.strip()})")
         return
     let_attention_be()
     for layer in layers_of(body):

@@ -353,7 +353,7 @@ def test_a_run_with_checkpointing_is_the_same_run(
 def test_compiled_layers_change_no_gradient(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # what another kind of CPU left crashes this one
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # one made for other vector instructions crashed this
     said: list[str] = []
     runtime = replace(CPU, say=said.append)
 

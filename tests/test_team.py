@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from outgrow.cli import main
 from outgrow.errors import UserError
 from outgrow.losses import ELR, LogConf, Loss, Xent
 from outgrow.models.packing import layers_of
@@ -224,6 +225,26 @@ END(3)
         )
         assert done.returncode == 3, done.stderr
         assert done.stdout.split("\n")[:-1] == expected
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, ["join", "dismiss", 2]), (1, ["join", "serve", 0])])
+def test_a_command_of_a_team_ends_by_leaving_it(
+    monkeypatch: pytest.MonkeyPatch, rank: int, expected: list[str | int]
+) -> None:
+    did: list[str | int] = []
+
+    def leave(code: int) -> None:
+        did.append(code)
+        raise KeyboardInterrupt  # the process would be gone
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(team, "rank", lambda: rank)
+    monkeypatch.setattr(team, "leave", leave)
+    for name in ("join", "serve", "dismiss"):
+        monkeypatch.setattr(team, name, lambda name=name: did.append(name))
+    with pytest.raises(KeyboardInterrupt):
+        main(["run", "--task", "nothing"])
+    assert did == expected
 
 
 def test_one_process_cannot_shard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,7 +245,7 @@ def random_batches(folder: Path, texts: list[str], steps: int) -> list[list[Toke
 
 
 def our_prediction(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
-    from outgrow.train.fitted import probabilities
+    from outgrow.train.model import probabilities
 
     model = load_classifier(folder, 2, max_tokens=MAX_TOKENS, pooling=pooling_of(variant, folder))
     rows = tokenize(load_tokenizer(folder), texts[:PREDICTED], MAX_TOKENS)

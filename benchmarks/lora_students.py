@@ -32,7 +32,7 @@ from outgrow.models.transformer import Classifier, Tokens, load_classifier, load
 from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
-from outgrow.train.fitted import build
+from outgrow.train.model import build
 from outgrow.train.settings import Finetune
 from outgrow.train.updates import accumulate, apply, make_optimizer
 

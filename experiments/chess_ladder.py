@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from outgrow import Experiment, sweep
 from outgrow.runtime import Runtime
-from outgrow.tasks.chess_puzzles import Wording
+from outgrow.tasks.catalogue.chess_puzzles import Wording
 
 if TYPE_CHECKING:
     import chess
@@ -178,8 +178,8 @@ def save_start(folder: Path, size: Size, seed: int) -> None:
 def train_model(folder: Path, size: Size, train: list[Position], epochs: int, seed: int) -> None:
     """Train a model and save it as a folder that ``--ladder`` takes; checkpoints lie beside it until it is done."""
     from outgrow.models.transformer import load_language_model
-    from outgrow.train.fitted import put
-    from outgrow.train.generate import Generate, finetune_lm
+    from outgrow.train.lm import Generate, finetune_lm
+    from outgrow.train.model import set_trained
 
     if (folder / "trained.json").exists():
         return
@@ -190,7 +190,7 @@ def train_model(folder: Path, size: Size, train: list[Position], epochs: int, se
     prompts, answers = [p.question for p in train], [p.move for p in train]
     fitted = finetune_lm(start, prompts, answers, settings, seed, runtime)
     model = load_language_model(start)
-    put(model, fitted.state)
+    set_trained(model, fitted.state)
     shutil.copytree(start, folder, dirs_exist_ok=True)
     model.save_pretrained(folder)
     (folder / "trained.json").write_text(json.dumps({"positions": len(train), "history": fitted.history}))
@@ -207,7 +207,7 @@ def strength(folder: Path, held_out: list[Position]) -> dict[str, float]:
     """Shares of held-out positions where the model writes a legal move, and the move that was played."""
     import chess
 
-    from outgrow.train.generate import Generate, decode
+    from outgrow.train.lm import Generate, decode
 
     moves = decode(folder, None, [p.question for p in held_out], Generate(max_tokens=64, max_answer=4), Runtime())
     legal = [move in {m.uci() for m in chess.Board(p.fen).legal_moves} for p, move in zip(held_out, moves, strict=True)]

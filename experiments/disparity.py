@@ -15,13 +15,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from board import FOLDER, LADDER, OFFLINE
+from methods_board import FOLDER, LADDER, OFFLINE
 
 from outgrow import Grid, Runtime
-from outgrow.board import run_board
+from outgrow.board.run import run_board
+from outgrow.engine.progress import Progress
 from outgrow.experiment import open_store
-from outgrow.plots import save
-from outgrow.progress import Progress
+from outgrow.report.plots import save
 from outgrow.strategies import canonical_strategy
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from board import OFFLINE
+from methods_board import OFFLINE
 
 from outgrow import Experiment, Grid, Runtime, sweep
 from outgrow.experiment import experiments_of
-from outgrow.report import write_report
+from outgrow.report.run import write_report
 
 TEXTS = ("glove", "minilm-l3", "minilm-l6")
 SEEDS = 3

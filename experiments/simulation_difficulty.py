@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow import Experiment, sweep
-from outgrow.tasks.synthetic import expected_accuracy
+from outgrow.tasks.catalogue.synthetic import expected_accuracy
 
 if TYPE_CHECKING:
     import altair as alt

@@ -19,10 +19,10 @@ import numpy as np
 
 from outgrow import Experiment, UserError, sweep
 from outgrow.data import Examples, Labels, Split
-from outgrow.graph import Step, step
-from outgrow.pictures import open_picture
+from outgrow.engine.graph import Step, step
+from outgrow.models.image_files import open_picture
 from outgrow.runtime import Runtime
-from outgrow.supervisors import SUPERVISORS, Source, supervisor
+from outgrow.supervisors import SUPERVISORS, SupervisorSetup, supervisor
 
 NUM_CLASSES = 1000
 TRAIN = "probe(view='last_token', epochs=5, batch_size=100, lr=0.001, l2=0.0, early_stopping=False)"
@@ -70,7 +70,7 @@ if "alexnet" not in SUPERVISORS:
     class AlexNet:
         """AlexNet as it comes: trained on ImageNet's training images, so part A is not used."""
 
-        def __call__(self, source: Source) -> Step:
+        def __call__(self, source: SupervisorSetup) -> Step:
             """See :class:`outgrow.supervisors.Supervisor`."""
             parts = ("B", "B_val", "T")
             return Step(alexnet_labels, texts=source.student.texts, split=source.split, parts=parts)

@@ -1,4 +1,4 @@
-"""Shared doubles: a task of made-up words, tiny models on disk, and stores."""
+"""Shared doubles: tasks of made-up words, tiny models on disk, and stores."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from outgrow.data import Examples
+from outgrow.engine.store import Store
 from outgrow.experiment import Experiment, open_store
 from outgrow.models.transformer import load_tokenizer
-from outgrow.store import Store
 from outgrow.tasks.registry import task
 from tiny_models import WORDS, make_model
 
@@ -46,6 +46,22 @@ def words(*, rows: int = 240, classes: int = 2, fixed: bool = False, poisoned: b
         groups=np.array([f"group-{i if fixed else i // (2 * classes) * classes + i % classes}" for i in order]),
         meta={"split": parts[order]} if fixed else {},
     )
+
+
+@task(
+    name="chosen-words", content="made up", licence="none", source="tests", about="Which text says good.", kind="choice"
+)
+def chosen_words(*, rows: int = 240, candidates: int = 2) -> Examples:
+    """One candidate of each row says "good", the others "bad"; the words around are the same for all."""
+    rng = np.random.default_rng(0)
+    gold = rng.integers(candidates, size=rows)
+    inputs = []
+    for g in gold:
+        before, after = (rng.choice(WORDS[5:], size=rng.integers(4)).tolist() for _ in range(2))
+        inputs.append(tuple(" ".join([*before, "good" if c == g else "bad", *after]) for c in range(candidates)))
+    ids = np.array([f"id-{i}" for i in range(rows)])
+    classes = tuple(f"place {c}" for c in range(candidates))
+    return Examples(ids=ids, inputs=tuple(inputs), gold=gold, classes=classes, groups=ids)
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from outgrow import cli
-from outgrow.config import Grid
-from outgrow.configfile import read_sweep, to_yaml
+from outgrow.config import Grid, read_sweep, to_yaml
+from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import open_store
-from outgrow.store import Store
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -10,15 +10,14 @@ import torch.nn.functional as F
 
 from outgrow import Grid, UserError, preset
 from outgrow.cli import main
-from outgrow.config import PRESETS
-from outgrow.configfile import read_sweep, to_yaml
+from outgrow.config import PRESETS, read_sweep, to_yaml
 from outgrow.experiment import experiments_of, wire
 from outgrow.losses import LogConf, Product, Xent
 from outgrow.models.transformer import load_tokenizer
 from outgrow.runtime import Runtime
 from outgrow.strategies import parse_strategy, parse_trainer
-from outgrow.train.finetune import Finetune, finetune
-from outgrow.train.fitted import build, predict, probabilities, token_rows
+from outgrow.train.loop import Finetune, finetune
+from outgrow.train.model import build, predict, probabilities, token_rows
 from outgrow.train.updates import batches
 from tiny_models import make_model, make_task
 

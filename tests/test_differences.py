@@ -12,7 +12,7 @@ from outgrow.tasks import Sizes, split_examples
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/\w+\.py)::(\w+)`", PAGE)
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 
 
 def defined_in(file: str) -> set[str]:
@@ -24,8 +24,8 @@ def test_every_difference_names_a_test() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| released code |")]
     assert len(rows) > 20
     for row in rows:
-        assert re.search(r"`tests/\w+\.py::test_\w+`", row), row
-    assert len(NAMED) == len(re.findall(r"tests/\w+\.py", PAGE))  # no file without its test
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", row), row
+    assert len(NAMED) == len(re.findall(r"tests/[\w/]+\.py", PAGE))  # no file without its test
 
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(NAMED)))

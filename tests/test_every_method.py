@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import test_choice  # noqa: F401 - registers a task of choices
 from conftest import MakeExperiment
 from outgrow.data import Examples
+from outgrow.engine.graph import Step
+from outgrow.engine.runner import StepsFailed
+from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import open_store, run_steps, wire
-from outgrow.graph import Step
 from outgrow.labels import LABEL_MODELS, TRANSFORMS
 from outgrow.losses import LOSSES
-from outgrow.methods import listing
-from outgrow.runner import StepsFailed
+from outgrow.reference import listing
 from outgrow.runtime import Runtime
-from outgrow.store import Store
 from outgrow.strategies import STRATEGIES, TRAINERS
 from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks.registry import task
@@ -64,7 +63,7 @@ METHODS = [
     *(("losses", name) for name in LOSSES),
     *(("transforms", name) for name in TRANSFORMS),
     *(("label models", name) for name in LABEL_MODELS),
-    *(("trainers", name) for name in TRAINERS if name != "generate"),  # writes answers: tests/test_generate.py
+    *(("trainers", name) for name in TRAINERS if name != "generate"),  # writes answers: tests/train/test_lm.py
     *(("supervisors", name) for name in SUPERVISORS if name not in ("labels", "rater")),  # columns of a user's table
 ]
 
@@ -189,8 +188,8 @@ def test_refused_with_the_reason(make: MakeExperiment, writer: Path, change: dic
 def test_statements_are_embedded_once_for_all_methods_and_seeds(make: MakeExperiment) -> None:
     """One pass over C statements of each text serves ccs and crc, every view and every seed."""
     from outgrow import steps
-    from outgrow.graph import in_order
-    from outgrow.strategies.elicitation import state
+    from outgrow.engine.graph import in_order
+    from outgrow.strategies.prompts import state
 
     spellings = ("ccs", "crc", "ccs(view='mean', restarts=2)", "crc(view='mid_mean')")
     targets = [wire(make(strategy=s, seeds=(0, 1, 2))) for s in spellings]

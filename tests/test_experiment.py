@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from conftest import MakeExperiment
-from outgrow import packages, steps
+from outgrow import archives as packages
+from outgrow import steps
 from outgrow.data import Examples, Labels, Split
+from outgrow.engine.graph import Step, in_order, step
+from outgrow.engine.runner import StepsFailed
+from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import (
     Experiment,
@@ -27,14 +31,11 @@ from outgrow.experiment import (
     wire,
     wire_all,
 )
-from outgrow.graph import Step, in_order, step
 from outgrow.models.spec import LADDERS
-from outgrow.runner import StepsFailed
+from outgrow.results import predictions, table_of
 from outgrow.runtime import Runtime
-from outgrow.store import Store
 from outgrow.strategies import CONTROLS, STRATEGIES
-from outgrow.supervisors import KINDS, SIMULATED, SUPERVISORS, rate
-from outgrow.tables import predictions, table_of
+from outgrow.supervisors import KINDS, SIMULATED, SUPERVISORS, one_rating
 
 CPU = Runtime(device="cpu", offline=True)
 PROBE = "probe(epochs=6, lr=0.03)"
@@ -169,7 +170,7 @@ def test_gold_of_b_and_t_flows_into_simulated_supervisors_and_into_no_other_step
     for labels in wire(make(weak=weak)).args["weak"]:
         own = {("texts",), ("split",), ("gold", "A", "A_val")}
         assert set(paths_to_load(everything_behind(labels))) <= own | {(labels.function.name, "B", "B_val", "T")}
-        assert labels.fn in (*SIMULATED, rate, steps.weak_column)
+        assert labels.fn in (*SIMULATED, one_rating, steps.weak_column)
         inside = {s.key for s in everything_behind(labels)} - {labels.key}
         assert not any(s.fn in SIMULATED for s in everything_behind(labels) if s.key in inside)
 
@@ -568,7 +569,7 @@ def test_a_model_folder_elsewhere_is_the_same_model(make: MakeExperiment, copied
 
 @pytest.fixture
 def copied(model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model, tmp_path / "copied"))
+    return Path(shutil.copytree(model, tmp_path / "snapshot"))
 
 
 # --- grids ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from outgrow.errors import UserError
 from outgrow.losses import LOSSES, LogConf, Xent
 from outgrow.models.settings import VIEWS, Probe
-from outgrow.spelling import parse, read_call, spell, spell_call
+from outgrow.registry import parse, read_call, spell, spell_call
 from outgrow.strategies import STRATEGIES, TRAINERS, Confidence, Naive, parse_strategy, parse_trainer
 from outgrow.train.settings import Finetune
 

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from conftest import MakeExperiment
 from outgrow.data import Examples, Features, Labels, Split
+from outgrow.engine.runner import StepsFailed
+from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import run_steps, wire
 from outgrow.models.probe import FittedProbe
-from outgrow.runner import StepsFailed
+from outgrow.registry import parse
 from outgrow.runtime import Runtime
-from outgrow.spelling import parse
-from outgrow.store import Store
 from outgrow.supervisors import (
     KINDS,
     SUPERVISORS,
     canonical_supervisor,
-    err,
+    inject_errors,
+    linear_errors,
+    one_rating,
     parse_supervisor,
-    rate,
-    simulate,
 )
 
 PARTS = ("B", "B_val", "T")
@@ -57,7 +57,7 @@ def belief(examples: Examples, seed: int = 1) -> Labels:
 def erring(examples: Examples, split: Split, **changed: Any) -> Labels:
     arguments: dict[str, Any] = {"accuracy": 0.8, "kind": "uniform", "share": 1.0, "of_class": None, "soft": False}
     arguments |= {"seed": 0, "belief": belief(examples)} | changed
-    return err(pool=examples, split=split, parts=PARTS, **arguments)
+    return inject_errors(pool=examples, split=split, parts=PARTS, **arguments)
 
 
 def wrong_rows(labels: Labels, examples: Examples, split: Split, part: str) -> tuple[Examples, Any]:
@@ -175,7 +175,7 @@ def linear_world(rows: int, classes: int, seed: int = 0) -> tuple[Examples, Spli
 def simulated(world: tuple[Examples, Split, Features, FittedProbe], **changed: Any) -> Labels:
     examples, split, features, fitted = world
     arguments: dict[str, Any] = {"accuracy": 0.7, "share": 1.0, "soft": False, "seed": 0} | changed
-    return simulate(pool=examples, split=split, parts=PARTS, features=features, fitted=fitted, **arguments)
+    return linear_errors(pool=examples, split=split, parts=PARTS, features=features, fitted=fitted, **arguments)
 
 
 @settings(max_examples=15, deadline=None)
@@ -235,7 +235,7 @@ def test_an_accuracy_the_student_cannot_simulate_is_refused_with_the_one_it_can(
 
 def test_a_rater_says_the_sign() -> None:
     examples, split = pool()
-    labels = rate(pool=examples, split=split, parts=PARTS, number=1)
+    labels = one_rating(pool=examples, split=split, parts=PARTS, number=1)
     ratings = examples.take(labels.ids).meta["rater.1"]
     assert (labels.probs[:, 1] == np.select([ratings < 0, ratings > 0], [0.0, 1.0], 0.5)).all()
 
@@ -243,13 +243,13 @@ def test_a_rater_says_the_sign() -> None:
 def test_a_rating_that_is_not_there() -> None:
     examples, split = pool()
     with pytest.raises(UserError, match="no rating 2: the task has ratings 1 to 1"):
-        rate(pool=examples, split=split, parts=PARTS, number=2)
+        one_rating(pool=examples, split=split, parts=PARTS, number=2)
     with pytest.raises(UserError, match="no single ratings"):
-        rate(pool=replace(examples, meta={}), split=split, parts=PARTS, number=1)
+        one_rating(pool=replace(examples, meta={}), split=split, parts=PARTS, number=1)
     gap = np.where(np.arange(len(examples)) == 7, np.nan, 1.0)
     if "id-0007" in split.ids(PARTS):
         with pytest.raises(UserError, match="the first is 'id-0007'"):
-            rate(pool=replace(examples, meta={"rater.1": gap}), split=split, parts=PARTS, number=1)
+            one_rating(pool=replace(examples, meta={"rater.1": gap}), split=split, parts=PARTS, number=1)
 
 
 # --- spelling ---------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from outgrow.config import Experiment
+    from outgrow.engine.store import Store
     from outgrow.runtime import Runtime
-    from outgrow.store import Store
     from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
@@ -110,7 +110,7 @@ def run(
     Without arguments: the default experiment, real models and data on any laptop. What is stored already is reused.
     """
     if print_config:
-        from outgrow.configfile import to_yaml
+        from outgrow.config import to_yaml
 
         print(to_yaml(grid), end="")
         return
@@ -127,13 +127,13 @@ def sweep(
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
     """Run every grid of a file, shared steps once."""
-    from outgrow.configfile import read_sweep
+    from outgrow.config import read_sweep
 
     _run(read_sweep(file), store, report, machine)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest(Grid):
+class BoardGrid(Grid):
     """A grid whose strategies are the methods of a board."""
 
     task: tuple[str, ...] = ("sentiment-movies", "sentiment-news", "sentiment-tweets", "sentiment-reviews")
@@ -143,13 +143,13 @@ class Contest(Grid):
     at its documented defaults."""
 
 
-_DEFAULT_CONTEST = Contest()
+_DEFAULT_BOARD = BoardGrid()
 
 
 @app.command
 def board(
     *,
-    grid: Annotated[Contest, Flat] = _DEFAULT_CONTEST,
+    grid: Annotated[BoardGrid, Flat] = _DEFAULT_BOARD,
     tune: Annotated[
         bool,
         Parameter(help="Choose each method's settings per cell by weak validation labels, never gold.", negative=()),
@@ -164,11 +164,11 @@ def board(
     already is reused.
     """
     from outgrow import experiment
-    from outgrow.board import run_board
-    from outgrow.progress import Progress, clock
-    from outgrow.provenance import provenance
-    from outgrow.scoreboard import print_board, write_board
-    from outgrow.tables import table_of
+    from outgrow.board.run import run_board
+    from outgrow.engine.progress import Progress, clock
+    from outgrow.report.board import print_board, write_board
+    from outgrow.report.provenance import provenance
+    from outgrow.results import table_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
@@ -205,8 +205,8 @@ def plan(
     from collections import Counter
 
     from outgrow import experiment
-    from outgrow.configfile import read_sweep
-    from outgrow.progress import clock
+    from outgrow.config import read_sweep
+    from outgrow.engine.progress import clock
 
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
@@ -231,9 +231,10 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
 
 
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
-    from outgrow import experiment, runner
-    from outgrow.progress import Progress
-    from outgrow.tables import table_of
+    from outgrow import experiment
+    from outgrow.engine import runner
+    from outgrow.engine.progress import Progress
+    from outgrow.results import table_of
 
     opened, runtime = experiment.open_store(store), machine.runtime()
     if runtime.device != "auto":
@@ -253,9 +254,9 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 
 
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
-    from outgrow.progress import clock
-    from outgrow.provenance import provenance
-    from outgrow.report import print_table, write_report
+    from outgrow.engine.progress import clock
+    from outgrow.report.provenance import provenance
+    from outgrow.report.run import print_table, write_report
     from outgrow.tasks import small_test_warning
 
     print_table(table, _console())
@@ -282,7 +283,7 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
     from collections import defaultdict
 
     from outgrow.experiment import open_store
-    from outgrow.tables import table_of
+    from outgrow.results import table_of
 
     opened = open_store(store)
     if steps:
@@ -311,7 +312,7 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
     """
     import json
 
-    from outgrow.configfile import to_yaml
+    from outgrow.config import to_yaml
     from outgrow.experiment import open_store
 
     record = open_store(store).find(key)
@@ -322,7 +323,7 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
 def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
     """Write the report of everything in the store."""
     from outgrow.experiment import open_store
-    from outgrow.tables import table_of
+    from outgrow.results import table_of
 
     opened = open_store(store)
     table = table_of(opened.records("compare"))
@@ -430,7 +431,7 @@ def methods() -> None:
     """List strategies, losses, transforms of labels, trainers, and supervisors that are no models: options, sources."""
     from itertools import groupby
 
-    from outgrow.methods import listing
+    from outgrow.reference import listing
 
     for kind, listed in groupby(listing(), lambda method: method.kind):
         rows = [[m.spelling, m.about, m.source, m.cost] for m in listed]
@@ -447,7 +448,7 @@ def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> N
     Args:
         names: models, ladders (three, six) or tasks; nothing for what the default experiment needs.
     """
-    from outgrow.fetching import pull as fetch
+    from outgrow.doctor import pull as fetch
 
     fetch(names or ("three", "sentiment-movies"), machine.runtime(), print)
 
@@ -478,8 +479,8 @@ def clean(
         results: remove all stored results too.
         cache: remove fetched models and data too.
     """
+    from outgrow.doctor import clean as remove
     from outgrow.experiment import open_store
-    from outgrow.fetching import clean as remove
 
     for line in remove(open_store(store), results=results, cache=cache):
         print(line)
@@ -542,7 +543,7 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
     if value in PRESETS:
         fields = PRESETS[value]
     elif Path(value).exists() or not value.isalnum():
-        from outgrow.configfile import read_grid
+        from outgrow.config import read_grid
 
         fields = read_grid(Path(value))
     else:
@@ -563,17 +564,17 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 def _in_team(tokens: list[str]) -> NoReturn:
     """One of several processes that torchrun started: the first runs the command, the others help it finetune."""
-    from outgrow.train import team
+    from outgrow.train import distributed
 
-    team.join()
-    if team.rank():
-        team.serve()
-        team.leave(0)
+    distributed.join()
+    if distributed.rank():
+        distributed.worker_loop()
+        distributed.leave(0)
     try:
         code = _main(tokens)
     finally:
-        team.dismiss()
-    team.leave(code)
+        distributed.shutdown()
+    distributed.leave(code)
 
 
 def _main(tokens: list[str]) -> int:
@@ -591,7 +592,7 @@ def _main(tokens: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        from outgrow.runner import StepsFailed
+        from outgrow.engine.runner import StepsFailed
 
         if not isinstance(error, StepsFailed):
             raise

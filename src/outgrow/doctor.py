@@ -1,20 +1,23 @@
-"""What this machine has, what is missing, and whether stored results are intact."""
+"""This machine: what it has, what is missing, whether results are intact; fetching ahead, and cleaning up."""
 
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from outgrow.errors import UserError
-from outgrow.models.packaged import models_table
-from outgrow.packages import megabytes
+from outgrow.archives import megabytes
+from outgrow.engine.store import Damaged, Store
+from outgrow.errors import UserError, unknown_name
+from outgrow.models.packaged import RUNGS, models_table
+from outgrow.models.spec import LADDERS, ModelSpec, ladder
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.store import Damaged, Store
+from outgrow.tasks import TaskSpec, load, tasks_table
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "clean", "examine", "pull"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "scikit-learn", "numpy", "polars", "altair")
 _LEAST_MEMORY = 3 << 30
@@ -118,3 +121,54 @@ def _stored(store: Store) -> Finding:
     if damaged:
         return Finding("results", f"{len(damaged)} damaged (run again to mend), the first: {damaged[0]}", ok=False)
     return Finding("results", f"{intact} in {store.root}, all intact")
+
+
+# --- fetching ahead, and cleaning up ----------------------------------------------------------------------------------
+
+
+def pull(names: Sequence[str], runtime: Runtime, say: Callable[[str], None]) -> None:
+    """Fetch and convert models, ladders and the data of tasks.
+
+    Raises:
+        UserError: for an unknown name, or what cannot be fetched.
+    """
+    tasks = {t["name"] for t in tasks_table()}
+    for name in names:
+        base = name.partition("(")[0]
+        if base in tasks:
+            say(f"{name}: {len(load(TaskSpec.parse(name), runtime))} examples here")
+        elif base in LADDERS or base in RUNGS or ":" in name or "/" in name:
+            for model in ladder(name, runtime.accept_license) if name in LADDERS else (name,):
+                spec = ModelSpec.parse(model)
+                folder = spec.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=say)
+                say(f"{model}: {folder}")
+        else:
+            raise unknown_name("model, ladder or task", name, [*RUNGS, *LADDERS, *tasks])
+
+
+def clean(store: Store, *, results: bool, cache: bool) -> Iterator[str]:
+    """Remove leftovers of killed runs, and on request all results or everything fetched; says what went."""
+    if store.is_local:
+        root = Path(store.path)
+        leftovers = [p for p in (root / "unfinished",) if p.exists()]
+        finished = {Path(f) for f in store.folders()}
+        leftovers += [p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished]
+        yield from _removed(leftovers, "left by killed runs")
+        if results:
+            for folder in sorted(finished):
+                store.delete_folder(str(folder))
+            yield f"{len(finished)} results removed from {store.root}"
+    elif results:
+        raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
+    yield from _removed([p for p in cache_folder().glob("**/.*") if p.is_dir()], "half-fetched")
+    if cache:
+        yield from _removed(
+            [p for p in map(cache_folder().joinpath, ("archives", "models", "sets")) if p.exists()], "fetched"
+        )
+
+
+def _removed(paths: Sequence[Path], what: str) -> Iterator[str]:
+    for path in paths:
+        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        shutil.rmtree(path)
+        yield f"removed {path} ({what}, {megabytes(size)})"

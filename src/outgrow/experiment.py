@@ -9,29 +9,30 @@ from dataclasses import fields, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from outgrow import answers, runner, steps
+from outgrow import steps
 from outgrow.config import Experiment, Grid
+from outgrow.engine import runner
+from outgrow.engine.graph import Step
+from outgrow.engine.progress import Progress
+from outgrow.engine.runner import Monitor, Outcome, Plan
+from outgrow.engine.store import Store
 from outgrow.errors import UserError
-from outgrow.graph import Step
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
-from outgrow.progress import Progress
-from outgrow.runner import Monitor, Outcome, Plan
+from outgrow.results import table_of
 from outgrow.runtime import Runtime
-from outgrow.store import Store
 from outgrow.strategies import (
     CONTROLS,
     FOR_ANSWERS,
-    Engine,
+    Learner,
     Setup,
-    Training,
+    TrainingMethod,
     canonical_strategy,
     canonical_trainer,
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, Source, Supervisor, canonical_supervisor, parse_supervisor
-from outgrow.tables import table_of
+from outgrow.supervisors import SUPERVISORS, Model, Supervisor, SupervisorSetup, canonical_supervisor, parse_supervisor
 from outgrow.tasks import Sizes, TaskSpec
 from outgrow.train.settings import Generate
 
@@ -61,8 +62,8 @@ _KINDS = (
     "outgrow.data:Features",
     "outgrow.data:Split",
     "outgrow.models.probe:FittedProbe",
-    "outgrow.train.fitted:FinetunedModel",
-    "outgrow.train.generate:GenerativeModel",
+    "outgrow.train.model:FinetunedModel",
+    "outgrow.train.lm:GenerativeModel",
 )
 _TRANSFER = ("B", "B_val")
 
@@ -129,12 +130,12 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         ceiling=functools.cache(_ceiling),
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
-    with _uncollected():
+    with gc_paused():
         return [_wired(e, shared(replace(e, strategy="", seeds=tuple(e.seeds))), wiring) for e in experiments]
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No search for cycles meanwhile: steps form none, and half a million objects are searched again and again."""
     was = gc.isenabled()
     gc.disable()
@@ -151,7 +152,7 @@ class _Wiring(NamedTuple):
     task: Callable[[str], tuple[TaskSpec, Step, Step]]
     model: Callable[..., ModelSpec]
     setup: Callable[..., tuple[Setup, Step]]
-    ceiling: Callable[[Step, Step, Engine, int], Step]
+    ceiling: Callable[[Step, Step, Learner, int], Step]
 
 
 class _Shared(NamedTuple):
@@ -160,7 +161,7 @@ class _Shared(NamedTuple):
     known: dict[str, Any]
     """Their fields in the one spelling."""
     pool: Step
-    student: Engine
+    student: Learner
     setups: tuple[Setup, ...]
     """One for each seed, as all that follow."""
     truth: tuple[Step, ...]
@@ -188,7 +189,7 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
         labels["ceiling"] = tuple([wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups])
     seeds = shared.known["seeds"]
     if writes:
-        target = Step(answers.compare, pool=shared.pool, seeds=seeds, **labels)
+        target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
     else:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
@@ -197,23 +198,23 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
 
 
 @functools.cache
-def _training(strategy: str) -> Training | None:
+def _training(strategy: str) -> TrainingMethod | None:
     """The strategy where it changes how a model is trained. To ask takes as long as to wire a student."""
     parsed = parse_strategy(strategy)
-    return parsed if isinstance(parsed, Training) else None
+    return parsed if isinstance(parsed, TrainingMethod) else None
 
 
 def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     """The experiment but for its strategy."""
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
-    student = Engine(model=strong, trainer=trainer, texts=texts)
+    student = Learner(model=strong, trainer=trainer, texts=texts)
     supervisor = parse_supervisor(experiment.weak)
     weak = canonical_supervisor(supervisor) if supervisor else None
     if supervisor is None:
         model = wiring.model(experiment.weak, tuple(SUPERVISORS))
         weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
-        supervisor = Model(engine=Engine(model=model, trainer=weak_trainer, texts=texts))
+        supervisor = Model(learner=Learner(model=model, trainer=weak_trainer, texts=texts))
         _check_reads(model, task)
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)
@@ -251,21 +252,21 @@ def _form(task: TaskSpec) -> str:
 
 
 def _setup(
-    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Engine, seed: int
+    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, seed: int
 ) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the truth on T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
-    weak = supervisor(Source(pool=pool, split=split, student=student, seed=seed))
-    bought = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
-    given: dict[str, Any] = {"bought": bought, "oracle": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
+    weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
+    gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
+    given: dict[str, Any] = {"gold_b": gold_b, "gold_b_val": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
     if isinstance(supervisor, Model):
-        engine = supervisor.engine
-        given |= {"supervisor": engine, "own": engine.gold(pool, split, ("A", "A_val"))}
+        learner = supervisor.learner
+        given |= {"supervisor": learner, "gold_a": learner.gold(pool, split, ("A", "A_val"))}
     setup = Setup(split=split, weak=weak, student=student, seed=seed, form=form, **given)
     return setup, student.gold(pool, split, ("T",))
 
 
-def _ceiling(pool: Step, split: Step, student: Engine, seed: int) -> Step:
+def _ceiling(pool: Step, split: Step, student: Learner, seed: int) -> Step:
     """The ceiling's predictions: as its student in all but the labels (design law 4)."""
     gold = student.gold(pool, split, _TRANSFER)
     return student.predict(student.fit(gold, split, "B", Xent(), seed), split, ("T",))
@@ -355,7 +356,7 @@ def sweep(
 def results(store: str | None = None) -> "pl.DataFrame":
     """One row per finished experiment in the store: its fields, and every score with its interval.
 
-    See :func:`outgrow.tables.table_of` for the columns.
+    See :func:`outgrow.results.table_of` for the columns.
     """
     return table_of(open_store(store).records("compare"))
 

@@ -1,6 +1,6 @@
 """Supervisors: who gives the weak labels. A smaller model, the user's own column, a human rater, or simulated errors.
 
-A supervisor is a frozen dataclass that maps a :class:`Source` to the step whose result is its labels on B, B_val and T.
+A supervisor is a frozen dataclass that maps a :class:`SupervisorSetup` to the step that labels B, B_val and T.
 Register another with :func:`supervisor`; its name and fields are then spelled the same in Python, YAML and CLI. Where a
 supervisor is simulated, gold of B and T flows into its step, and into nothing else that a student is made of.
 """
@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
+from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError, unknown_name
-from outgrow.graph import Step, step
 from outgrow.losses import Xent
 from outgrow.models.settings import Head, Probe
-from outgrow.spelling import parse, spell
-from outgrow.strategies import Engine
+from outgrow.registry import parse, spell
+from outgrow.strategies import Learner
 
 __all__ = [
     "SIMULATED",
@@ -29,8 +29,8 @@ __all__ = [
     "Model",
     "OwnLabels",
     "Rater",
-    "Source",
     "Supervisor",
+    "SupervisorSetup",
     "canonical_supervisor",
     "parse_supervisor",
     "supervisor",
@@ -50,20 +50,20 @@ KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SupervisorSetup:
     """What a supervisor may use: everything, gold included. Only its labels go on to the student."""
 
     pool: Step
     """The task's examples with gold and meta columns."""
     split: Step
-    student: Engine
+    student: Learner
     seed: int
 
 
 class Supervisor(Protocol):
     """Wires weak labels: from what there is to the step that gives them."""
 
-    def __call__(self, source: Source) -> Step:
+    def __call__(self, source: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
         ...
 
@@ -89,11 +89,11 @@ def supervisor(name: str) -> Callable[[T], T]:
 class Model:
     """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model, so it has no name here."""
 
-    engine: Engine
+    learner: Learner
 
-    def __call__(self, source: Source) -> Step:
+    def __call__(self, source: SupervisorSetup) -> Step:
         """See :class:`Supervisor`."""
-        return _trained(self.engine, source, _PARTS)
+        return _trained(self.learner, source, _PARTS)
 
 
 @supervisor("labels")
@@ -101,7 +101,7 @@ class Model:
 class OwnLabels:
     """The weak labels of the user's own table, from its column ``weak``."""
 
-    def __call__(self, source: Source) -> Step:
+    def __call__(self, source: SupervisorSetup) -> Step:
         """See :class:`Supervisor`."""
         return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
 
@@ -121,9 +121,9 @@ class Rater:
         if self.number < 1:
             raise UserError(f"number of rater is {self.number}; ratings are counted from 1")
 
-    def __call__(self, source: Source) -> Step:
+    def __call__(self, source: SupervisorSetup) -> Step:
         """See :class:`Supervisor`."""
-        return Step(rate, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
+        return Step(one_rating, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
 
 
 @supervisor("errors")
@@ -158,31 +158,33 @@ class Errors:
         if (self.kind == "class") != (self.of_class is not None):
             raise UserError("kind='class' and of_class go together: errors(kind='class', of_class=0)")
 
-    def __call__(self, source: Source) -> Step:
+    def __call__(self, source: SupervisorSetup) -> Step:
         """See :class:`Supervisor`."""
         shared = {"pool": source.pool, "split": source.split, "accuracy": self.accuracy, "share": self.share}
         shared |= {"soft": self.soft, "seed": source.seed}
         if self.kind == "simulatable":
-            engine = _probed(source.student)
-            return Step(simulate, features=engine.features, fitted=_fitted(engine, source), parts=_PARTS, **shared)
+            learner = _probed(source.student)
+            return Step(
+                linear_errors, features=learner.features, fitted=_fitted(learner, source), parts=_PARTS, **shared
+            )
         belief = _trained(source.student, source, _PARTS) if self.kind == "hardest" else None
-        return Step(err, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
+        return Step(inject_errors, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
 
 
-def _trained(engine: Engine, source: Source, parts: tuple[str, ...]) -> Step:
-    return engine.predict(_fitted(engine, source), source.split, parts)
+def _trained(learner: Learner, source: SupervisorSetup, parts: tuple[str, ...]) -> Step:
+    return learner.predict(_fitted(learner, source), source.split, parts)
 
 
-def _fitted(engine: Engine, source: Source) -> Step:
-    own = engine.gold(source.pool, source.split, ("A", "A_val"))
-    return engine.fit(own, source.split, "A", Xent(), source.seed)
+def _fitted(learner: Learner, source: SupervisorSetup) -> Step:
+    own = learner.gold(source.pool, source.split, ("A", "A_val"))
+    return learner.fit(own, source.split, "A", Xent(), source.seed)
 
 
-def _probed(engine: Engine) -> Engine:
+def _probed(learner: Learner) -> Learner:
     """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(engine.trainer, Head):
-        return engine
-    return Engine(model=engine.model, trainer=Probe(max_tokens=engine.trainer.max_tokens), texts=engine.texts)
+    if isinstance(learner.trainer, Head):
+        return learner
+    return Learner(model=learner.model, trainer=Probe(max_tokens=learner.trainer.max_tokens), texts=learner.texts)
 
 
 @cache
@@ -207,7 +209,7 @@ def canonical_supervisor(made: Supervisor) -> str:
 
 
 @step(version=1)
-def rate(pool: Examples, split: Split, parts: tuple[str, ...], number: int) -> Labels:
+def one_rating(pool: Examples, split: Split, parts: tuple[str, ...], number: int) -> Labels:
     """The sign of rating ``number`` of each row: negative, positive, or half each where it is 0."""
     chosen = pool.take(split.ids(parts))
     known = sum(name.startswith("rater.") for name in chosen.meta)
@@ -225,7 +227,7 @@ def rate(pool: Examples, split: Split, parts: tuple[str, ...], number: int) -> L
 
 
 @step(version=1)
-def err(
+def inject_errors(
     pool: Examples,
     split: Split,
     parts: tuple[str, ...],
@@ -266,7 +268,7 @@ def err(
 
 
 @step(version=1)
-def simulate(
+def linear_errors(
     pool: Examples,
     split: Split,
     parts: tuple[str, ...],
@@ -297,7 +299,7 @@ def simulate(
     return _as_labels(split.ids(parts), np.concatenate(given), pool.num_classes, accuracy if soft else 1.0)
 
 
-SIMULATED = (err, simulate)
+SIMULATED = (inject_errors, linear_errors)
 """Steps into which gold of B and T may flow, besides the scorer and the ceiling. What comes out is a weak label."""
 
 

@@ -5,7 +5,7 @@ needs (the student's frozen features, a seed, bought gold). They are put one aft
 ``naive(transforms=(KNN(k=20), Harden), loss=GCE)``. A label model makes one set of labels of several supervisors'.
 """
 
-from outgrow.labels.base import TRANSFORMS, Given, Transform, transform
+from outgrow.labels.base import TRANSFORMS, Transform, TransformInputs, transform
 from outgrow.labels.latent import LABEL_MODELS, AnchoredEM, DawidSkene, LabelModel, MeanVote
 from outgrow.labels.neighbours import KNN, KNNFilter, Overlap, Smooth, TopoFilter
 from outgrow.labels.plain import Balance, Harden, KeepConfident, MixGold, Reliability, Temperature
@@ -19,7 +19,6 @@ __all__ = [
     "Balance",
     "ConfidentLearning",
     "DawidSkene",
-    "Given",
     "Harden",
     "KNNFilter",
     "KeepConfident",
@@ -37,5 +36,6 @@ __all__ = [
     "Temperature",
     "TopoFilter",
     "Transform",
+    "TransformInputs",
     "transform",
 ]

@@ -11,8 +11,8 @@ from outgrow.errors import UserError
 
 __all__ = [
     "TRANSFORMS",
-    "Given",
     "Transform",
+    "TransformInputs",
     "between",
     "confidence",
     "handed",
@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Given:
+class TransformInputs:
     """What a transform may use beside the labels; only what it ``needs`` is there."""
 
     features: Doubles | None = None
@@ -51,7 +51,7 @@ class Transform(Protocol):
     soft: ClassVar[bool]
     """Whether certain labels would tell it nothing: then no ``Harden`` may come before it."""
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """The transformed labels, in the order of those given."""
         ...
 

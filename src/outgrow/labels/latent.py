@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from outgrow.data import Floats, Labels
-from outgrow.labels.base import Doubles, Given, handed, in_range, relabelled, transform
+from outgrow.labels.base import Doubles, TransformInputs, handed, in_range, relabelled, transform
 
 __all__ = ["LABEL_MODELS", "AnchoredEM", "DawidSkene", "LabelModel", "MeanVote"]
 
@@ -43,7 +43,7 @@ class AnchoredEM:
         in_range(self, 1e-6, 1, "shrinkage")
         in_range(self, 0, float("inf"), "anchor", "rounds")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         features = np.concatenate([handed(given.features), handed(given.unlabelled)])
         n = len(labels)

@@ -9,7 +9,7 @@ from outgrow.data import Floats, Ints, Labels
 from outgrow.errors import UserError
 from outgrow.labels.base import (
     Doubles,
-    Given,
+    TransformInputs,
     between,
     confidence,
     handed,
@@ -44,7 +44,7 @@ class KNN:
         in_range(self, 1, float("inf"), "k")
         in_range(self, 0, 1, "mix")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         around = labels.probs[nearest(handed(given.features), self.k, self)].mean(axis=1, dtype=np.float64)
         return relabelled(labels, between(self.mix, around, labels.probs), self)
@@ -69,7 +69,7 @@ class KNNFilter:
         in_range(self, 1, float("inf"), "k")
         in_range(self, 0, 1, "drop")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         around = labels.probs[nearest(handed(given.features), self.k, self)].mean(axis=1, dtype=np.float64)
         return drop_most(labels, around, self.drop)
@@ -99,7 +99,7 @@ class TopoFilter:
         in_range(self, 1, float("inf"), "k", "outlier_k")
         in_range(self, 0, 1, "zeta")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         from scipy.sparse.csgraph import connected_components
 
@@ -139,7 +139,7 @@ class Smooth:
         in_range(self, 1, float("inf"), "k")
         in_range(self, 0, 0.999, "alpha")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         return relabelled(labels, smoothed(labels.probs, handed(given.features), self.k, self.alpha, self), self)
 
@@ -166,7 +166,7 @@ class Overlap:
     def __post_init__(self) -> None:
         in_range(self, 0, 1, "rest")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         sure = confidence(labels.probs)
         if np.ptp(sure) < 1e-6:

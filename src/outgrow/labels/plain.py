@@ -8,7 +8,7 @@ import numpy as np
 from outgrow.data import Labels
 from outgrow.errors import UserError
 from outgrow.labels.base import (
-    Given,
+    TransformInputs,
     between,
     confidence,
     handed,
@@ -36,7 +36,7 @@ class Harden:
     source: ClassVar[str] = "Burns et al. 2023 (chess labels are moves); Wu & Sahai 2024 (arXiv 2410.04638)"
     cost: ClassVar[str] = _NONE
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         return relabelled(labels, shared_certain(labels.probs), self)
 
@@ -58,7 +58,7 @@ class Temperature:
     def __post_init__(self) -> None:
         in_range(self, 1e-3, float("inf"), "t")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         log_probs = np.log(np.maximum(labels.probs.astype(np.float64), 1e-300)) / self.t
         return relabelled(labels, np.exp(log_probs - log_probs.max(axis=1, keepdims=True)), self)
@@ -86,7 +86,7 @@ class Balance:
         if self.marginals and (min(self.marginals) <= 0 or abs(sum(self.marginals) - 1) > 1e-6):
             raise UserError(f"Balance marginals are {self.marginals}; they must be above 0 and sum to 1")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         num_classes = labels.probs.shape[1]
         if self.marginals and len(self.marginals) != num_classes:
@@ -123,7 +123,7 @@ class KeepConfident:
     def __post_init__(self) -> None:
         in_range(self, 0, 1, "share")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         sure = confidence(labels.probs)
         classes = labels.hard if self.per_class else np.zeros(len(labels), dtype=np.int64)
@@ -152,7 +152,7 @@ class Reliability:
     def __post_init__(self) -> None:
         in_range(self, 0, 1, "strength")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         weight = labels.probs.max(axis=1, keepdims=True).astype(np.float64)
         shrunk = weight * shared_certain(labels.probs) + (1 - weight) / labels.probs.shape[1]
@@ -180,7 +180,7 @@ class MixGold:
     def __post_init__(self) -> None:
         in_range(self, 0, 1, "share")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         truth: Labels = handed(given.gold)
         on_sale = np.flatnonzero(np.isin(labels.ids, truth.ids))

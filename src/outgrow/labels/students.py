@@ -10,7 +10,7 @@ from outgrow.data import Floats, Labels
 from outgrow.errors import UserError
 from outgrow.labels.base import (
     Doubles,
-    Given,
+    TransformInputs,
     between,
     confidence,
     handed,
@@ -57,7 +57,7 @@ class Logistic:
         _check(self)
         in_range(self, 0, 1, "mix")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         said = cross_fitted(handed(given.features), labels.probs, self, given.seed)
         return relabelled(labels, between(self.mix, said, labels.probs), self)
@@ -84,7 +84,7 @@ class LogisticFilter:
         _check(self)
         in_range(self, 0, 1, "drop")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         return drop_most(labels, cross_fitted(handed(given.features), labels.probs, self, given.seed), self.drop)
 
@@ -113,7 +113,7 @@ class Refine:
         _check(self)
         in_range(self, 0, 1, "share")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         features = handed(given.features)
         first = highest_of_each(confidence(labels.probs), self.share, labels.hard, labels.ids)
@@ -159,7 +159,7 @@ class Selective:
         in_range(self, 1, float("inf"), "k")
         in_range(self, 0, 0.999, "alpha")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         features = handed(given.features)
         own = cross_fitted(features, labels.probs, self, given.seed)
@@ -194,7 +194,7 @@ class NoisyChannel:
         _check(self)
         in_range(self, 0, float("inf"), "rounds")
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         truth, heard = labels.probs.astype(np.float64), np.eye(labels.probs.shape[1])[labels.hard]
         for _ in range(self.rounds):
@@ -235,7 +235,7 @@ class ConfidentLearning:
             raise unknown_name("ConfidentLearning filter_by", self.filter_by, known)
         _check(self)
 
-    def __call__(self, labels: Labels, given: Given) -> Labels:
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         """See the class."""
         from cleanlab.filter import find_label_issues
 

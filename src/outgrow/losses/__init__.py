@@ -5,7 +5,7 @@ each example (..., n). Leading axes are students trained side by side; a paramet
 broadcasts against (..., n, C), see :func:`stacked`. Adding the same number to all logits of an example changes nothing.
 """
 
-from outgrow.losses.base import LOSSES, Loss, MixesTargets, Remembers, loss, stacked
+from outgrow.losses.base import LOSSES, Loss, MixesTargets, StatefulLoss, loss, stacked
 from outgrow.losses.hardening import harden
 from outgrow.losses.memory import ELR
 from outgrow.losses.mixed import KL, AdaptConf, LogConf, Product, Xent
@@ -24,9 +24,9 @@ __all__ = [
     "Loss",
     "MixesTargets",
     "Product",
-    "Remembers",
     "ReverseKL",
     "ReverseXent",
+    "StatefulLoss",
     "Symmetric",
     "Window",
     "Xent",

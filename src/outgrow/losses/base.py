@@ -13,7 +13,7 @@ __all__ = [
     "LOSSES",
     "Loss",
     "MixesTargets",
-    "Remembers",
+    "StatefulLoss",
     "certain",
     "in_range",
     "loss",
@@ -47,11 +47,11 @@ class MixesTargets(Protocol):
 
 
 @runtime_checkable
-class Remembers(Protocol):
+class StatefulLoss(Protocol):
     """A loss that goes by what the student said of each example before, in earlier epochs.
 
     The engine holds C numbers for each of the student's training examples, zeros at first. At every update it takes
-    those of the batch, replaces them by :meth:`remember`, and trains on the loss :meth:`recalling` them.
+    those of the batch, replaces them by :meth:`remember`, and trains on the loss :meth:`with_memory` them.
     """
 
     def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
@@ -59,7 +59,7 @@ class Remembers(Protocol):
         column of log-odds (..., n, 1). No gradient flows through it."""
         ...
 
-    def recalling(self, memory: "Tensor") -> Loss:
+    def with_memory(self, memory: "Tensor") -> Loss:
         """The loss of the examples that this memory (..., n, C) is of."""
         ...
 

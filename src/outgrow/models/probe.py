@@ -29,7 +29,7 @@ from torch import Tensor
 
 from outgrow.data import Floats, Ints
 from outgrow.errors import UserError
-from outgrow.losses import Loss, MixesTargets, Remembers, stacked
+from outgrow.losses import Loss, MixesTargets, StatefulLoss, stacked
 from outgrow.models.settings import Probe
 from outgrow.runtime import Runtime
 
@@ -279,7 +279,7 @@ class _Bundle:
             self._columns([[j.val_targets for j in g] for g in groups], self.val.shape[1])
         )
         self.loss = self._stacked_loss()
-        self.memory = self._memory() if isinstance(self.loss, Remembers) else None
+        self.memory = self._memory() if isinstance(self.loss, StatefulLoss) else None
         self.lr = self._per_student("lr")
         self.decay = self._per_student("l2") * self.lr
         self.decays = bool(self.decay.any())
@@ -395,11 +395,11 @@ class _Bundle:
         """The loss of the batch at ``places`` of the tables, by what it now remembers of these examples, if it does."""
         if self.memory is None:
             return self.loss
-        assert isinstance(self.loss, Remembers)
+        assert isinstance(self.loss, StatefulLoss)
         by_student = self.memory.index_select(0, places).view(len(self.groups), -1, *self.memory.shape[1:])
         seen = self.loss.remember(by_student.transpose(1, 2).contiguous(), z)
         self.memory.index_copy_(0, places, seen.transpose(1, 2).reshape(-1, *self.memory.shape[1:]))
-        return self.loss.recalling(seen)
+        return self.loss.with_memory(seen)
 
     def _slope(self, z: Tensor, wanted: Tensor, progress: float, loss: Loss) -> Tensor:
         """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""

@@ -1,6 +1,7 @@
 """One spelling for a model, wherever it comes from, and the ladders of packaged ones."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -8,21 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
+from outgrow.archives import hub_unreachable, known_sha256
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
-from outgrow.models.numbers import NUMBER_MODELS, RandomFeatures, Vectors
 from outgrow.models.packaged import RUNGS, content_id, model_folder
-from outgrow.packages import hub_unreachable, known_sha256
+from outgrow.models.synthetic import NUMBER_MODELS, RandomFeatures, Vectors
+from outgrow.registry import parse, spell
 from outgrow.runtime import accepted_licenses
-from outgrow.spelling import parse, spell
 
-__all__ = ["LADDERS", "ModelSpec", "ladder"]
+__all__ = ["LADDERS", "LANGUAGE_MODELS", "ModelSpec", "ladder"]
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "three": ("glove", "minilm-l3", "minilm-l6"),
     "six": tuple(name for name, rung in RUNGS.items() if rung.reads == "text" and not rung.restricted),
 }
 """Packaged models, weak to strong. ``six`` holds what is freely licensed; :func:`ladder` adds what was accepted."""
+
+LANGUAGE_MODELS = ("smollm2-135m", "gemma-3-270m")
+"""The packaged language models."""
 
 _HUB = re.compile(r"hf:((?:[\w-][\w.-]*/)?[\w-][\w.-]*)@([0-9a-f]{40})")
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -80,6 +84,27 @@ class ModelSpec:
         """Whether the model is a table of word vectors, or reads numbers or images: it has features, and nothing here
         finetunes it."""
         return self.source == "glove" or self.numbers is not None or self.reads == "image"
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the model can be asked for the probability of a word, as far as that is known before it is loaded: a
+        hub model is taken to be one."""
+        if self.source in LANGUAGE_MODELS or self.source.startswith("hf:"):
+            return True
+        config = Path(self.source).expanduser() / "config.json"
+        if "/" not in self.source or not config.is_file():
+            return False
+        named = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ("ForCausalLM",)
+        return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
+
+    def check_language_model(self, what: str) -> None:
+        """Fail at plan time where the model is known to be no language model.
+
+        Raises:
+            UserError: saying that ``what`` needs one.
+        """
+        if not self.is_language_model:
+            raise UserError(f"{what}, and {self} is no language model; take a decoder, such as {LANGUAGE_MODELS[0]}")
 
     @cached_property
     def numbers(self) -> Vectors | RandomFeatures | None:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.kept_rows import KeptRows
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.quiet import quiet_transformers
-from outgrow.packages import known_sha256
+from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
 
 __all__ = [

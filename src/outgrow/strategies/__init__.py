@@ -11,12 +11,12 @@ from outgrow.strategies.base import (
     TRAINERS,
     Clusters,
     Confidence,
-    Engine,
+    Learner,
     Naive,
     Setup,
     Shuffled,
     Strategy,
-    Training,
+    TrainingMethod,
     canonical_strategy,
     canonical_trainer,
     parse_strategy,
@@ -25,9 +25,9 @@ from outgrow.strategies.base import (
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refinement
 from outgrow.strategies.coherence import ICM
-from outgrow.strategies.elicitation import CCS, CRC, FewShot, ZeroShot
 from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
-from outgrow.strategies.tuning import LPFT, Anchored, Generative, Oracle, Regularised
+from outgrow.strategies.prompts import CCS, CRC, FewShot, ZeroShot
+from outgrow.strategies.training import LPFT, Anchored, Generative, Oracle, Regularised
 
 __all__ = [
     "CCS",
@@ -46,11 +46,11 @@ __all__ = [
     "CoSupervised",
     "Confidence",
     "Direct",
-    "Engine",
     "Ensemble",
     "FewShot",
     "Generative",
     "GoldMatched",
+    "Learner",
     "Naive",
     "Oracle",
     "Raven",
@@ -59,7 +59,7 @@ __all__ = [
     "Setup",
     "Shuffled",
     "Strategy",
-    "Training",
+    "TrainingMethod",
     "ZeroShot",
     "canonical_strategy",
     "canonical_trainer",

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from outgrow import answers, relabel, steps
+from outgrow import steps
+from outgrow.engine.graph import Step
 from outgrow.errors import UserError
-from outgrow.graph import Step
 from outgrow.labels import LABEL_MODELS, TRANSFORMS, Harden, Transform
 from outgrow.losses import LOSSES, LogConf, Loss, Xent
 from outgrow.models.settings import Head, Logistic, Probe
 from outgrow.models.spec import ModelSpec
-from outgrow.spelling import parse, spell
+from outgrow.registry import parse, spell
 from outgrow.train.settings import Finetune, Generate
 
 __all__ = [
@@ -23,12 +23,12 @@ __all__ = [
     "TRAINERS",
     "Clusters",
     "Confidence",
-    "Engine",
+    "Learner",
     "Naive",
     "Setup",
     "Shuffled",
     "Strategy",
-    "Training",
+    "TrainingMethod",
     "canonical_strategy",
     "canonical_trainer",
     "parse_strategy",
@@ -44,14 +44,14 @@ NESTED = ChainMap(LOSSES, TRANSFORMS, LABEL_MODELS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
+class Learner:
     """A model and how it is trained: the same two calls whether it is probed, finetuned or writes its answers."""
 
     model: ModelSpec
     trainer: Head | Finetune | Generate
     texts: Step
     """The task's pool of texts, without gold."""
-    training: "Training | None" = None
+    training: "TrainingMethod | None" = None
     """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Engine:
         if isinstance(self.trainer, Generate):
             raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
         probed = Probe(max_tokens=self.trainer.max_tokens)
-        return Engine(model=self.model, trainer=probed, texts=self.texts).features, probed.view
+        return Learner(model=self.model, trainer=probed, texts=self.texts).features, probed.view
 
     def fit(self, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """Train on the labels of ``part``, early-stopped on those of ``part_val``.
@@ -92,7 +92,7 @@ class Engine:
                     "probabilities, so take the strategy naive, or another trainer"
                 )
             given = {"answers": labels, "split": split, "part": part, "settings": self.trainer, "seed": seed}
-            return Step(answers.finetune_lm, model=self.model, texts=self.texts, **given)
+            return Step(steps.finetune_lm, model=self.model, texts=self.texts, **given)
         if self.training is not None:
             return self.training.fit(replace(self, training=None), labels, split, part, loss, seed)
         if isinstance(self.trainer, Logistic):
@@ -110,13 +110,13 @@ class Engine:
 
     def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
         """The truth on some parts, as this trainer takes it: classes, or written answers."""
-        kind = answers.gold_answers if isinstance(self.trainer, Generate) else steps.gold
+        kind = steps.gold_answers if isinstance(self.trainer, Generate) else steps.gold
         return Step(kind, pool=pool, split=split, parts=parts)
 
     def predict(self, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
         """Class probabilities, or written answers, of a trained model on some parts."""
         if isinstance(self.trainer, Generate):
-            return Step(answers.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
+            return Step(steps.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
         if isinstance(self.trainer, Head):
             return Step(steps.predict_probe, fitted=fitted, features=self.features, split=split, parts=parts)
         return Step(
@@ -125,17 +125,17 @@ class Engine:
 
 
 @runtime_checkable
-class Training(Protocol):
+class TrainingMethod(Protocol):
     """A strategy that changes how a model is trained and not on what, so that its ceiling must be trained so too."""
 
-    def fit(self, engine: Engine, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
+    def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
         """The model that ``engine`` makes of the labels of ``part``, trained in this strategy's way."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a strategy may use: texts, the split, weak labels, the engines, the supervisor's gold of A, a seed.
+    """What a strategy may use: texts, the split, weak labels, the learners, the supervisor's gold of A, a seed.
 
     No gold of B or T, but for two that say so by their names: the transform ``MixGold`` and the strategy ``oracle``.
     """
@@ -143,15 +143,15 @@ class Setup:
     split: Step
     weak: Step
     """The supervisor's labels on B, B_val and T."""
-    student: Engine
+    student: Learner
     seed: int
-    bought: Step | None = None
+    gold_b: Step | None = None
     """Gold of B, for a transform that says in its name that it buys some; nothing else may use it."""
-    supervisor: Engine | None = None
+    supervisor: Learner | None = None
     """The supervisor's model and trainer; None where the supervisor is no model (own labels, a rater, simulated)."""
-    own: Step | None = None
+    gold_a: Step | None = None
     """The supervisor's own labels: gold of A and A_val. None where there is no ``supervisor``."""
-    oracle: Step | None = None
+    gold_b_val: Step | None = None
     """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and no method."""
     form: str = "text"
     """What a row is: ``text``, ``choice`` or ``image``, see :class:`outgrow.data.Examples`."""
@@ -186,12 +186,12 @@ class Setup:
             if "seed" in transform.needs:
                 uses["seed"] = self.seed
             if "gold" in transform.needs:
-                if self.bought is None:
+                if self.gold_b is None:
                     raise UserError(f"{name} buys gold of B and this setup has none to sell")
-                uses["gold"] = self.bought
-            weak = Step(relabel.relabel, labels=weak, split=split, transform=transform, **uses)
+                uses["gold"] = self.gold_b
+            weak = Step(steps.relabel, labels=weak, split=split, transform=transform, **uses)
             if transform.drops:
-                split = Step(relabel.keep, split=split, labels=weak)
+                split = Step(steps.keep, split=split, labels=weak)
         return replace(self, split=split, weak=weak)
 
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
@@ -209,20 +209,20 @@ class Setup:
                 f"{what} reads {' or '.join(f'{form}s' for form in forms)}, and the task's rows are {self.form}s"
             )
 
-    def supervised(self, what: str) -> tuple[Engine, Step]:
-        """The supervisor's engine and gold of A, of which ``what`` makes more supervisors.
+    def supervised(self, what: str) -> tuple[Learner, Step]:
+        """The supervisor's learner and gold of A, of which ``what`` makes more supervisors.
 
         Raises:
             UserError: where the supervisor is no model, or writes answers.
         """
-        if self.supervisor is None or self.own is None:
+        if self.supervisor is None or self.gold_a is None:
             raise UserError(
                 f"{what} trains further supervisors on the gold of A, and here the supervisor is no model (own labels, "
                 "a rater, or simulated errors); name a model as weak, such as glove"
             )
         if isinstance(self.supervisor.trainer, Generate):
             raise UserError(f"{what} joins class probabilities of supervisors, and generate writes answers")
-        return self.supervisor, self.own
+        return self.supervisor, self.gold_a
 
 
 class Strategy(Protocol):
@@ -294,7 +294,7 @@ class Shuffled:
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
         if isinstance(setup.student.trainer, Generate):
-            dealt = Step(answers.shuffle_answers, answers=setup.weak, seed=setup.seed)
+            dealt = Step(steps.shuffle_answers, answers=setup.weak, seed=setup.seed)
         else:
             dealt = Step(steps.shuffle, labels=setup.weak, seed=setup.seed)
         return setup.predict(setup.fit(dealt, Xent()))

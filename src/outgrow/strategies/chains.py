@@ -8,12 +8,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from outgrow.data import Examples, Ids, Ints, Labels, Split, positions
+from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
-from outgrow.graph import Step, step
 from outgrow.labels import KeepConfident
 from outgrow.losses import Loss, Xent
 from outgrow.models.spec import ModelSpec
-from outgrow.strategies.base import Engine, Setup, strategy
+from outgrow.strategies.base import Learner, Setup, strategy
 
 __all__ = ["Bootstrap", "Direct", "GoldMatched", "Refinement"]
 
@@ -157,27 +157,27 @@ class _End(NamedTuple):
 
     labels: Step
     split: Step
-    model: Engine | None
+    model: Learner | None
     """The last model between, None where there is none."""
     fitted: Step | None
 
 
 def _climb(setup: Setup, through: Sequence[str], fresh: bool, loss: Loss) -> _End:
-    engines = [_between(name, setup.student) for name in through]
-    num_shares = len(engines) + 1 if fresh else 1
-    splits = [_share(setup, num_shares, i if fresh else 0) for i in range(len(engines) + 1)]
+    learners = [_between(name, setup.student) for name in through]
+    num_shares = len(learners) + 1 if fresh else 1
+    splits = [_share(setup, num_shares, i if fresh else 0) for i in range(len(learners) + 1)]
     end = _End(setup.weak, splits[0], None, None)
-    for engine, here, following in zip(engines, splits, splits[1:], strict=False):
-        fitted = engine.fit(end.labels, here, "B", loss, setup.seed)
-        end = _End(engine.predict(fitted, following, _TRANSFER), following, engine, fitted)
+    for learner, here, following in zip(learners, splits, splits[1:], strict=False):
+        fitted = learner.fit(end.labels, here, "B", loss, setup.seed)
+        end = _End(learner.predict(fitted, following, _TRANSFER), following, learner, fitted)
     return end
 
 
-def _between(name: str, student: Engine) -> Engine:
+def _between(name: str, student: Learner) -> Learner:
     model = ModelSpec.parse(name)
     if student.model.reads is not None and model.reads not in (None, student.model.reads):
         raise UserError(f"{name} reads {model.reads}s and the student reads {student.model.reads}s; take one that fits")
-    return Engine(model=model, trainer=student.trainer, texts=student.texts)
+    return Learner(model=model, trainer=student.trainer, texts=student.texts)
 
 
 def _share(setup: Setup, shares: int, number: int) -> Step:

@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from outgrow.data import Examples, Floats, Ints, Labels, Split
+from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
-from outgrow.graph import Step, step
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, strategy
-from outgrow.strategies.elicitation import check_prompt, draw_shots, label_words, word_log_probs
-from outgrow.strategies.writers import check_writes
+from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
 
@@ -80,7 +79,7 @@ class ICM:
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
         setup.only("icm", "text", "choice")
-        check_writes(setup.student.model, "icm asks for the probability of a label word")
+        setup.student.model.check_language_model("icm asks for the probability of a label word")
         texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split}
         found = Step(search_coherent, **texts, search=self, seed=setup.seed)
         return Step(tell_by_coherent, **texts, found=found, search=self, seed=setup.seed)

@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from outgrow import relabel
+from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
+from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError, unknown_name
-from outgrow.graph import Step, step
 from outgrow.labels import LABEL_MODELS, LabelModel, MeanVote
 from outgrow.losses import Loss, Xent
 from outgrow.models.settings import Logistic, Probe
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Engine, Naive, Setup, strategy
+from outgrow.strategies.base import Learner, Naive, Setup, strategy
 from outgrow.train.settings import Finetune
 
 __all__ = ["Boosted", "CoSupervised", "Ensemble", "Raven", "samme"]
@@ -59,7 +59,7 @@ class Ensemble:
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
         votes = _votes(setup, self.size, self.kind, self.models, "ensemble")
-        joint = votes[0] if len(votes) == 1 else Step(relabel.combine, labels=votes, model=self.by)
+        joint = votes[0] if len(votes) == 1 else Step(steps.combine, labels=votes, model=self.by)
         return Naive(loss=self.loss)(replace(setup, weak=joint))
 
 
@@ -70,7 +70,7 @@ class Boosted:
 
     EnsemW2S (Agrawal et al. 2024), for any number of classes SAMME (Zhu et al. 2009, algorithm 2): with e the weighted
     error, alpha = log((1 - e) / e) + log(C - 1); weights of wrong rows times exp(alpha). Members are trained on as many
-    rows as A has, drawn with these weights, as our engines know no weights; e is taken on A itself, so a supervisor
+    rows as A has, drawn with these weights, as our learners know no weights; e is taken on A itself, so a supervisor
     that fits A to the last row leaves nothing to boost. One no better than chance gets no vote and changes no weight.
     The student's labels are the members' probabilities, averaged by alpha.
     """
@@ -89,16 +89,16 @@ class Boosted:
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        engine, own = setup.supervised("boosted")
+        learner, own = setup.supervised("boosted")
         if self.size == 1 and not self.hard:
             return Naive(loss=self.loss)(setup)
-        fitted = engine.fit(own, setup.split, "A", Xent(), setup.seed)
-        on_a, votes = [engine.predict(fitted, setup.split, ("A",))], [setup.weak]
+        fitted = learner.fit(own, setup.split, "A", Xent(), setup.seed)
+        on_a, votes = [learner.predict(fitted, setup.split, ("A",))], [setup.weak]
         for number in range(1, self.size):
             given = {"gold": own, "split": setup.split, "answers": tuple(on_a), "seed": _seed(setup, number)}
-            fitted = _taught(engine, Step(draw_hard, **given), own, setup, number)
-            on_a.append(engine.predict(fitted, setup.split, ("A",)))
-            votes.append(engine.predict(fitted, setup.split, _PARTS))
+            fitted = _taught(learner, Step(draw_hard, **given), own, setup, number)
+            on_a.append(learner.predict(fitted, setup.split, ("A",)))
+            votes.append(learner.predict(fitted, setup.split, _PARTS))
         given = {"gold": own, "answers": tuple(on_a), "votes": tuple(votes), "hard": self.hard}
         return Naive(loss=self.loss)(replace(setup, weak=Step(boost, **given)))
 
@@ -131,19 +131,19 @@ class CoSupervised:
 
     def __call__(self, setup: Setup) -> Step:
         """See :class:`Strategy`."""
-        engine, own = setup.supervised("co-supervised")
+        learner, own = setup.supervised("co-supervised")
         if self.rounds == 0:
             return Naive(loss=self.loss)(setup)
-        features, view = engine.frozen()
+        features, view = learner.frozen()
         shared = {"features": features, "gold": own, "split": setup.split, "view": view, "size": self.size}
         rows = [Step(cluster_of_a, **shared, number=k, seed=setup.seed) for k in range(self.size)]
-        taught = [_taught(engine, part, own, setup, k) for k, part in enumerate(rows)]
-        votes = tuple(engine.predict(fitted, setup.split, _TRANSFER) for fitted in taught)
+        taught = [_taught(learner, part, own, setup, k) for k, part in enumerate(rows)]
+        votes = tuple(learner.predict(fitted, setup.split, _TRANSFER) for fitted in taught)
         used = setup
         for _ in range(self.rounds):
             said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
             labels = Step(assign, student=said, votes=votes, consistent=self.consistent)
-            split = Step(relabel.keep, split=setup.split, labels=labels) if self.consistent else setup.split
+            split = Step(steps.keep, split=setup.split, labels=labels) if self.consistent else setup.split
             used = replace(setup, weak=labels, split=split)
         return setup.predict(used.fit(used.weak, self.loss))
 
@@ -154,7 +154,7 @@ class Raven:
     """Learned trust: supervisors weighted by how well the student, first taught where they all agree, agrees with them.
 
     RAVEN (2025): the student's loss is CE(f, sum_m pi_m w_m) with pi learned beside the student, after a start on easy
-    rows. There pi follows the gradient in the same training; here student and pi take turns, so that any engine will
+    rows. There pi follows the gradient in the same training; here student and pi take turns, so that any learner will
     do: for a student f, pi = softmax(-mean CE(f, w_m) / temperature), which is the minimum over pi of the paper's loss
     plus temperature times KL(pi || uniform), and then a fresh student learns all rows with that pi. No rounds is the
     mean of ``ensemble``, and so is a very high temperature.
@@ -181,10 +181,10 @@ class Raven:
         """See :class:`Strategy`."""
         votes = _votes(setup, self.size, self.kind, self.models, "raven")
         if self.rounds == 0 or len(votes) == 1:
-            joint = votes[0] if len(votes) == 1 else Step(relabel.combine, labels=votes, model=MeanVote())
+            joint = votes[0] if len(votes) == 1 else Step(steps.combine, labels=votes, model=MeanVote())
             return Naive(loss=self.loss)(replace(setup, weak=joint))
         easy = Step(unanimous, votes=votes)
-        used = replace(setup, weak=easy, split=Step(relabel.keep, split=setup.split, labels=easy))
+        used = replace(setup, weak=easy, split=Step(steps.keep, split=setup.split, labels=easy))
         for _ in range(self.rounds):
             said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
             labels = Step(trusted, student=said, votes=votes, temperature=self.temperature)
@@ -205,35 +205,37 @@ def _seed(setup: Setup, number: int) -> int:
 
 def _votes(setup: Setup, size: int, kind: str, models: Sequence[str], name: str) -> tuple[Step, ...]:
     """Labels of B, B_val and T of every member."""
-    engine, own = setup.supervised(name)
-    if kind == "seeds" and size > 1 and isinstance(engine.trainer, Logistic):
+    learner, own = setup.supervised(name)
+    if kind == "seeds" and size > 1 and isinstance(learner.trainer, Logistic):
         raise UserError(f"logistic has one solution whatever the seed; give {name} kind='bagging', or train with probe")
     votes = [setup.weak]
     for number in range(1, size):
         seed = _seed(setup, number)
         if kind == "seeds":
-            fitted = engine.fit(own, setup.split, "A", Xent(), seed)
+            fitted = learner.fit(own, setup.split, "A", Xent(), seed)
         else:
-            fitted = _taught(engine, Step(draw, gold=own, split=setup.split, seed=seed), own, setup, number)
-        votes.append(engine.predict(fitted, setup.split, _PARTS))
+            fitted = _taught(learner, Step(draw, gold=own, split=setup.split, seed=seed), own, setup, number)
+        votes.append(learner.predict(fitted, setup.split, _PARTS))
     for model in models:
         spec = ModelSpec.parse(model)
-        if engine.model.reads is not None and spec.reads not in (None, engine.model.reads):
-            raise UserError(f"{model} reads {spec.reads}s and the supervisor {engine.model.reads}s; take one that fits")
-        other = Engine(model=spec, trainer=engine.trainer, texts=engine.texts)
+        if learner.model.reads is not None and spec.reads not in (None, learner.model.reads):
+            raise UserError(
+                f"{model} reads {spec.reads}s and the supervisor {learner.model.reads}s; take one that fits"
+            )
+        other = Learner(model=spec, trainer=learner.trainer, texts=learner.texts)
         votes.append(other.predict(other.fit(own, setup.split, "A", Xent(), setup.seed), setup.split, _PARTS))
     return tuple(votes)
 
 
-def _taught(engine: Engine, rows: Step, own: Step, setup: Setup, number: int) -> Step:
-    """The engine trained on drawn rows of A, stopped early by all of A_val."""
+def _taught(learner: Learner, rows: Step, own: Step, setup: Setup, number: int) -> Step:
+    """The learner trained on drawn rows of A, stopped early by all of A_val."""
     given = {"rows": rows, "gold": own, "split": setup.split, "seed": _seed(setup, number)}
-    if isinstance(engine.trainer, Probe):
-        return Step(fit_probe_rows, features=engine.features, probe=engine.trainer, **given)
-    if isinstance(engine.trainer, Logistic):
+    if isinstance(learner.trainer, Probe):
+        return Step(fit_probe_rows, features=learner.features, probe=learner.trainer, **given)
+    if isinstance(learner.trainer, Logistic):
         del given["seed"]
-        return Step(fit_logistic_rows, features=engine.features, logistic=engine.trainer, **given)
-    return Step(finetune_rows, model=engine.model, texts=engine.texts, settings=engine.trainer, **given)
+        return Step(fit_logistic_rows, features=learner.features, logistic=learner.trainer, **given)
+    return Step(finetune_rows, model=learner.model, texts=learner.texts, settings=learner.trainer, **given)
 
 
 # --- their steps: rows, and members trained on them -------------------------------------------------------------------
@@ -314,7 +316,7 @@ def finetune_rows(
     runtime: Runtime,
 ) -> Any:
     """A transformer finetuned on drawn rows of A, repeated ones counted, early-stopped on A_val."""
-    from outgrow.train.finetune import finetune
+    from outgrow.train.loop import finetune
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     val = gold.take(split.parts["A_val"])

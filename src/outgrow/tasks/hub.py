@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from outgrow.archives import hub_unreachable, known_sha256, new_folder, writing
 from outgrow.errors import UserError
-from outgrow.packages import hub_unreachable, known_sha256, new_folder, writing
 from outgrow.runtime import Runtime, cache_folder
 
-__all__ = ["CONVERTED", "Empty", "HubSet", "Place", "Record", "commit_of", "identity", "place_of", "read"]
+__all__ = ["CONVERTED", "Empty", "HubRow", "HubSet", "Place", "commit_of", "identity", "place_of", "read"]
 
 Files = Mapping[str, tuple[Path, ...]]
 """Split to its files, in order."""
@@ -99,7 +99,7 @@ class Empty(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class HubRow:
     """One row as it is in the file; what does not fit is an error with its place."""
 
     values: Mapping[str, Any]
@@ -311,7 +311,7 @@ def _files_of(source: HubSet, folder: Path, split: str) -> tuple[Path, ...]:
 
 def read(
     source: HubSet, splits: tuple[str, ...], options: Mapping[str, Any], runtime: Runtime
-) -> Callable[[], Iterator[Record]]:
+) -> Callable[[], Iterator[HubRow]]:
     """A function that goes through the rows of these splits, in order, as often as it is called.
 
     A split that a folder lacks, and a number of rows other than the hub's, are told; a folder may be cut.
@@ -337,11 +337,11 @@ def read(
     if missing:
         runtime.say(f"{source.name}: {where} has no {' and no '.join(missing)}; going on without")
 
-    def rows() -> Iterator[Record]:
+    def rows() -> Iterator[HubRow]:
         for split in splits:
             number = -1
             for number, values in enumerate(chain.from_iterable(_rows(source, f, mend) for f in files.get(split, ()))):
-                yield Record(values, source.name, where, split, number)
+                yield HubRow(values, source.name, where, split, number)
             expected = source.rows[split]
             if is_local and split in files and expected not in (None, number + 1):
                 runtime.say(f"{source.name}: {split} in {where} has {number + 1} rows, the hub's has {expected}")

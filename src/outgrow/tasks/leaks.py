@@ -15,7 +15,7 @@ import numpy.typing as npt
 from outgrow.data import Examples, Floats, Ids, Ints, Split
 from outgrow.errors import UserError
 from outgrow.metrics import Interval, Outcomes, bootstrap_means, interval
-from outgrow.tasks.related import near_duplicates
+from outgrow.tasks.grouping import near_duplicates
 from outgrow.tasks.splits import Sizes, split_examples
 
 __all__ = ["Finding", "scan"]

@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from outgrow.archives import Archive, megabytes
 from outgrow.data import Examples, Input
 from outgrow.errors import UserError, unknown_name
-from outgrow.packages import Archive, megabytes
+from outgrow.registry import read_call, spell_call
 from outgrow.runtime import Runtime, accepted_licenses
-from outgrow.spelling import read_call, spell_call
-from outgrow.tasks.related import within_limit
+from outgrow.tasks.grouping import within_limit
 
 __all__ = ["TaskSpec", "describe", "limited", "load", "rendered", "task", "tasks_table", "where_from"]
 

@@ -21,9 +21,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from outgrow.archives import known_sha256
 from outgrow.data import Examples
 from outgrow.errors import UserError, nearest
-from outgrow.packages import known_sha256
 from outgrow.tasks.registry import task
 
 __all__ = ["table"]

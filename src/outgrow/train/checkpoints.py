@@ -1,7 +1,7 @@
 """The checkpoint of a training run: a folder of safetensors, one from each rank, put in place as a whole.
 
-A tensor that is cut (:mod:`outgrow.train.shards`) stands in every rank's file with that rank's rows, so any number of
-processes can go on from it. Whatever is read is numbers and JSON; nothing in it can run.
+A tensor that is cut over ranks stands in every rank's file with that rank's rows, so any number of processes can go on
+from it. Whatever is read is numbers and JSON; nothing in it can run.
 """
 
 import json
@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from outgrow.train import shards, team
+from outgrow.train import distributed
 
-__all__ = ["SECONDS", "Best", "Position", "copied", "identity_of", "put_back", "read", "write"]
+__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "write"]
 
 SECONDS = 120.0
 """Least time between two checkpoints; a kill loses at most this much work."""
@@ -38,7 +38,7 @@ class Best:
     agreement: float
     cross_entropy: float
     state: dict[str, Tensor]
-    """As :func:`copied` gave them."""
+    """As :func:`snapshot` gave them."""
 
 
 @dataclass(kw_only=True)
@@ -66,16 +66,16 @@ def identity_of(model: nn.Module, *parts: object) -> str:
     return digest.hexdigest()
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of this rank's pieces of the tensors that training changes."""
-    return {name: shards.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in _trained(model)}
+    return {name: distributed.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in _trained(model)}
 
 
-def put_back(model: nn.Module, pieces: dict[str, Tensor]) -> None:
-    """Put back what :func:`copied` took."""
+def restore(model: nn.Module, pieces: dict[str, Tensor]) -> None:
+    """Put back what :func:`snapshot` took."""
     with torch.no_grad():
         for name, parameter in _trained(model):
-            shards.own(parameter).copy_(pieces[name])
+            distributed.own(parameter).copy_(pieces[name])
 
 
 def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
@@ -83,27 +83,27 @@ def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.
 
     Of a model that is cut, every rank must call. Processes on several machines must share ``folder``, or there is none.
     """
-    ranks = team.size() if shards.is_cut(model) else 1
+    ranks = distributed.size() if distributed.is_cut(model) else 1
     beside = folder / f"{_NAME}-{os.getpid()}.tmp"
     if ranks > 1:
-        beside = team.told(beside)
+        beside = distributed.broadcast(beside)
     beside.mkdir(parents=True, exist_ok=True)
-    tensors = {f"weights.{name}": tensor for name, tensor in copied(model).items()}
+    tensors = {f"weights.{name}": tensor for name, tensor in snapshot(model).items()}
     for name, parameter in _trained(model):
         for key, value in optimizer.state[parameter].items():
-            if team.rank() == 0 or not _is_whole(key, parameter):
-                tensors[f"optimizer.{name}.{key}"] = shards.own(value.detach()).to("cpu").contiguous()
+            if distributed.rank() == 0 or not _is_whole(key, parameter):
+                tensors[f"optimizer.{name}.{key}"] = distributed.own(value.detach()).to("cpu").contiguous()
     if position.best:
         tensors |= {f"best.{name}": tensor for name, tensor in position.best.state.items()}
-    if position.memory is not None and team.rank() == 0:
+    if position.memory is not None and distributed.rank() == 0:
         tensors["memory"] = position.memory.to("cpu")
     said = {key: value for key, value in vars(position).items() if key not in ("best", "memory")}
     best = position.best and {"agreement": position.best.agreement, "cross_entropy": position.best.cross_entropy}
     about = {"identity": identity, "position": json.dumps(said), "best": json.dumps(best)}
-    save_file(tensors, beside / f"{team.rank()}-of-{ranks}.safetensors", metadata=about)
+    save_file(tensors, beside / f"{distributed.rank()}-of-{ranks}.safetensors", metadata=about)
     if ranks > 1:
-        team.wait()
-    if team.rank() == 0:
+        distributed.barrier()
+    if distributed.rank() == 0:
         _put_in_place(beside, folder / f"{_NAME}-{position.update:09}", ranks)
 
 
@@ -134,7 +134,7 @@ def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
         except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
             _log.warning("training starts anew: the checkpoint %s is damaged (%s)", place, error)
             continue
-        put_back(model, weights)
+        restore(model, weights)
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         return position
     return Position()
@@ -169,7 +169,7 @@ def _as_now(
 ) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], Position]:
     """This rank's pieces of the weights, the optimizer's state by the number of its tensor, and the position."""
     trained = dict(_trained(model))
-    spans = {name: shards.span(parameter) for name, parameter in trained.items()}
+    spans = {name: distributed.span(parameter) for name, parameter in trained.items()}
     numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     states: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(numbers))}
     for full in written.names[0]:
@@ -179,8 +179,8 @@ def _as_now(
             parameter = trained[name]
             value = written.rows(full, None if _is_whole(key, parameter) else spans[name])
             # Ours keeps bare pieces; torch's AdamW keeps what is cut as the tensor is.
-            bare = _is_whole(key, parameter) or isinstance(optimizer, shards.Adafactor)
-            states[numbers[parameter]][key] = value if bare else shards.cut_as(parameter, value)
+            bare = _is_whole(key, parameter) or isinstance(optimizer, distributed.Adafactor)
+            states[numbers[parameter]][key] = value if bare else distributed.cut_as(parameter, value)
     position = Position(**json.loads(written.about["position"]))
     if best := json.loads(written.about["best"]):
         position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in trained})

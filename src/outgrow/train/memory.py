@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
 from outgrow.runtime import Runtime
-from outgrow.train import team
+from outgrow.train import distributed
 from outgrow.train.settings import Finetune
 
 __all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
@@ -89,7 +89,7 @@ def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runti
     body = _shapes(folder, settings)
     kept, copied = _kept(body, halves=settings.precision == "bf16")
     trained, every = _numbers(body)
-    pieces = team.size() if runtime.shard else 1
+    pieces = distributed.size() if runtime.shard else 1
     lengths = sorted(examples, reverse=True)
     states = {"adamw": 8 * trained, "adafactor": 4 * _rows_and_columns(body)}[settings.optimizer]
     return MemoryPlan(
@@ -158,8 +158,10 @@ def within_memory(
         except (RuntimeError, MemoryError) as error:
             if not _ran_out(error):
                 raise
-            if team.size() > 1:
-                team.give_up(f"the memory of process {team.rank()} ran out; give a smaller --microbatch, and run again")
+            if distributed.size() > 1:
+                distributed.abort(
+                    f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
+                )
             if fixed:
                 raise UserError("the memory ran out; give a smaller --microbatch") from error
         model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
@@ -182,7 +184,7 @@ def _shapes(folder: Path, settings: Finetune) -> Any:
     """The model's body on the meta device, with adapters where the settings ask for them."""
     from transformers import AttentionInterface, AutoConfig, AutoModel
 
-    from outgrow.train.fitted import with_adapters
+    from outgrow.train.model import with_adapters
 
     AttentionInterface.register(_NAME, _attention)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from outgrow.data import Ints
-from outgrow.losses import Loss, Remembers
+from outgrow.losses import Loss, StatefulLoss
 from outgrow.models.transformer import Classifier, Tokens
-from outgrow.train import shards, team
+from outgrow.train import distributed
 from outgrow.train.settings import Finetune, Generate
 
-__all__ = ["Row", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
+__all__ = ["TokenRow", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
 
-Row = tuple[Tokens, ...]
+TokenRow = tuple[Tokens, ...]
 """The token rows of one example: one of a text, C of a choice."""
 
 
 def batches(num_rows: int, batch_size: int, epochs: int, seed: int) -> Iterator[Ints]:
-    """Row numbers of each batch: every row once in each epoch, in an order of the epoch's own.
+    """TokenRow numbers of each batch: every row once in each epoch, in an order of the epoch's own.
 
     The last batch of an epoch may be smaller; no row is left out.
     """
@@ -59,8 +59,8 @@ def make_optimizer(model: nn.Module, settings: Finetune | Generate) -> torch.opt
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adafactor":
-        if shards.is_cut(model):
-            return shards.Adafactor(groups, lr=settings.lr)
+        if distributed.is_cut(model):
+            return distributed.Adafactor(groups, lr=settings.lr)
         return torch.optim.Adafactor(groups, lr=settings.lr)
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
@@ -78,7 +78,7 @@ def apply(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
 
 def accumulate(
     model: Classifier,
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     targets: Tensor,
     loss: Loss,
     progress: float,
@@ -109,10 +109,10 @@ def accumulate(
     order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
     sizes = [sum(map(len, row)) for row in rows]
     parts = _parts(order, sizes, microbatch or len(rows), tokens)
-    if team.size() > 1:
+    if distributed.size() > 1:
         parts = _evenly(parts, order, sizes, microbatch or len(rows))
-    mine = list(enumerate(parts))[team.rank() :: team.size()]
-    if shards.is_cut(model) and len(mine) < math.ceil(len(parts) / team.size()):
+    mine = list(enumerate(parts))[distributed.rank() :: distributed.size()]
+    if distributed.is_cut(model) and len(mine) < math.ceil(len(parts) / distributed.size()):
         mine.append((len(parts), []))  # a pass gathers weights from every rank, so all make as many
 
     def logits_of(number: int, part: list[int]) -> Tensor:
@@ -123,28 +123,28 @@ def accumulate(
         for number, part in mine:
             logits, used = logits_of(number, part), loss
             if memory is not None:
-                assert isinstance(loss, Remembers)
+                assert isinstance(loss, StatefulLoss)
                 seen[part] = loss.remember(memory[part], logits.detach())
-                used = loss.recalling(seen[part])
+                used = loss.with_memory(seen[part])
             share = (used(logits, targets[part], progress) if part else logits).sum() / len(rows)
             torch.autograd.backward(share)
             mean += share.detach()
-        team.add_up(mean)
+        distributed.all_reduce(mean)
         if memory is not None:
-            team.add_up(seen)
+            distributed.all_reduce(seen)
             memory.copy_(seen)
     else:
         whole = torch.zeros_like(targets)
         with torch.no_grad():
             for number, part in mine:
                 whole[part] = logits_of(number, part)
-        team.add_up(whole)
+        distributed.all_reduce(whole)
         mean = loss(whole.requires_grad_(), targets, progress).mean()
         (gradient,) = torch.autograd.grad(mean, whole)
         for number, part in mine:
             torch.autograd.backward(logits_of(number, part), gradient[part])
-    if not shards.is_cut(model):  # there each backward pass has added up its own
-        team.add_up_gradients(model)
+    if not distributed.is_cut(model):  # there each backward pass has added up its own
+        distributed.all_reduce_gradients(model)
     return mean.item()
 
 
@@ -163,13 +163,13 @@ def _parts(order: Sequence[int], sizes: Sequence[int], most: int, tokens: int) -
 
 def _evenly(parts: list[list[int]], order: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
     """As many microbatches for every rank as the fullest would have, and the largest of them as small as can be."""
-    count = math.ceil(len(parts) / team.size()) * team.size()
+    count = math.ceil(len(parts) / distributed.size()) * distributed.size()
     limits = range(max(sizes), sum(sizes) + 1)
     least = bisect_left(limits, True, key=lambda tokens: len(_parts(order, sizes, most, tokens)) <= count)
     return _parts(order, sizes, most, limits[least])
 
 
-def _logits(model: Classifier, rows: Sequence[Row], seed: Sequence[int]) -> Tensor:
+def _logits(model: Classifier, rows: Sequence[TokenRow], seed: Sequence[int]) -> Tensor:
     """Logits (n, C), the C outputs of a text or the one output of each of C candidates, with the dropout masks that
     this seed draws; the caller's random state is left as it was."""
     device = model.head.weight.device

@@ -1,0 +1,1 @@
+"""Methods against naive over tasks and pairs, and the test that compares them."""

@@ -1,0 +1,1 @@
+"""Steps, their stored results and the runner. Knows no machine learning."""

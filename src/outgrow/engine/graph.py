@@ -1,0 +1,223 @@
+"""Steps: plain functions with their arguments, identified by the hash of both.
+
+Knows no machine learning. A step's key depends on what was asked for, never on where or how fast it runs
+(:class:`outgrow.engine.runner.Runtime` is handed over separately and cannot be hashed).
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, cached_property
+from typing import Any, TypeVar
+
+__all__ = ["Step", "StepFunction", "canonical", "in_order", "step"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFunction:
+    """What the runner knows of a function that was marked with :func:`step`."""
+
+    name: str
+    version: int
+    signature: inspect.Signature
+    many: Callable[..., list[Any]] | None
+    together: tuple[str, ...]
+    """Arguments that must be equal for several steps to be run in one call of ``many``."""
+
+    @cached_property
+    def takes_runtime(self) -> bool:
+        """Whether it is told device, batching and where to report progress: the mark of a step that takes long."""
+        return "runtime" in self.signature.parameters
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Its arguments in order, with their defaults; ``inspect.Parameter.empty`` for none."""
+        return {name: p.default for name, p in self.signature.parameters.items() if name != "runtime"}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """Its arguments without a default."""
+        return frozenset(name for name, default in self.defaults.items() if default is inspect.Parameter.empty)
+
+    @cached_property
+    def form(self) -> str:
+        """The canonical JSON of its arguments, sorted by name, for :meth:`str.format` to fill in by their places."""
+        places = sorted((name, place) for place, name in enumerate(self.defaults))
+        return "{{" + ",".join([f'"{name}":{{{place}}}' for name, place in places]) + "}}"
+
+    @cached_property
+    def head(self) -> str:
+        """Name and version, as they open what is hashed."""
+        return json.dumps([self.name, self.version])
+
+
+_FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
+
+
+def step(
+    *, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()
+) -> Callable[[F], F]:
+    """Mark a plain function as a step; it stays callable as it is.
+
+    Args:
+        version: bump it by hand whenever the function's result changes for the same arguments.
+        many: a function taking a list of argument dictionaries and returning one result for each, in order.
+        together: names of the arguments that all steps of one ``many`` call share.
+    """
+
+    def mark(fn: F) -> F:
+        signature = inspect.signature(fn)
+        _FUNCTIONS[fn] = StepFunction(
+            name=fn.__name__, version=version, signature=signature, many=many, together=together
+        )
+        return fn
+
+    return mark
+
+
+class Step:
+    """A function bound to its arguments, some of which may be other steps.
+
+    Binding happens here, so a wrong argument name is a ``TypeError`` at plan time. A parameter called ``runtime``
+    is filled in by the runner and is not part of the identity.
+    """
+
+    __slots__ = ("args", "fn", "function", "inputs", "key", "note")
+
+    def __init__(self, fn: Callable[..., Any], **args: Any) -> None:
+        """Bind ``fn`` (marked with :func:`step`) to keyword arguments."""
+        self.fn = fn
+        self.function = function = _FUNCTIONS[fn]
+        if "runtime" in args:
+            raise TypeError("runtime is handed over by the runner and is no argument of a step")
+        if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
+            # Says what is wrong.
+            function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
+        self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
+        # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
+        found: dict[str, Step] = {}
+        args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
+        self.key = hashlib.sha256(f"{function.head}{args_text}".encode()).hexdigest()
+        """sha256 over function name, function version and canonical arguments."""
+        self.inputs = tuple(found.values())
+        """The steps this one needs, each once, in the order of the arguments."""
+        self.note: dict[str, Any] | None = None
+        """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
+
+    @property
+    def canonical_args(self) -> str:
+        """The arguments as canonical JSON, input steps replaced by their keys. Not kept: a sweep holds many steps."""
+        return self.function.form.format(*[_text(value, {}) for value in self.args.values()])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return f"{self.function.name}/{self.key[:12]}"
+
+
+def canonical(value: Any) -> Any:
+    """``value`` as plain JSON, one form for one meaning.
+
+    Dataclasses become their class name and fields; steps become their keys; tuples and lists are the same.
+
+    Raises:
+        TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
+    """
+    return json.loads(_text(value, {}))
+
+
+def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) -> str:
+    """The canonical form as JSON text, keys sorted; written at once, as a sweep asks for it a hundred thousand times.
+
+    The steps in ``value`` are added to ``found``, by key. ``owner`` is the dataclass that it is in.
+    """
+    kind = type(value)
+    if kind is Step:
+        if owner is not None:
+            raise TypeError(f"a {owner.__name__} cannot hold steps; hand them over as arguments of their own")
+        found.setdefault(value.key, value)
+        return f'{{"$step":"{value.key}"}}'
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value} has no canonical form")
+        return int.__repr__(int(value)) if value.is_integer() and abs(value) < 2**53 else float.__repr__(value)
+    if isinstance(value, tuple | list):
+        return f"[{','.join([_text(v, found, owner) for v in value])}]"
+    if (last := _LAST.get(kind)) is not None and last[0] is value:
+        return last[1]
+    if dataclasses.is_dataclass(kind):
+        return _text_of_fields(value, found)
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) and not k.startswith("$") for k in value):
+            raise TypeError("mappings in arguments must have text keys that do not start with $")
+        return f"{{{','.join([f'{_quoted(k)}:{_text(value[k], found, owner)}' for k in sorted(value)])}}}"
+    raise TypeError(f"{kind.__name__} cannot be an argument of a step")
+
+
+_quoted = json.encoder.encode_basestring
+_LAST: dict[type[Any], tuple[Any, str]] = {}
+"""Of each dataclass the last value and its text: the steps of a sweep get the same trainer, the same loss in turn."""
+
+
+def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
+    kind = type(value)
+    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in identity_fields(value)])
+    text = f'{{"$class":"{kind.__name__}"{fields}}}'
+    if _cannot_change(value):
+        _LAST[kind] = value, text
+    return text
+
+
+def _cannot_change(value: Any) -> bool:
+    """Frozen, and all that it holds has a hash, as lists and dictionaries have none."""
+    try:
+        return value.__dataclass_params__.frozen and hash(value) is not None
+    except TypeError:
+        return False
+
+
+def identity_fields(value: Any) -> tuple[str, ...]:
+    """The fields of a dataclass that make it what it is, sorted. One that was added later (``added`` in its metadata)
+    is left out at its default: what was stored before is then found as before."""
+    names, added = _compared(value.__class__)
+    return names if not added else tuple(n for n in names if n not in added or getattr(value, n) != added[n])
+
+
+@cache
+def _compared(kind: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    fields = [f for f in dataclasses.fields(kind) if f.compare]
+    return tuple(sorted(f.name for f in fields)), {f.name: f.default for f in fields if f.metadata.get("added")}
+
+
+def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:
+    """Every step needed for ``targets``, inputs first, each once; what lies behind a finished step is left out."""
+    ordered: dict[str, Step] = {}
+    opened: set[str] = set()
+    stack = list(targets)[::-1]
+    while stack:  # a stack, not recursion: chains of thousands of steps are legal
+        current = stack[-1]
+        if current.key in ordered:
+            stack.pop()
+        elif current.key in opened or is_done(current):
+            ordered[current.key] = stack.pop()
+        else:
+            opened.add(current.key)
+            stack += [s for s in reversed(current.inputs) if s.key not in ordered]
+    return list(ordered.values())

@@ -1,0 +1,380 @@
+"""Run steps in order, each at most once, here in this process.
+
+Of the steps that are ready, quick ones run before long ones, so that a mistake shows before hours of work. A failed
+step fails its descendants and nothing else; where the user has to mend it, what only they needed is not run either.
+Steps of one kind over the same inputs go through the function's ``many`` form together. What is stored is reused; what
+is stored damaged is said and computed again.
+"""
+
+import functools
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from itertools import islice
+from typing import Any
+
+from outgrow.engine.graph import Step, canonical, in_order
+from outgrow.engine.store import Damaged, Store
+from outgrow.errors import UserError
+from outgrow.runtime import Runtime
+
+__all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "plan", "run"]
+
+_MOST_AT_ONCE = 2000  # steps in one call of a many form; bounds what an interruption can lose
+_TIMED = 50  # stored steps of a function that an estimate looks at; the first by key, which are as good as any
+_KEPT_VALUES = 48  # results held in memory because a later step may read them again
+
+
+class Monitor:
+    """Told what the runner does; this one says nothing."""
+
+    def start(self, to_run: int, reused: int) -> None:
+        """The plan is made."""
+
+    def begin(self, steps: list[Step]) -> None:
+        """These steps start, as one call."""
+
+    def report(self, done: int, total: int, unit: str) -> None:
+        """How far the current call is."""
+
+    def end(self, steps: list[Step], seconds: float) -> None:
+        """They are stored."""
+
+    def say(self, line: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do."""
+
+    to_run: list[Step]
+    reused: list[Step]
+    seconds: float
+    """Estimate from the records of earlier steps of the same kind."""
+    unknown: int
+    """Steps of kinds that were never timed here, not counted in ``seconds``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run did."""
+
+    ran: int
+    reused: int
+    failed: Mapping[str, BaseException]
+    """The error of each failed step by key; its descendants are not listed."""
+    skipped: int
+    """Steps not run because an input failed, or because only what failed so needed them."""
+    seconds: float
+
+
+class StepsFailed(Exception):
+    """Some steps failed; what other targets need is done and stored."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        super().__init__("; ".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """What went wrong, one line for each different failure."""
+        errors = self.outcome.failed.values()
+        counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
+        lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
+        if self.outcome.skipped:
+            lines[-1] += f" ({self.outcome.skipped} further steps were not run)"
+        return lines
+
+    @property
+    def by_user(self) -> bool:
+        """Whether the user can mend all of it."""
+        return all(isinstance(e, UserError) for e in self.outcome.failed.values())
+
+
+def plan(targets: Iterable[Step], store: Store) -> Plan:
+    """What :func:`run` would do for these targets, without doing it."""
+    to_run, reused = _sorted(targets, store)
+    timed = {name: list(islice(store.records(name), _TIMED)) for name in {s.function.name for s in to_run}}
+    estimates = [_estimate(step, timed[step.function.name]) for step in to_run]
+    return Plan(
+        to_run=to_run,
+        reused=reused,
+        seconds=sum(e for e in estimates if e is not None),
+        unknown=sum(e is None for e in estimates),
+    )
+
+
+def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Step]]:
+    """What has to be run for these targets, inputs first, and what is stored and is as far back as one has to look."""
+    done: dict[str, bool] = {}
+    look = store.batch_is_done()
+
+    def is_done(step: Step) -> bool:
+        done[step.key] = look(step)
+        return done[step.key]
+
+    steps = in_order(targets, is_done)
+    return [s for s in steps if not done[s.key]], [s for s in steps if done[s.key]]
+
+
+def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
+    """Median seconds of those of these stored steps of its function that share the most arguments with it."""
+    if not records:
+        return None
+    args = json.loads(step.canonical_args)
+    alike = [sum(r["args"].get(k) == v for k, v in args.items()) for r in records]
+    seconds = sorted(r["seconds"] for r, a in zip(records, alike, strict=True) if a == max(alike))
+    return float(seconds[len(seconds) // 2])
+
+
+def run(targets: Iterable[Step], store: Store, runtime: Runtime, monitor: Monitor | None = None) -> Outcome:
+    """Make every target be stored.
+
+    Raises:
+        StepsFailed: after everything that could be done is done, if a step failed.
+        UserError: at once if the store cannot be written.
+    """
+    return _Scheduler(list(targets), store, runtime, monitor or Monitor()).go()
+
+
+@dataclass
+class _Scheduler:
+    targets: list[Step]
+    store: Store
+    runtime: Runtime
+    monitor: Monitor
+    values: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
+    failed: dict[str, BaseException] = field(default_factory=dict)
+    ran: int = 0
+
+    def go(self) -> Outcome:
+        began = time.monotonic()
+        self._drop_damaged_targets()
+        pending, reused = _sorted(self.targets, self.store)
+        self.monitor.start(len(pending), len(reused))
+        skipped = self._run_all(pending)
+        outcome = Outcome(
+            ran=self.ran,
+            reused=len(reused),
+            failed=self.failed,
+            skipped=skipped,
+            seconds=time.monotonic() - began,
+        )
+        if self.failed:
+            raise StepsFailed(outcome)
+        return outcome
+
+    def _drop_damaged_targets(self) -> None:
+        for target in self.targets:
+            if self.store.is_done(target):
+                try:
+                    self.store.verify(self.store.folder(target))
+                except Damaged as damage:
+                    self.monitor.say(f"stored result damaged, computing {target} again: {damage}")
+                    self.store.delete(target)
+
+    def _run_all(self, pending: list[Step]) -> int:
+        """Run every pending step whose inputs succeed; returns how many could not run.
+
+        Quick steps first, then long ones (which take the runtime) one by one, in the order in which they became ready.
+        Those with a many form wait until nothing else is ready, so that as many as possible go together.
+        """
+        by_key = {s.key: s for s in pending}
+        waiting = {s.key: sum(i.key in by_key for i in s.inputs) for s in pending}
+        children: dict[str, list[Step]] = defaultdict(list)
+        for step in pending:
+            for needed in step.inputs:
+                children[needed.key].append(step)
+        unneeded = _Unneeded(by_key, children, {t.key for t in self.targets})
+        quick: deque[Step] = deque()
+        long: deque[Step] = deque()
+        together: OrderedDict[str, list[Step]] = OrderedDict()
+
+        def ready(step: Step) -> None:
+            if step.function.many is not None:
+                together.setdefault(_group(step), []).append(step)
+            else:
+                (long if step.function.takes_runtime else quick).append(step)
+
+        for step in pending:
+            if not waiting[step.key]:
+                ready(step)
+        left = len(pending)
+        while quick or long or together:
+            if quick or long:
+                batch = [(quick or long).popleft()]
+            else:
+                name, group = next(iter(together.items()))
+                batch, rest = group[:_MOST_AT_ONCE], group[_MOST_AT_ONCE:]
+                if rest:
+                    together[name] = rest
+                else:
+                    del together[name]
+            batch = [s for s in batch if s.key not in unneeded.keys]
+            for step in self._execute(batch) if batch else ():
+                left -= 1
+                for child in children[step.key]:
+                    waiting[child.key] -= 1
+                    if not waiting[child.key]:
+                        ready(child)
+            for step in batch:
+                if isinstance(self.failed.get(step.key), UserError):
+                    unneeded.add(step)
+        return left - sum(key in by_key for key in self.failed)  # a damaged input may have failed too
+
+    def _execute(self, steps: list[Step]) -> list[Step]:
+        """Run steps in one call and store their results; returns those that succeeded."""
+        self.monitor.begin(steps)
+        began = time.monotonic()
+        try:
+            arguments = [self._arguments(s) for s in steps]
+            results = self._call(steps, arguments)
+        except Exception as error:
+            if len(steps) > 1:  # find the one at fault, so that the others do not fail with it
+                return [s for step in steps for s in self._execute([step])]
+            self._fail(steps[0], error)
+            return []
+        seconds = time.monotonic() - began
+        stored = []
+        for step, result in zip(steps, results, strict=True):
+            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
+            try:
+                record = self.store.write(step, result, facts)
+            except UserError:  # the disk refuses: no step could be stored
+                raise
+            except (TypeError, ValueError) as error:  # this result cannot be stored, such as NaN in plain values
+                self._fail(step, error)
+                continue
+            shutil.rmtree(self.store.scratch(step), ignore_errors=True)
+            self._keep(step.key, result if record["kind"] else record["result"])  # plain values as a reader sees them
+            stored.append(step)
+        self.ran += len(stored)
+        self.monitor.end(stored, seconds)
+        return stored
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        self.failed[step.key] = error
+        if not isinstance(error, UserError):  # a user's mistake is said once, at the end
+            self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
+
+    def _call(self, steps: list[Step], arguments: list[dict[str, Any]]) -> list[Any]:
+        first = steps[0]
+        runtime = replace(
+            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
+        )
+        if first.function.many is not None:
+            return first.function.many(arguments, runtime=runtime)
+        return [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
+        return {name: self._resolved(value) for name, value in step.args.items()}
+
+    def _resolved(self, value: Any) -> Any:
+        match value:
+            case Step():
+                return self._value(value)
+            case tuple() | list():
+                return type(value)(self._resolved(v) for v in value)
+            case Mapping():
+                return {k: self._resolved(v) for k, v in value.items()}
+        return value
+
+    def _value(self, step: Step) -> Any:
+        """The result of an input step; a damaged one is computed again, with all it needs."""
+        if step.key in self.values:
+            self.values.move_to_end(step.key)
+            return self.values[step.key]
+        if step.key in self.failed:  # it was damaged, and could not be computed again
+            raise self.failed[step.key]
+        try:
+            value = self.store.read(step)
+        except Damaged as damage:
+            self.monitor.say(f"stored result damaged, computing {step} again: {damage}")
+            self.store.delete(step)
+            for missing in in_order([step], self.store.is_done):
+                if not self.store.is_done(missing) and not self._execute([missing]):
+                    raise self.failed[missing.key] from None
+            value = self.store.read(step)
+        self._keep(step.key, value)
+        return value
+
+    def _keep(self, key: str, value: Any) -> None:
+        self.values[key] = value
+        self.values.move_to_end(key)
+        while len(self.values) > _KEPT_VALUES:
+            self.values.popitem(last=False)
+
+
+@dataclass
+class _Unneeded:
+    """Steps that no target is left for. A failure that the user has to mend changes what hangs on it: to compute the
+    rest of it would be wasted. After any other failure the rest goes on, and is there when the run is repeated."""
+
+    by_key: Mapping[str, Step]
+    children: Mapping[str, list[Step]]
+    targets: set[str]
+    keys: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._users = {key: len(self.children.get(key, ())) + (key in self.targets) for key in self.by_key}
+
+    def add(self, failed: Step) -> None:
+        """This step failed: so do those that need it, and what only they needed serves nothing."""
+        stack = [failed]
+        while stack:
+            step = stack.pop()
+            if step.key in self.keys:
+                continue
+            self.keys.add(step.key)
+            stack += self.children.get(step.key, ())
+            for needed in step.inputs:
+                if needed.key in self.by_key:
+                    self._users[needed.key] -= 1
+                    if not self._users[needed.key]:
+                        stack.append(needed)
+
+
+def _group(step: Step) -> str:
+    shared = {name: canonical(step.args[name]) for name in step.function.together}
+    return json.dumps([step.function.name, shared], sort_keys=True)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    names = ("outgrow", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "peft")
+    installed = {d.metadata["Name"].lower() for d in metadata.distributions()}
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names if n in installed}}
+
+
+@functools.cache
+def _git() -> str | None:
+    """The commit of the folder we run in, with ``+`` where files differ from it."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _facts() -> dict[str, Any]:
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "peak_memory_bytes": kib * (1 if sys.platform == "darwin" else 1024),
+        "versions": _versions(),
+        "git": _git(),
+        "host": {"system": platform.platform(), "machine": platform.machine()},
+    }

@@ -1,0 +1,1 @@
+"""Tables of results as self-contained pages, pictures and terminal tables."""

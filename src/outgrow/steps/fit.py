@@ -1,0 +1,168 @@
+"""Steps that embed, train and predict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
+from outgrow.engine.graph import step
+from outgrow.errors import UserError
+from outgrow.losses import Loss
+from outgrow.models.settings import VIEWS, Logistic, Probe
+from outgrow.models.spec import ModelSpec
+from outgrow.models.synthetic import embed_numbers
+from outgrow.runtime import Runtime
+from outgrow.train.settings import Finetune
+
+__all__ = [
+    "embed",
+    "embed_bf16",
+    "finetune",
+    "fit_logistic",
+    "fit_probe",
+    "predict_finetuned",
+    "predict_probe",
+]
+
+# --- probes on frozen features ----------------------------------------------------------------------------------------
+
+
+@step(version=2)
+def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
+    """Frozen features of all texts, or all candidates, every view from one pass; ``max_tokens`` is None for a table of
+    word vectors, and for a model that reads numbers or images."""
+    return _embed(model, texts, max_tokens, runtime)
+
+
+@step(version=1)
+def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
+    """:func:`embed` in bfloat16: on a GPU many times as fast, and not the same to the last digits."""
+    return _embed(model, texts, max_tokens, runtime, bf16=True)
+
+
+def _embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, bf16: bool = False) -> Features:
+    if texts.form == "image" or model.reads == "image":
+        views = _embed_images(model, texts, runtime)
+    elif model.numbers is not None:
+        views = dict.fromkeys(VIEWS, embed_numbers(model.numbers, texts.texts))
+    elif model.is_static:
+        from outgrow.models.glove import embed_glove
+
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        views = dict.fromkeys(VIEWS, embed_glove(folder, texts.texts))  # word vectors: no layers, no positions
+    else:
+        from outgrow.models.transformer import extract
+
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        assert max_tokens is not None
+        views = extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
+    if texts.form == "choice":
+        views = {name: matrix.reshape(len(texts), texts.num_classes, -1) for name, matrix in views.items()}
+    return Features(ids=texts.ids, views=views)
+
+
+def _embed_images(model: ModelSpec, images: Examples, runtime: Runtime) -> dict[str, Any]:
+    from outgrow.models.images import Pixels, embed_images
+
+    if images.form != "image":
+        raise UserError(f"{model} reads images, and the task's inputs are texts; take a text model")
+    if model.reads == "text":
+        raise UserError(f"the task's inputs are images, which the text model {model} cannot read; take an image model")
+    folder = None
+    if not isinstance(model.images, Pixels):
+        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    files = [content for content in images.inputs if isinstance(content, bytes)]
+    return embed_images(model.images, folder, files, images.ids.tolist(), runtime)
+
+
+def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
+    """Train all probes over the same features in one go; one at a time and together give the same."""
+    from outgrow.models.probe import ProbeJob, fit_probes
+
+    jobs = [ProbeJob(*_rows_of(a), a["loss"], a["probe"], a["seed"]) for a in arguments]
+    return _by_view(fit_probes, jobs, arguments[0]["features"], runtime)
+
+
+def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
+    """Solve all heads over the same features in one go; one at a time and together give the same."""
+    from outgrow.models.logistic import LogisticJob, fit_logistic
+
+    jobs = [LogisticJob(*_rows_of(a), a["logistic"]) for a in arguments]
+    return _by_view(fit_logistic, jobs, arguments[0]["features"], runtime)
+
+
+def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
+    """Row numbers into the features and labels, of a part and of its held-out rows."""
+    train, val = (a["labels"].take(a["split"].parts[name]) for name in (a["part"], f"{a['part']}_val"))
+    rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
+    return rows, train.probs, val_rows, val.probs
+
+
+def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Features, runtime: Runtime) -> list[Any]:
+    results: list[Any] = [None] * len(jobs)
+    for view in dict.fromkeys(job.settings.view for job in jobs):
+        numbers = [i for i, job in enumerate(jobs) if job.settings.view == view]
+        for i, fitted in zip(numbers, fit(features.views[view], [jobs[i] for i in numbers], runtime), strict=True):
+            results[i] = fitted
+    return results
+
+
+@step(version=3, many=_fit_probes, together=("features",))
+def fit_probe(
+    features: Features, labels: Labels, split: Split, part: str, loss: Loss, probe: Probe, seed: int, runtime: Runtime
+) -> Any:
+    """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    arguments = {k: v for k, v in locals().items() if k != "runtime"}
+    return _fit_probes([arguments], runtime)[0]
+
+
+@step(version=1, many=_fit_logistics, together=("features",))
+def fit_logistic(
+    features: Features, labels: Labels, split: Split, part: str, logistic: Logistic, runtime: Runtime
+) -> Any:
+    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted."""
+    arguments = {k: v for k, v in locals().items() if k != "runtime"}
+    return _fit_logistics([arguments], runtime)[0]
+
+
+@step(version=1)
+def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[str, ...]) -> Labels:
+    """A probe's class probabilities on some parts."""
+    ids = split.ids(parts)
+    rows = positions(ids, features.ids)
+    return Labels(ids=ids, probs=fitted.predict(features.views[fitted.view][rows]), source="probe")
+
+
+# --- finetuning -------------------------------------------------------------------------------------------------------
+
+
+@step(version=4)
+def finetune(
+    model: ModelSpec,
+    texts: Examples,
+    labels: Labels,
+    split: Split,
+    part: str,
+    loss: Loss,
+    settings: Finetune,
+    seed: int,
+    runtime: Runtime,
+) -> Any:
+    """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    from outgrow.train.loop import finetune as finetune_model
+
+    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    train, val = (labels.take(split.parts[name]) for name in (part, f"{part}_val"))
+    inputs, val_inputs = (texts.take(kept.ids).readings for kept in (train, val))
+    return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
+
+
+@step(version=2)
+def predict_finetuned(
+    fitted: Any, model: ModelSpec, texts: Examples, split: Split, parts: tuple[str, ...], runtime: Runtime
+) -> Labels:
+    """A finetuned model's class probabilities on some parts."""
+    from outgrow.train.loop import predict
+
+    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    chosen = texts.take(split.ids(parts))
+    return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.readings, runtime), source="finetuned")

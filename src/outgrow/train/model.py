@@ -1,0 +1,200 @@
+"""A finetuned model: what training changed and how, enough to predict with the pretrained folder beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from outgrow.data import Reading
+from outgrow.errors import UserError
+from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
+from outgrow.runtime import Report, Runtime
+from outgrow.train import distributed
+from outgrow.train.settings import Finetune
+from outgrow.train.updates import TokenRow
+
+__all__ = [
+    "FinetunedModel",
+    "build",
+    "get_trained",
+    "outputs",
+    "predict",
+    "probabilities",
+    "set_trained",
+    "token_rows",
+    "with_adapters",
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinetunedModel:
+    """The result of :func:`outgrow.train.loop.finetune`."""
+
+    state: Mapping[str, Tensor]
+    """Trained tensors only, float32 on the CPU: body and head, or LoRA adapters and head."""
+    settings: Finetune
+    num_classes: int
+    history: tuple[Mapping[str, Any], ...]
+    """One entry for each check: ``step`` (updates done), ``loss`` (mean since the last check), ``agreement`` and
+    ``cross_entropy`` with the labels of the validation rows (None where there are none)."""
+
+    def save(self, folder: Path) -> None:
+        """Write ``finetuned.safetensors`` and ``finetuned.json``."""
+        record = {"settings": asdict(self.settings), "num_classes": self.num_classes, "history": self.history}
+        save_file(dict(self.state), folder / "finetuned.safetensors")
+        (folder / "finetuned.json").write_text(json.dumps(record), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote, to the last bit."""
+        record = json.loads((folder / "finetuned.json").read_text(encoding="utf-8"))
+        settings = Finetune(**{**record["settings"], "words": tuple(record["settings"]["words"])})
+        state = load_file(folder / "finetuned.safetensors")
+        history = tuple(record["history"])
+        return cls(state=state, settings=settings, num_classes=record["num_classes"], history=history)
+
+
+def predict(
+    model_folder: Path, fitted: FinetunedModel, texts: Sequence[Reading], runtime: Runtime
+) -> npt.NDArray[np.float32]:
+    """Class probabilities (n, C) of texts or choices, by the same computation that the checks in training use.
+
+    ``model_folder`` holds the pretrained model that ``fitted`` was finetuned from.
+    """
+    if runtime.shard:
+        others = replace(fitted, state=distributed.blank(fitted.state))
+        distributed.run_on_ranks(predict, model_folder, others, texts, runtime.quiet())
+    settings = replace(fitted.settings, head="zero", words=())  # the trained head takes the place of either start
+    model = build(model_folder, settings, outputs(texts, fitted.num_classes), seed=0)
+    if runtime.shard:
+        distributed.shard(model, runtime.torch_device())
+    set_trained(model.to(runtime.torch_device()), fitted.state)
+    rows = token_rows(load_tokenizer(model_folder), texts, settings.max_tokens)
+    return probabilities(model, rows, runtime, runtime.report, together=runtime.shard)
+
+
+def probabilities(
+    model: Classifier, rows: Sequence[TokenRow], runtime: Runtime, report: Report, *, together: bool = False
+) -> npt.NDArray[np.float32]:
+    """Class probabilities (n, C) of examples' token rows; leaves the model in eval mode.
+
+    ``together`` says that every rank has called: they take turns, batch by batch, and all get all of it.
+    """
+    model.eval()
+    flat = [tokens for row in rows for tokens in row]
+    if together and distributed.size() > 1:
+        out = _in_turns(model, flat, runtime, report)
+    else:
+        out = over_batches(model, flat, model.head.out_features, runtime, report)
+    return torch.from_numpy(out).view(len(rows), -1).softmax(dim=-1).numpy()
+
+
+def _in_turns(model: Classifier, rows: Sequence[Tokens], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
+    """Outputs of every row, each batch computed by one rank and known to all."""
+    turn, width = 0, model.head.out_features
+
+    def forward(here: Sequence[Tokens]) -> Tensor:
+        nonlocal turn
+        turn += 1
+        if (turn - 1) % distributed.size() != distributed.rank():
+            return torch.zeros(len(here), width)
+        with torch.inference_mode(False), torch.no_grad():  # FSDP2 could not use for training what it gathers there
+            out: Tensor = model(here)
+            return out
+
+    every = over_batches(forward, rows, width, runtime, report)
+    if distributed.is_cut(model) and 0 < turn % distributed.size() <= distributed.rank():
+        with torch.no_grad():  # a pass gathers weights from every rank, so all make as many
+            model(rows[:1])
+    distributed.all_reduce(torch.from_numpy(every))
+    return every
+
+
+def outputs(texts: Sequence[Reading], num_classes: int) -> int:
+    """Outputs of the head: one for each class of a text; one, the score of a candidate, for choices.
+
+    Raises:
+        ValueError: if a choice has not a candidate for each class.
+    """
+    choices = [text for text in texts if not isinstance(text, str)]
+    if len(choices) not in (0, len(texts)) or any(len(candidates) != num_classes for candidates in choices):
+        raise ValueError(f"a choice has as many candidates as there are classes, here {num_classes}")
+    return 1 if choices else num_classes
+
+
+def token_rows(tokenizer: Any, texts: Sequence[Reading], max_tokens: int) -> list[TokenRow]:
+    """The token rows of each text, one, or of each choice, one for each candidate."""
+    candidates = [(text,) if isinstance(text, str) else text for text in texts]
+    flat = iter(tokenize(tokenizer, [text for texts in candidates for text in texts], max_tokens))
+    return [tuple(islice(flat, len(texts))) for texts in candidates]
+
+
+def build(folder: Path, settings: Finetune, num_outputs: int, seed: int) -> Classifier:
+    """The classifier as it is before the first update; ``seed`` draws the LoRA adapters. On the CPU.
+
+    Raises:
+        UserError: as :func:`outgrow.models.transformer.load_classifier`, or if label words are to start a head that
+            scores candidates.
+    """
+    if settings.words and num_outputs == 1:
+        raise UserError(
+            "head='words' has a word for each class, but candidates are scored by one output; use head='zero'"
+        )
+    with torch.random.fork_rng(devices=[]):  # a fork: the caller's random state is left as it was
+        torch.manual_seed(seed)
+        model = load_classifier(
+            folder,
+            num_outputs,
+            max_tokens=settings.max_tokens,
+            words=settings.words,
+            pooling=settings.pooling,
+            bf16=settings.precision == "bf16",
+            dropout=settings.dropout,
+        )
+        if settings.lora:
+            model.body = with_adapters(model.body, settings.lora)
+    return model
+
+
+def get_trained(model: nn.Module) -> dict[str, Tensor]:
+    """A copy on the CPU of the tensors that training changes. Of a model that is cut, every rank must ask, and rank 0
+    alone gets them."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensor = distributed.whole(parameter.detach())
+            if distributed.rank() == 0 or not distributed.is_cut(model):
+                state[name] = tensor.to("cpu", copy=True).contiguous()
+    return state
+
+
+def set_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`get_trained` took; into a model that is cut, what rank 0 has, and every rank must call.
+
+    Raises:
+        UserError: if these are not the trained tensors of this model, all of them and no others.
+    """
+    trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    if trained.keys() != state.keys() or any(p.shape != state[k].shape for k, p in trained.items()):
+        raise UserError("these weights belong to another model, or to other LoRA settings; use the ones they came from")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            distributed.spread(parameter, state[name])
+
+
+def with_adapters(body: Any, rank: int) -> Any:
+    """The body with LoRA adapters on every linear layer, and nothing else trained."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    # GPT-2's layers are Conv1D, stored transposed; said here, peft need not warn that it found out by itself.
+    transposed = any(type(m).__name__ == "Conv1D" for m in body.modules())
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed)
+    return inject_adapter_in_model(config, body)

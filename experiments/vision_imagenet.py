@@ -12,7 +12,6 @@ every model's own image processor resizes and crops; ResNet-50 was given 20 epoc
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,6 @@ def _alexnet() -> tuple[Any, Any]:
 if "alexnet" not in SUPERVISORS:
 
     @supervisor("alexnet")
-    @dataclass(frozen=True, kw_only=True)
     class AlexNet:
         """AlexNet as it comes: trained on ImageNet's training images, so part A is not used."""
 

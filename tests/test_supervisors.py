@@ -15,7 +15,6 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import run_steps, wire
 from outgrow.models.probe import FittedProbe
-from outgrow.registry import parse
 from outgrow.runtime import Runtime
 from outgrow.supervisors import (
     KINDS,
@@ -270,7 +269,7 @@ def test_spelling(text: str, canonical: str) -> None:
     made = parse_supervisor(text)
     assert made is not None
     assert canonical_supervisor(made) == canonical
-    assert parse(canonical, SUPERVISORS, "supervisor") == made
+    assert SUPERVISORS.parse(canonical) == made
 
 
 @pytest.mark.parametrize("text", ["minilm-l6", "hf:a/b", "./errors(1)/x", "vectors(dims=3)", "error"])

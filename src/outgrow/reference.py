@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from outgrow.labels import LABEL_MODELS, TRANSFORMS
 from outgrow.losses import LOSSES
 from outgrow.registry import spell_call
-from outgrow.strategies import NESTED, STRATEGIES, TRAINERS, canonical_strategy
+from outgrow.strategies import STRATEGIES, TRAINERS, canonical_strategy
 from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
@@ -113,7 +113,7 @@ def _named(kind: str, registry: Mapping[str, type[Any]]) -> list[tuple[str, Meth
 def _method(kind: str, name: str, cls: type[Any]) -> Method:
     first = (inspect.getdoc(cls) or "").partition("\n")[0]
     value = cls()
-    spelling = spell_call(name, {f.name: getattr(value, f.name) for f in fields(cls)}, NESTED)
+    spelling = spell_call(name, {f.name: getattr(value, f.name) for f in fields(cls)})
     return Method(kind, spelling, first.rstrip("."), getattr(cls, "source", ""), getattr(cls, "cost", ""))
 
 

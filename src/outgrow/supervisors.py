@@ -7,8 +7,8 @@ supervisor is simulated, gold of B and T flows into its step, and into nothing e
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError, unknown_name
 from outgrow.losses import Xent
 from outgrow.models.settings import Head, Probe
-from outgrow.registry import parse, spell
+from outgrow.registry import Registry
 from outgrow.strategies import Learner
 
 __all__ = [
@@ -68,21 +68,16 @@ class Supervisor(Protocol):
         ...
 
 
-SUPERVISORS: dict[str, type[Any]] = {}
+SUPERVISORS: Registry[type[Any]] = Registry("supervisor", "supervisors", Supervisor)
 """Every supervisor that is not a model, by the name that spells it."""
 
 T = TypeVar("T", bound=type[Any])
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def supervisor(name: str) -> Callable[[T], T]:
-    """Register a frozen dataclass as the supervisor ``name``."""
-
-    def register(cls: T) -> T:
-        assert name not in SUPERVISORS, f"two supervisors are called {name}"
-        SUPERVISORS[name] = cls
-        return cls
-
-    return register
+    """Register a class as the supervisor ``name``; see :meth:`outgrow.registry.Registry.add_class`."""
+    return partial(SUPERVISORS.add_class, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +87,18 @@ class Model:
     learner: Learner
 
     def __call__(self, source: SupervisorSetup) -> Step:
-        """See :class:`Supervisor`."""
         return _trained(self.learner, source, _PARTS)
 
 
 @supervisor("labels")
-@dataclass(frozen=True, kw_only=True)
 class OwnLabels:
     """The weak labels of the user's own table, from its column ``weak``."""
 
     def __call__(self, source: SupervisorSetup) -> Step:
-        """See :class:`Supervisor`."""
         return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
 
 
 @supervisor("rater")
-@dataclass(frozen=True, kw_only=True)
 class Rater:
     """One human rating of each row, by its place among the row's ratings; the sign is the label, 0 is undecided.
 
@@ -122,12 +113,10 @@ class Rater:
             raise UserError(f"number of rater is {self.number}; ratings are counted from 1")
 
     def __call__(self, source: SupervisorSetup) -> Step:
-        """See :class:`Supervisor`."""
         return Step(one_rating, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
 
 
 @supervisor("errors")
-@dataclass(frozen=True, kw_only=True)
 class Errors:
     """Gold with simulated errors: as many as ``accuracy`` leaves in each part, where ``kind`` says.
 
@@ -159,7 +148,6 @@ class Errors:
             raise UserError("kind='class' and of_class go together: errors(kind='class', of_class=0)")
 
     def __call__(self, source: SupervisorSetup) -> Step:
-        """See :class:`Supervisor`."""
         shared = {"pool": source.pool, "split": source.split, "accuracy": self.accuracy, "share": self.share}
         shared |= {"soft": self.soft, "seed": source.seed}
         if self.kind == "simulatable":
@@ -187,7 +175,6 @@ def _probed(learner: Learner) -> Learner:
     return Learner(model=learner.model, trainer=Probe(max_tokens=learner.trainer.max_tokens), texts=learner.texts)
 
 
-@cache
 def parse_supervisor(text: str) -> Supervisor | None:
     """The supervisor that ``text`` spells, such as ``errors(accuracy=0.7)``; None where it is a model's to parse.
 
@@ -196,13 +183,13 @@ def parse_supervisor(text: str) -> Supervisor | None:
     """
     if text.partition("(")[0].strip() not in SUPERVISORS:
         return None
-    made: Supervisor = parse(text, SUPERVISORS, "supervisor")
+    made: Supervisor = SUPERVISORS.parse(text)
     return made
 
 
 def canonical_supervisor(made: Supervisor) -> str:
     """The shortest spelling of the same supervisor."""
-    return spell(made, SUPERVISORS)
+    return SUPERVISORS.spell(made)
 
 
 # --- their steps ------------------------------------------------------------------------------------------------------

@@ -46,9 +46,8 @@ from outgrow.labels import (
 from outgrow.labels.latent import _log_odds
 from outgrow.labels.neighbours import change_point
 from outgrow.labels.students import cross_fitted, logistic
-from outgrow.registry import spell
 from outgrow.runtime import Runtime
-from outgrow.strategies import NESTED, STRATEGIES, parse_strategy
+from outgrow.strategies import STRATEGIES, parse_strategy
 
 N = 150
 ALL = pytest.mark.parametrize("kind", list(TRANSFORMS.values()), ids=list(TRANSFORMS))
@@ -538,16 +537,13 @@ some = st.lists(st.sampled_from([Harden(), KNN(k=3), Balance(marginals=(0.5, 0.5
 @drawn(some)
 def test_transforms_read_back(chosen: list[Any]) -> None:
     strategy = STRATEGIES["naive"](transforms=tuple(chosen))
-    assert parse_strategy(spell(strategy, STRATEGIES, NESTED)) == strategy
+    assert parse_strategy(STRATEGIES.spell(strategy)) == strategy
 
 
 def test_transforms_are_spelled_on_one_line() -> None:
     text = "naive(transforms=(Harden, KNN(k=30)), loss=LogConf(alpha=0.75))"
-    assert (
-        spell(parse_strategy("naive(transforms=[Harden(), KNN(k=30)], loss=LogConf(alpha=0.75))"), STRATEGIES, NESTED)
-        == text
-    )
-    assert spell(parse_strategy("naive(transforms=(Harden,))"), STRATEGIES, NESTED) == "naive(transforms=(Harden,))"
+    assert STRATEGIES.spell(parse_strategy("naive(transforms=[Harden(), KNN(k=30)], loss=LogConf(alpha=0.75))")) == text
+    assert STRATEGIES.spell(parse_strategy("naive(transforms=(Harden,))")) == "naive(transforms=(Harden,))"
 
 
 @pytest.mark.parametrize("argument", ["Harden", "(3,)", "(Xent,)", "'Harden'", "((Harden,),)"])

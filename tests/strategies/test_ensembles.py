@@ -219,7 +219,7 @@ def test_supervisors_that_are_no_models_have_no_like(make: MakeExperiment, name:
     [
         ("ensemble(size=0)", "at least 1"),
         ("ensemble(kind='bags')", "did you mean bagging"),
-        ("ensemble(by=LogConf)", "which is no label model"),
+        ("ensemble(by=LogConf)", "unknown label model in option by"),
         ("ensemble(models=('pixels',))", "reads images"),
         ("raven(temperature=0.0)", "above 0"),
         ("co-supervised(rounds=-1)", "0 or more"),

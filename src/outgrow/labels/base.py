@@ -1,13 +1,14 @@
 """What a transform of labels is, what it may use, and what several of them share."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from outgrow.data import Floats, Ids, Ints, Labels
 from outgrow.errors import UserError
+from outgrow.registry import Registry
 
 __all__ = [
     "TRANSFORMS",
@@ -56,17 +57,16 @@ class Transform(Protocol):
         ...
 
 
-TRANSFORMS: dict[str, type[Any]] = {}
+TRANSFORMS: Registry[type[Any]] = Registry("transform", "transforms", Transform)
 """Every transform by the name that spells it, which is its class name."""
 
 T = TypeVar("T", bound=type[Any])
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def transform(cls: T) -> T:
-    """Register a frozen dataclass as a transform; it also says its ``source`` and its ``cost`` in a few words."""
-    assert cls.__name__ not in TRANSFORMS, f"two transforms are called {cls.__name__}"
-    TRANSFORMS[cls.__name__] = cls
-    return cls
+    """Register a class as a transform, by its own name; see :meth:`outgrow.registry.Registry.add_class`."""
+    return TRANSFORMS.add_class(cls.__name__, cls)
 
 
 def handed(value: Any) -> Any:

@@ -1,19 +1,18 @@
 """Hidden classes: of one supervisor and the student's features, or of several supervisors alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import numpy as np
 
 from outgrow.data import Floats, Labels
 from outgrow.labels.base import Doubles, TransformInputs, handed, in_range, relabelled, transform
+from outgrow.registry import Registry
 
-__all__ = ["LABEL_MODELS", "AnchoredEM", "DawidSkene", "LabelModel", "MeanVote"]
+__all__ = ["LABEL_MODELS", "AnchoredEM", "DawidSkene", "LabelModel", "MeanVote", "label_model"]
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class AnchoredEM:
     """Classes as Gaussian clouds in the student's features, held near the weak labels; posterior by EM.
 
@@ -44,7 +43,6 @@ class AnchoredEM:
         in_range(self, 0, float("inf"), "anchor", "rounds")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         features = np.concatenate([handed(given.features), handed(given.unlabelled)])
         n = len(labels)
         points = _principal(features, self.components)
@@ -95,19 +93,19 @@ class LabelModel(Protocol):
         ...
 
 
-LABEL_MODELS: dict[str, type[Any]] = {}
+LABEL_MODELS: Registry[type[Any]] = Registry("label model", "label models", LabelModel)
 """Every label model by the name that spells it, which is its class name."""
 
 T = TypeVar("T", bound=type[Any])
 
 
-def _label_model(cls: T) -> T:
-    LABEL_MODELS[cls.__name__] = cls
-    return cls
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def label_model(cls: T) -> T:
+    """Register a class as a label model, by its own name; see :meth:`outgrow.registry.Registry.add_class`."""
+    return LABEL_MODELS.add_class(cls.__name__, cls)
 
 
-@_label_model
-@dataclass(frozen=True, kw_only=True)
+@label_model
 class MeanVote:
     """The mean of the supervisors' probabilities: what any cleverer combination must beat."""
 
@@ -115,12 +113,10 @@ class MeanVote:
     cost: ClassVar[str] = "none"
 
     def __call__(self, votes: Sequence[Labels]) -> Labels:
-        """See the class."""
         return relabelled(votes[0], _aligned(votes).mean(axis=0), self)
 
 
-@_label_model
-@dataclass(frozen=True, kw_only=True)
+@label_model
 class DawidSkene:
     """The truth hidden behind supervisors with a C x C table of errors each, by EM from the mean vote.
 
@@ -142,7 +138,6 @@ class DawidSkene:
         in_range(self, 1e-12, float("inf"), "prior")
 
     def __call__(self, votes: Sequence[Labels]) -> Labels:
-        """See the class."""
         probs = _aligned(votes)
         heard = np.eye(probs.shape[2])[probs.argmax(axis=2)] if self.hard else probs
         truth = heard.mean(axis=0)

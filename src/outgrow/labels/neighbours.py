@@ -1,6 +1,5 @@
 """Transforms that look at the nearest rows in the student's features (Euclidean, standardized)."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +25,6 @@ _DISTANCES = "all distances between rows: n^2 d"
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class KNN:
     """Each label becomes the mean of the labels of its k nearest rows, its own not among them."""
 
@@ -45,13 +43,11 @@ class KNN:
         in_range(self, 0, 1, "mix")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         around = labels.probs[nearest(handed(given.features), self.k, self)].mean(axis=1, dtype=np.float64)
         return relabelled(labels, between(self.mix, around, labels.probs), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class KNNFilter:
     """Without the rows whose label is furthest from the mean of their k nearest rows' labels."""
 
@@ -70,13 +66,11 @@ class KNNFilter:
         in_range(self, 0, 1, "drop")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         around = labels.probs[nearest(handed(given.features), self.k, self)].mean(axis=1, dtype=np.float64)
         return drop_most(labels, around, self.drop)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class TopoFilter:
     """Only the largest connected part of each class in the graph of nearest rows, and of it no outliers.
 
@@ -100,7 +94,6 @@ class TopoFilter:
         in_range(self, 0, 1, "zeta")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         from scipy.sparse.csgraph import connected_components
 
         features, classes = handed(given.features), labels.hard
@@ -117,7 +110,6 @@ class TopoFilter:
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Smooth:
     """Labels spread over the graph of nearest rows: (1 - alpha) (I - alpha P)^-1 labels, P one step of a random walk.
 
@@ -140,12 +132,10 @@ class Smooth:
         in_range(self, 0, 0.999, "alpha")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         return relabelled(labels, smoothed(labels.probs, handed(given.features), self.k, self.alpha, self), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Overlap:
     """Only sure rows that lie near an unsure one: there, Shin et al. 2025 say, weak labels teach what is hard.
 
@@ -167,7 +157,6 @@ class Overlap:
         in_range(self, 0, 1, "rest")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         sure = confidence(labels.probs)
         if np.ptp(sure) < 1e-6:
             raise UserError("Overlap needs soft labels: all of these are equally sure")

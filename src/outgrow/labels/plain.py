@@ -1,6 +1,6 @@
 """Transforms of the labels alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +26,6 @@ _NONE = "none"
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Harden:
     """The supervisor's class made certain; classes that tie share the row."""
 
@@ -37,12 +36,10 @@ class Harden:
     cost: ClassVar[str] = _NONE
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         return relabelled(labels, shared_certain(labels.probs), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Temperature:
     """Probabilities to the power 1/t: t below 1 sharpens the labels, above 1 softens them."""
 
@@ -59,13 +56,11 @@ class Temperature:
         in_range(self, 1e-3, float("inf"), "t")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         log_probs = np.log(np.maximum(labels.probs.astype(np.float64), 1e-300)) / self.t
         return relabelled(labels, np.exp(log_probs - log_probs.max(axis=1, keepdims=True)), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Balance:
     """Log-odds moved by one number for each class until the mean of the labels is what the classes should be.
 
@@ -87,7 +82,6 @@ class Balance:
             raise UserError(f"Balance marginals are {self.marginals}; they must be above 0 and sum to 1")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         num_classes = labels.probs.shape[1]
         if self.marginals and len(self.marginals) != num_classes:
             raise UserError(f"Balance has {len(self.marginals)} marginals and the task {num_classes} classes")
@@ -105,7 +99,6 @@ class Balance:
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class KeepConfident:
     """Only the rows the supervisor is surest of, by its highest probability."""
 
@@ -124,14 +117,12 @@ class KeepConfident:
         in_range(self, 0, 1, "share")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         sure = confidence(labels.probs)
         classes = labels.hard if self.per_class else np.zeros(len(labels), dtype=np.int64)
         return labels.take(labels.ids[highest_of_each(sure, self.share, classes, labels.ids)])
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Reliability:
     """The supervisor's class with its reliability r, its probability, as weight: r certain + (1 - r) uniform.
 
@@ -153,14 +144,12 @@ class Reliability:
         in_range(self, 0, 1, "strength")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         weight = labels.probs.max(axis=1, keepdims=True).astype(np.float64)
         shrunk = weight * shared_certain(labels.probs) + (1 - weight) / labels.probs.shape[1]
         return relabelled(labels, between(self.strength, shrunk, labels.probs), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class MixGold:
     """Ground truth for a share of B drawn at random: a student that buys gold, no longer supervised by the weak alone.
 
@@ -181,7 +170,6 @@ class MixGold:
         in_range(self, 0, 1, "share")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         truth: Labels = handed(given.gold)
         on_sale = np.flatnonzero(np.isin(labels.ids, truth.ids))
         luck = np.random.default_rng([given.seed, 0]).random(len(on_sale))

@@ -1,7 +1,7 @@
 """Transforms that ask a logistic regression on the student's features: what a first student would say."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +37,6 @@ _FITS = "a logistic regression for each fold"
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Logistic:
     """Each label becomes what a logistic regression says that was fitted on the labels of the other folds."""
 
@@ -58,13 +57,11 @@ class Logistic:
         in_range(self, 0, 1, "mix")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         said = cross_fitted(handed(given.features), labels.probs, self, given.seed)
         return relabelled(labels, between(self.mix, said, labels.probs), self)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class LogisticFilter:
     """Without the rows whose label is furthest from what a logistic regression on the other folds says."""
 
@@ -85,12 +82,10 @@ class LogisticFilter:
         in_range(self, 0, 1, "drop")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         return drop_most(labels, cross_fitted(handed(given.features), labels.probs, self, given.seed), self.drop)
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Refine:
     """Two stages: the sure rows with their weak labels, and of the rest those a first student is sure of, as it says.
 
@@ -114,7 +109,6 @@ class Refine:
         in_range(self, 0, 1, "share")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         features = handed(given.features)
         first = highest_of_each(confidence(labels.probs), self.share, labels.hard, labels.ids)
         if not first.any() or first.all():
@@ -129,7 +123,6 @@ class Refine:
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class Selective:
     """The student's own label where it seems to know, P(IK), else the weak label smoothed over the graph of rows.
 
@@ -160,7 +153,6 @@ class Selective:
         in_range(self, 0, 0.999, "alpha")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         features = handed(given.features)
         own = cross_fitted(features, labels.probs, self, given.seed)
         same = (own.argmax(axis=1) == labels.hard).astype(np.float64)
@@ -170,7 +162,6 @@ class Selective:
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class NoisyChannel:
     """The truth as the hidden word of a noisy channel: posterior p(y | x, weak) of student and channel, by EM.
 
@@ -195,7 +186,6 @@ class NoisyChannel:
         in_range(self, 0, float("inf"), "rounds")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         truth, heard = labels.probs.astype(np.float64), np.eye(labels.probs.shape[1])[labels.hard]
         for _ in range(self.rounds):
             believed = cross_fitted(handed(given.features), truth, self, given.seed)
@@ -207,7 +197,6 @@ class NoisyChannel:
 
 
 @transform
-@dataclass(frozen=True, kw_only=True)
 class ConfidentLearning:
     """Without the rows that confident learning takes for mislabelled, by a logistic regression on the other folds.
 
@@ -236,7 +225,6 @@ class ConfidentLearning:
         _check(self)
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        """See the class."""
         from cleanlab.filter import find_label_issues
 
         if len(np.unique(labels.hard)) < labels.probs.shape[1]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 from outgrow.errors import UserError, unknown_name
+from outgrow.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,17 +65,16 @@ class StatefulLoss(Protocol):
         ...
 
 
-LOSSES: dict[str, type[Any]] = {}
+LOSSES: Registry[type[Any]] = Registry("loss", "losses", Loss)
 """Every loss by the name that spells it, which is its class name."""
 
 T = TypeVar("T", bound=type[Any])
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def loss(cls: T) -> T:
-    """Register a frozen dataclass as a loss; it says its ``source`` and its ``cost`` in a few words."""
-    assert cls.__name__ not in LOSSES, f"two losses are called {cls.__name__}"
-    LOSSES[cls.__name__] = cls
-    return cls
+    """Register a class as a loss, by its own name; see :meth:`outgrow.registry.Registry.add_class`."""
+    return LOSSES.add_class(cls.__name__, cls)
 
 
 def stacked(losses: Sequence[Loss]) -> Loss:

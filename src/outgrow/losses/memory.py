@@ -14,7 +14,6 @@ _LEAST = 1e-4  # of 1 - <f, t>; the authors' code keeps f itself this far from 0
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class ELR:
     """Early-learning regularization: CE(f, weak) + strength log(1 - <f, t>), t the mean of the student's past beliefs.
 

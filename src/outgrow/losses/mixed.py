@@ -1,6 +1,5 @@
 """Cross-entropies with changed targets: their gradient in the logits is softmax minus targets, no autograd needed."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from outgrow.losses.base import certain, cross_entropy, in_range, loss, one_of, ramp
@@ -13,7 +12,6 @@ __all__ = ["KL", "AdaptConf", "LogConf", "Product", "Xent"]
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class Xent:
     """Cross-entropy with soft targets: -sum_c target_c log softmax(logits)_c."""
 
@@ -26,12 +24,10 @@ class Xent:
         return targets
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return cross_entropy(self, logits, targets, progress)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class KL:
     """Forward divergence KL(weak || f) = sum_c weak_c log(weak_c / f_c): trains as Xent does, its least value is 0.
 
@@ -47,12 +43,10 @@ class KL:
         return targets
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return cross_entropy(self, logits, targets, progress) + targets.xlogy(targets).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class LogConf:
     """The auxiliary confidence loss: (1 - a) CE(f, weak) + a CE(f, hardened f).
 
@@ -104,12 +98,10 @@ class LogConf:
         return torch.lerp(targets, harden(logits, shares), self.weight(progress).to(targets.dtype))
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return cross_entropy(self, logits, targets, progress)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class Product:
     """The product confidence loss: CE(f, t) with t proportional to f^beta weak^alpha, a log-linear pool.
 
@@ -140,12 +132,10 @@ class Product:
         return (self.beta * logits + self.alpha * log_targets).softmax(dim=-1)
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return cross_entropy(self, logits, targets, progress)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class AdaptConf:
     """Adaptive confidence: (1 - b) CE(f, weak) + b CE(f, own class), with b set by each example.
 
@@ -183,5 +173,4 @@ class AdaptConf:
         return torch.lerp(targets, own, weight.to(targets.dtype))
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return cross_entropy(self, logits, targets, progress)

@@ -1,7 +1,6 @@
 """Losses of other shapes: bounded, mode-seeking, windowed, evidential. Probes take their gradient by autograd."""
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from outgrow.losses.base import certain, in_range, loss, ramp, smoothed
@@ -15,7 +14,6 @@ _AUTOGRAD = "autograd on the logits"
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class Entropy:
     """Confidence without hardening: (1 - a) CE(f, weak) + a H(f), the student's entropy being made small.
 
@@ -37,14 +35,12 @@ class Entropy:
         in_range(self, 0, 1, "alpha", "warmup")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         log_probs = logits.log_softmax(dim=-1)
         weight = ramp(self.warmup, progress).to(logits.dtype) * self.alpha
         return -((targets * (1 - weight) + log_probs.exp() * weight) * log_probs).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class Window:
     """Cross-entropy only where the student is unsure: its highest probability is below 1/C + radius; else 0.
 
@@ -63,14 +59,12 @@ class Window:
         in_range(self, 0, 1, "radius")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         log_probs = logits.log_softmax(dim=-1)
         unsure = log_probs.detach().exp().amax(dim=-1, keepdim=True) < 1 / logits.shape[-1] + self.radius
         return -(targets * unsure * log_probs).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class ReverseKL:
     """Mode-seeking divergence KL(f || weak) = sum_c f_c log(f_c / weak_c), the label smoothed by eps.
 
@@ -89,13 +83,11 @@ class ReverseKL:
         in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         log_probs = logits.log_softmax(dim=-1)
         return (log_probs.exp() * (log_probs - smoothed(targets, self.eps).log())).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class ReverseXent:
     """Reverse cross-entropy -sum_c f_c log weak_c, the label smoothed by eps: linear in the student's probabilities.
 
@@ -114,12 +106,10 @@ class ReverseXent:
         in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         return _reverse(logits, targets, self.eps).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class Symmetric:
     """Symmetric cross-entropy: alpha CE(f, weak) + beta RCE(f, weak), the second with the label smoothed by eps.
 
@@ -143,13 +133,11 @@ class Symmetric:
         in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         forward = -targets * logits.log_softmax(dim=-1)
         return (self.alpha * forward + self.beta * _reverse(logits, targets, self.eps)).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class CACE:
     """Confidence-adaptive cross-entropy: CE where the supervisor is sure, reverse CE where it is not.
 
@@ -170,14 +158,12 @@ class CACE:
         in_range(self, 0, 1, "threshold", "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         sure = targets.amax(dim=-1, keepdim=True) - 1 / logits.shape[-1] >= self.threshold
         forward = -targets * logits.log_softmax(dim=-1)
         return forward.where(sure, _reverse(logits, targets, self.eps)).sum(dim=-1)
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class GCE:
     """Generalized cross-entropy sum_c weak_c (1 - f_c^q) / q: cross-entropy at q = 0, absolute error at q = 1.
 
@@ -195,7 +181,6 @@ class GCE:
         in_range(self, 0, 1, "q")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         import torch
 
         log_probs = logits.log_softmax(dim=-1)
@@ -205,7 +190,6 @@ class GCE:
 
 
 @loss
-@dataclass(frozen=True, kw_only=True)
 class EDL:
     """Evidential loss of Bayesian WeakS-to-Strong: the logits are evidence of a Dirichlet distribution over beliefs.
 
@@ -229,7 +213,6 @@ class EDL:
         in_range(self, 0, 1, "gamma")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Loss (..., n); see the class."""
         num_classes = logits.shape[-1]
         # clamp, not relu: its slope at 0 is 1, so that a head that starts at zero learns.
         alpha = (logits - logits.mean(dim=-1, keepdim=True)).clamp_min(0) + 1

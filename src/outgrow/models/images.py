@@ -19,6 +19,7 @@ from outgrow.errors import UserError
 from outgrow.models.image_files import open_picture
 from outgrow.models.quiet import quiet_transformers
 from outgrow.models.settings import VIEWS
+from outgrow.registry import Registry
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -76,13 +77,11 @@ class Lite2:
 
 
 ImageModel = Pixels | Lite0 | Lite1 | Lite2
-IMAGE_MODELS: dict[str, type[Any]] = {
-    "pixels": Pixels,
-    "efficientnet-lite0": Lite0,
-    "efficientnet-lite1": Lite1,
-    "efficientnet-lite2": Lite2,
-}
+IMAGE_MODELS: Registry[type[Any]] = Registry("image model", "image models")
 """By the name that spells them."""
+for _name, _cls in {"pixels": Pixels, "efficientnet-lite0": Lite0, "efficientnet-lite1": Lite1}.items():
+    IMAGE_MODELS.add(_name, _cls)
+IMAGE_MODELS.add("efficientnet-lite2", Lite2)
 
 
 def _check_size(name: str, size: int, least: int) -> None:

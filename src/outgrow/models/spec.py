@@ -14,7 +14,6 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
 from outgrow.models.packaged import RUNGS, content_id, model_folder
 from outgrow.models.synthetic import NUMBER_MODELS, RandomFeatures, Vectors
-from outgrow.registry import parse, spell
 from outgrow.runtime import accepted_licenses
 
 __all__ = ["LADDERS", "LANGUAGE_MODELS", "ModelSpec", "ladder"]
@@ -66,10 +65,10 @@ class ModelSpec:
         if "/" in text or text.startswith((".", "~")):
             return cls(text, _folder_content(Path(text).expanduser(), text))
         if (name := text.partition("(")[0].strip()) in NUMBER_MODELS:
-            spelled = spell(parse(text, NUMBER_MODELS, "model"), NUMBER_MODELS)
+            spelled = NUMBER_MODELS.spell(NUMBER_MODELS.parse(text))
             return cls(spelled, f"v1 {spelled}")
         if name in IMAGE_MODELS:
-            spelled = spell(parse(text, IMAGE_MODELS, "model"), IMAGE_MODELS)
+            spelled = IMAGE_MODELS.spell(IMAGE_MODELS.parse(text))
             weights = content_id(name) if name in RUNGS else "no weights"
             return cls(spelled, f"v1 {spelled} {weights}")
         if text not in RUNGS:
@@ -111,7 +110,7 @@ class ModelSpec:
         """The model itself where it reads texts of numbers; it has no files."""
         if self.source.partition("(")[0] not in NUMBER_MODELS:
             return None
-        made: Vectors | RandomFeatures = parse(self.source, NUMBER_MODELS, "model")
+        made: Vectors | RandomFeatures = NUMBER_MODELS.parse(self.source)
         return made
 
     @cached_property
@@ -119,7 +118,7 @@ class ModelSpec:
         """The model's settings where it is a packaged image model, or pixels."""
         if self.source.partition("(")[0] not in IMAGE_MODELS:
             return None
-        made: ImageModel = parse(self.source, IMAGE_MODELS, "model")
+        made: ImageModel = IMAGE_MODELS.parse(self.source)
         return made
 
     @property

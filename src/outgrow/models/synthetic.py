@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from outgrow.errors import UserError
+from outgrow.registry import Registry
 
 __all__ = ["NUMBER_MODELS", "RandomFeatures", "Vectors", "embed_numbers"]
 
@@ -54,11 +55,10 @@ class RandomFeatures:
         return np.asarray(np.maximum(x @ units.T / np.sqrt(x.shape[1]), 0))
 
 
-NUMBER_MODELS: dict[str, type[Vectors] | type[RandomFeatures]] = {
-    "vectors": Vectors,
-    "random-features": RandomFeatures,
-}
+NUMBER_MODELS: Registry[type[Vectors] | type[RandomFeatures]] = Registry("model of numbers", "models of numbers")
 """By the name that spells them."""
+NUMBER_MODELS.add("vectors", Vectors)
+NUMBER_MODELS.add("random-features", RandomFeatures)
 
 
 def embed_numbers(model: Vectors | RandomFeatures, texts: Sequence[str]) -> npt.NDArray[np.float32]:

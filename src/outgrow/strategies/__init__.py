@@ -6,7 +6,6 @@ Register another with :func:`strategy`; its name and fields are then spelled the
 
 from outgrow.strategies.base import (
     CONTROLS,
-    NESTED,
     STRATEGIES,
     TRAINERS,
     Clusters,
@@ -36,7 +35,6 @@ __all__ = [
     "FOR_ANSWERS",
     "ICM",
     "LPFT",
-    "NESTED",
     "STRATEGIES",
     "TRAINERS",
     "Anchored",

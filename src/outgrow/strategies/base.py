@@ -1,24 +1,22 @@
 """What a strategy is and may use, the registry, and the plainest ones: naive, confidence and the controls."""
 
-from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from functools import cached_property, partial
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 from outgrow import steps
 from outgrow.engine.graph import Step
 from outgrow.errors import UserError
-from outgrow.labels import LABEL_MODELS, TRANSFORMS, Harden, Transform
-from outgrow.losses import LOSSES, LogConf, Loss, Xent
+from outgrow.labels import Harden, Transform
+from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models.settings import Head, Logistic, Probe
 from outgrow.models.spec import ModelSpec
-from outgrow.registry import parse, spell
+from outgrow.registry import Registry
 from outgrow.train.settings import Finetune, Generate
 
 __all__ = [
     "CONTROLS",
-    "NESTED",
     "STRATEGIES",
     "TRAINERS",
     "Clusters",
@@ -36,11 +34,10 @@ __all__ = [
     "strategy",
 ]
 
-TRAINERS: dict[str, type[Any]] = {"probe": Probe, "logistic": Logistic, "finetune": Finetune, "generate": Generate}
+TRAINERS: Registry[type[Any]] = Registry("trainer", "trainers")
 """How a model is trained, by the name that spells it."""
-
-NESTED = ChainMap(LOSSES, TRANSFORMS, LABEL_MODELS)
-"""What may stand inside a strategy's spelling."""
+for _name, _cls in {"probe": Probe, "logistic": Logistic, "finetune": Finetune, "generate": Generate}.items():
+    TRAINERS.add(_name, _cls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,25 +230,19 @@ class Strategy(Protocol):
         ...
 
 
-STRATEGIES: dict[str, type[Any]] = {}
+STRATEGIES: Registry[type[Any]] = Registry("strategy", "strategies", Strategy)
 """Every strategy by the name that spells it."""
 
 T = TypeVar("T", bound=type[Any])
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def strategy(name: str) -> Callable[[T], T]:
-    """Register a frozen dataclass as the strategy ``name``."""
-
-    def register(cls: T) -> T:
-        assert name not in STRATEGIES, f"two strategies are called {name}"
-        STRATEGIES[name] = cls
-        return cls
-
-    return register
+    """Register a class as the strategy ``name``; see :meth:`outgrow.registry.Registry.add_class`."""
+    return partial(STRATEGIES.add_class, name)
 
 
 @strategy("naive")
-@dataclass(frozen=True, kw_only=True)
 class Naive:
     """Train the student on the weak labels, as they are or transformed (Burns et al. 2023, section 3)."""
 
@@ -263,13 +254,11 @@ class Naive:
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         used = setup.transformed(*self.transforms)
         return used.predict(used.fit(used.weak, self.loss))
 
 
 @strategy("confidence")
-@dataclass(frozen=True, kw_only=True)
 class Confidence:
     """Train with the auxiliary confidence loss (Burns et al. 2023, section 4.3.2)."""
 
@@ -279,12 +268,10 @@ class Confidence:
     loss: LogConf = field(default_factory=LogConf)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return Naive(loss=self.loss)(setup)
 
 
 @strategy("shuffled")
-@dataclass(frozen=True, kw_only=True)
 class Shuffled:
     """Control: train on the weak labels dealt to the wrong rows. Better than chance means that something leaks."""
 
@@ -292,7 +279,6 @@ class Shuffled:
     cost: ClassVar[str] = "one training"
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         if isinstance(setup.student.trainer, Generate):
             dealt = Step(steps.shuffle_answers, answers=setup.weak, seed=setup.seed)
         else:
@@ -301,7 +287,6 @@ class Shuffled:
 
 
 @strategy("clusters")
-@dataclass(frozen=True, kw_only=True)
 class Clusters:
     """Control without labels: k-means on the student's features, clusters named by the weak majority."""
 
@@ -309,7 +294,6 @@ class Clusters:
     cost: ClassVar[str] = "k-means"
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         features, view = setup.student.frozen()
         return Step(steps.cluster, features=features, labels=setup.weak, split=setup.split, view=view, seed=setup.seed)
 
@@ -318,27 +302,23 @@ CONTROLS = ("shuffled", "clusters")
 """Run beside every pair; with the majority class they say what a student must beat."""
 
 
-@cache
 def parse_strategy(text: str) -> Strategy:
     """The strategy that ``text`` spells, such as ``confidence(loss=LogConf(alpha=0.75))``."""
-    made: Strategy = parse(text, STRATEGIES, "strategy", NESTED)
+    made: Strategy = STRATEGIES.parse(text)
     return made
 
 
-@cache
 def parse_trainer(text: str) -> Head | Finetune | Generate:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
-    made: Head | Finetune | Generate = parse(text, TRAINERS, "trainer")
+    made: Head | Finetune | Generate = TRAINERS.parse(text)
     return made
 
 
-@cache
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
-    return spell(parse_strategy(text), STRATEGIES, NESTED)
+    return STRATEGIES.spell(parse_strategy(text))
 
 
-@cache
 def canonical_trainer(text: str) -> str:
     """The shortest spelling of the same trainer."""
-    return spell(parse_trainer(text), TRAINERS)
+    return TRAINERS.spell(parse_trainer(text))

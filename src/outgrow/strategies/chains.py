@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ _SHARES_OF_A = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 @strategy("bootstrap")
-@dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """A chain: the supervisor teaches a slightly stronger model, that one the next, the last the student.
 
@@ -46,14 +45,12 @@ class Bootstrap:
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         end = _climb(setup, self.through, self.fresh, self.loss)
         fitted = setup.student.fit(end.labels, end.split, "B", self.loss, setup.seed)
         return setup.student.predict(fitted, end.split, ("T",))
 
 
 @strategy("direct")
-@dataclass(frozen=True, kw_only=True)
 class Direct:
     """Control of a fresh chain: the supervisor's labels on the same last share of B, no models between.
 
@@ -73,13 +70,11 @@ class Direct:
             raise UserError(f"shares of direct is {self.shares}; it must be at least 1")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         last = replace(setup, split=_share(setup, self.shares, self.shares - 1))
         return last.predict(last.fit(last.weak, self.loss))
 
 
 @strategy("gold-matched")
-@dataclass(frozen=True, kw_only=True)
 class GoldMatched:
     """Control of a chain: its last supervisor replaced by the same model, as accurate, that learned from gold.
 
@@ -101,7 +96,6 @@ class GoldMatched:
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         if not self.through:
             raise UserError("gold-matched replaces the last model of a chain; name the chain's models: through=(...)")
         _, own = setup.supervised("gold-matched")
@@ -121,7 +115,6 @@ class GoldMatched:
 
 
 @strategy("refine")
-@dataclass(frozen=True, kw_only=True)
 class Refinement:
     """The student relabels B for a fresh copy of itself, round after round; no rounds is ``naive``.
 
@@ -142,7 +135,6 @@ class Refinement:
             raise UserError(f"refine has rounds={self.rounds}, keep={self.keep}; rounds are 0 or more, keep in (0, 1]")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         used = setup
         for _ in range(self.rounds):
             said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)

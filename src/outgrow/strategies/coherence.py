@@ -1,7 +1,6 @@
 """Internal coherence maximization: labels that a language model can tell from each other, found without any label."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,6 @@ Tell = Callable[[Sequence[tuple[int, tuple[tuple[int, int], ...]]]], Floats]
 
 
 @strategy("icm")
-@dataclass(frozen=True, kw_only=True)
 class ICM:
     """Internal coherence maximization: rows of B take the labels that tell each other best, then are examples for T.
 
@@ -77,7 +75,6 @@ class ICM:
             )
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         setup.only("icm", "text", "choice")
         setup.student.model.check_language_model("icm asks for the probability of a label word")
         texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split}

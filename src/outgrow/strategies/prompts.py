@@ -5,7 +5,6 @@ they take of labels is little and said in each: none, a few examples, or one bit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -26,7 +25,6 @@ _STATEMENT = "The answer is {label}: {text}"
 
 
 @strategy("zero-shot")
-@dataclass(frozen=True, kw_only=True)
 class ZeroShot:
     """The pretrained student as it is: the probabilities of the label words after a prompt. No label is used.
 
@@ -50,12 +48,10 @@ class ZeroShot:
         check_prompt(self.prompt, self.max_tokens)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return _prompted(setup, self, None)
 
 
 @strategy("few-shot")
-@dataclass(frozen=True, kw_only=True)
 class FewShot:
     """As ``zero-shot`` after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
 
@@ -83,7 +79,6 @@ class FewShot:
             raise UserError(f"labels of few-shot is {self.labels!r}; it must be weak or gold")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         if self.shots == 0:
             return _prompted(setup, self, None)
         labels, part = setup.weak, "B"
@@ -94,7 +89,6 @@ class FewShot:
 
 
 @strategy("ccs")
-@dataclass(frozen=True, kw_only=True)
 class CCS:
     """Contrast-consistent search: a direction in which exactly one of an example's C statements can be true.
 
@@ -126,7 +120,6 @@ class CCS:
             raise UserError("restarts and updates of ccs must be at least 1, lr above 0 and decay not below")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
         search = {"view": self.view, "restarts": self.restarts, "updates": self.updates, "lr": self.lr}
         given = {"features": features, "labels": setup.weak, "split": setup.split, "seed": setup.seed}
@@ -134,7 +127,6 @@ class CCS:
 
 
 @strategy("crc")
-@dataclass(frozen=True, kw_only=True)
 class CRC:
     """The top principal component of the differences between an example's statements (CRC-TPC).
 
@@ -154,7 +146,6 @@ class CRC:
         _check_statement(self.prompt, self.view)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)
         given = {"labels": setup.weak, "split": setup.split, "view": self.view}
         return Step(top_component, features=features, **given)

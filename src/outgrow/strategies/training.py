@@ -4,7 +4,7 @@ And one that is no method: ``oracle``, early stopping by ground truth, for analy
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,7 +26,6 @@ __all__ = ["LPFT", "Anchored", "Generative", "Oracle", "Regularised"]
 
 
 @strategy("regularised")
-@dataclass(frozen=True, kw_only=True)
 class Regularised:
     """A probe with the L2 of a grid that agrees best with held-out weak labels; one value is that value.
 
@@ -48,7 +47,6 @@ class Regularised:
             raise UserError(f"l2 of regularised is {self.l2}; give at least one number, none below 0")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
@@ -63,7 +61,6 @@ class Regularised:
 
 
 @strategy("lp-ft")
-@dataclass(frozen=True, kw_only=True)
 class LPFT:
     """Finetuning that starts from a linear probe's head, so that the first updates need not bend the features.
 
@@ -84,7 +81,6 @@ class LPFT:
             raise UserError(f"l2 of lp-ft is {self.l2}; it must be above 0")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
@@ -99,7 +95,6 @@ class LPFT:
 
 
 @strategy("anchored")
-@dataclass(frozen=True, kw_only=True)
 class Anchored:
     """Finetuning held near the pretrained weights: ``strength`` / 2 |w - start|^2 beside the mean loss (L2-SP).
 
@@ -119,7 +114,6 @@ class Anchored:
             raise UserError(f"strength of anchored is {self.strength}; it must not be below 0")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
@@ -134,7 +128,6 @@ class Anchored:
 
 
 @strategy("generative")
-@dataclass(frozen=True, kw_only=True)
 class Generative:
     """The student first reads the texts of B as a language model, no labels involved, then learns the weak labels.
 
@@ -162,7 +155,6 @@ class Generative:
             raise UserError(f"lr of generative is {self.lr}; it must lie between 0 and 1, as 1e-5 does")
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
@@ -188,7 +180,6 @@ class Generative:
 
 
 @strategy("oracle")
-@dataclass(frozen=True, kw_only=True)
 class Oracle:
     """Analysis, no method: weak labels, but stopped early by the gold of B_val, which no student may see.
 
@@ -203,7 +194,6 @@ class Oracle:
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
-        """See :class:`Strategy`."""
         trainer = setup.student.trainer
         if isinstance(trainer, Generate | Logistic) or not trainer.early_stopping:
             raise UserError("oracle is early stopping by ground truth, and this trainer does not stop early")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from outgrow.errors import UserError
 from outgrow.losses import LOSSES, LogConf, Xent
 from outgrow.models.settings import VIEWS, Probe
-from outgrow.registry import parse, read_call, spell, spell_call
+from outgrow.registry import REGISTRIES, Registry, read_call, spell_call
 from outgrow.strategies import STRATEGIES, TRAINERS, Confidence, Naive, parse_strategy, parse_trainer
 from outgrow.train.settings import Finetune
 
@@ -39,17 +39,17 @@ finetunes = st.builds(Finetune, lr=st.floats(1e-9, 0.5), dropout=st.booleans(), 
 
 @given(losses)
 def test_losses_read_back(value: Any) -> None:
-    assert parse(spell(value, LOSSES), LOSSES, "loss") == value
+    assert LOSSES.parse(LOSSES.spell(value)) == value
 
 
 @given(strategies)
 def test_strategies_read_back_with_the_loss_inside(value: Any) -> None:
-    assert parse_strategy(spell(value, STRATEGIES, LOSSES)) == value
+    assert parse_strategy(STRATEGIES.spell(value)) == value
 
 
 @given(probes | finetunes)
 def test_trainers_read_back(value: Any) -> None:
-    assert parse_trainer(spell(value, TRAINERS)) == value
+    assert parse_trainer(TRAINERS.spell(value)) == value
 
 
 literals = st.recursive(
@@ -65,10 +65,10 @@ def test_calls_read_back(name: str, arguments: dict[str, Any]) -> None:
 
 
 def test_the_shortest_spelling_says_only_what_differs() -> None:
-    assert spell(Probe(), TRAINERS) == "probe"
-    assert spell(Probe(l2=0.5), TRAINERS) == "probe(l2=0.5)"
-    assert spell(Naive(), STRATEGIES, LOSSES) == "naive"
-    assert spell(Confidence(loss=LogConf(alpha=0.75)), STRATEGIES, LOSSES) == "confidence(loss=LogConf(alpha=0.75))"
+    assert TRAINERS.spell(Probe()) == "probe"
+    assert TRAINERS.spell(Probe(l2=0.5)) == "probe(l2=0.5)"
+    assert STRATEGIES.spell(Naive()) == "naive"
+    assert STRATEGIES.spell(Confidence(loss=LogConf(alpha=0.75))) == "confidence(loss=LogConf(alpha=0.75))"
 
 
 @pytest.mark.parametrize("text", ["naive", " naive ", "naive()", "naive( )", "naive(loss=Xent)", "naive(loss=Xent())"])
@@ -138,7 +138,7 @@ RAN: list[int] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Trap:
-    at: Any = None
+    at: "Trap | int | None" = None
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,11 @@ class Trap:
     ],
 )
 def test_nothing_is_evaluated(argument: str) -> None:
-    with pytest.raises(UserError):
-        parse(f"trap(at={argument})", {"trap": Trap}, "thing", {"trap": Trap})
+    things: Registry[type[Any]] = Registry("thing", "things", Trap)
+    things.add("trap", Trap)
+    try:
+        with pytest.raises(UserError):
+            things.parse(f"trap(at={argument})")
+    finally:
+        del REGISTRIES["thing"]
     assert RAN == []

@@ -183,7 +183,14 @@ def test_the_walk_sees_a_leak(make: MakeExperiment) -> None:
     assert ("gold", "B", "B_val") in set(paths_to_load(behind_but_not_beyond(ceiling, labels)))
 
 
+def as_ours(fn: Any) -> Any:
+    """As if it stood in the package: no digest of its source tells it from the function of that name and version."""
+    fn.__module__ = "outgrow.steps.examples"
+    return fn
+
+
 @step(version=1)
+@as_ours
 def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """In place of ``steps.gold``, with its very key: the truth of A, and garbage for all other parts."""
     ids = split.ids(parts)

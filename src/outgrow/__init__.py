@@ -4,22 +4,72 @@ from outgrow import Grid, sweep
 print(sweep(Grid()))  # the default experiment, as a table
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from outgrow.config import Experiment, Grid, preset
 from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range, use
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
-    from outgrow.experiment import plan, results, run, sweep
+    from outgrow.data import Examples, Features, Labels, Split
+    from outgrow.engine.graph import Step, step
+    from outgrow.experiment import plan, run, runs, sweep
+    from outgrow.labels.base import transform
+    from outgrow.labels.latent import label_model
+    from outgrow.losses import loss
+    from outgrow.strategies import strategy
+    from outgrow.supervisors import supervisor
+    from outgrow.tasks import task
 
-__all__ = ["Experiment", "Grid", "Runtime", "UserError", "plan", "preset", "results", "run", "sweep"]
+_WHERE = {
+    "data": ("Examples", "Features", "Labels", "Split"),
+    "engine.graph": ("Step", "step"),
+    "experiment": ("plan", "run", "runs", "sweep"),
+    "labels.base": ("transform",),
+    "labels.latent": ("label_model",),
+    "losses": ("loss",),
+    "strategies": ("strategy",),
+    "supervisors": ("supervisor",),
+    "tasks": ("task",),
+}
+"""The module of each function that comes with its imports at first use, so that importing outgrow costs nothing."""
+
+__all__ = [
+    "Examples",
+    "Experiment",
+    "Features",
+    "Grid",
+    "Labels",
+    "OneOf",
+    "Range",
+    "Runtime",
+    "Split",
+    "Step",
+    "UserError",
+    "label_model",
+    "loss",
+    "plan",
+    "preset",
+    "run",
+    "runs",
+    "step",
+    "strategy",
+    "supervisor",
+    "sweep",
+    "task",
+    "transform",
+    "use",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Functions come with their imports at first use, so that importing outgrow costs nothing."""
-    if name in ("plan", "results", "run", "sweep"):
-        from outgrow import experiment
-
-        return getattr(experiment, name)
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"outgrow.{module}"), name)
     raise AttributeError(f"module 'outgrow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,7 +11,29 @@ __all__ = ["PRESETS", "Experiment", "Grid", "preset", "preset_fields", "read_gri
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class _Shared:
+    """What one experiment and a grid of them have in common."""
+
+    weak_train: str | None = None
+    """How the supervisor is trained; like the student if not given."""
+    supervisor_rows: int | None = None
+    """Rows of A, which the supervisor is trained on; 3/8 of the data if not given."""
+    transfer_rows: int | None = None
+    """Rows of B, which the supervisor labels for the student; 3/8 of the data if not given."""
+    test_rows: int | None = None
+    """Rows of T; 1/4 of the data if not given."""
+    validation: float = 0.1
+    """Share of A and of B held out for early stopping."""
+    balance: bool = True
+    """Balance A and B where a class has more than 1.1 times its fair share; T always is."""
+    ceiling: bool = True
+    """Train ceilings. Without gold labels on B there is no ceiling, and no PGR."""
+    use: tuple[str, ...] = ()
+    """Python files of yours that register losses, strategies, tasks ...; $OUTGROW_USE names more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(_Shared):
     """One weak-to-strong result over several seeds. Every field is spelled as in YAML and on the command line."""
 
     task: str = "sentiment-movies"
@@ -25,21 +47,7 @@ class Experiment:
     """How the weak labels become a student, see ``outgrow methods``."""
     train: str = "probe"
     """How student and ceiling are trained: ``probe(...)`` or ``finetune(...)``."""
-    weak_train: str | None = None
-    """How the supervisor is trained; like the student where not said."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; None for 3/8 of the data."""
-    transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; None for 3/8 of the data."""
-    test_rows: int | None = None
-    """Rows of T; None for 1/4 of the data."""
-    validation: float = 0.1
-    """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share; T always is."""
-    ceiling: bool = True
-    """Train the ceiling. Without gold labels on B there is none, and no PGR."""
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -49,7 +57,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Grid(_Shared):
     """Experiments by the list: every task, pair, strategy and trainer with every other. What ``outgrow run`` takes."""
 
     task: tuple[str, ...] = ("sentiment-movies",)
@@ -65,24 +73,10 @@ class Grid:
     """Strategies, see ``outgrow methods``."""
     train: tuple[str, ...] = ("probe",)
     """Trainers of student and ceiling: probe(...) or finetune(...)."""
-    weak_train: str | None = None
-    """Trainer of the supervisors; like the student's where not said."""
     seeds: int = 5
     """Number of seeds; each draws its own split, order and start."""
     first_seed: int = 0
     """The first of them; the others follow it."""
-    supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; 3/8 of the data where not said."""
-    transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; 3/8 of the data where not said."""
-    test_rows: int | None = None
-    """Rows of T; 1/4 of the data where not said."""
-    validation: float = 0.1
-    """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share."""
-    ceiling: bool = True
-    """Train ceilings; without gold labels on B there are none, and no PGR."""
     controls: bool = True
     """Run the controls (shuffled weak labels, clusters without labels) beside every pair."""
 

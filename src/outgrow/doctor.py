@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from outgrow.archives import megabytes
-from outgrow.engine.store import Damaged, Store
+from outgrow.engine.store import Damaged, OtherEdition, Store
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.packaged import RUNGS, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
@@ -111,16 +111,19 @@ def _models() -> Finding:
 
 
 def _stored(store: Store) -> Finding:
-    damaged, intact = [], 0
+    damaged, intact, others = [], 0, 0
     for folder in store.folders():
         try:
             store.verify(folder)
             intact += 1
+        except OtherEdition:
+            others += 1
         except Damaged as damage:
             damaged.append(str(damage))
     if damaged:
         return Finding("results", f"{len(damaged)} damaged (run again to mend), the first: {damaged[0]}", ok=False)
-    return Finding("results", f"{intact} in {store.root}, all intact")
+    unread = f"; {others} of another edition, never read (`outgrow clean --old` removes them)" if others else ""
+    return Finding("results", f"{intact} in {store.root}, all intact{unread}")
 
 
 # --- fetching ahead, and cleaning up ----------------------------------------------------------------------------------
@@ -146,19 +149,24 @@ def pull(names: Sequence[str], runtime: Runtime, say: Callable[[str], None]) -> 
             raise unknown_name("model, ladder or task", name, [*RUNGS, *LADDERS, *tasks])
 
 
-def clean(store: Store, *, results: bool, cache: bool) -> Iterator[str]:
-    """Remove leftovers of killed runs, and on request all results or everything fetched; says what went."""
+def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[str]:
+    """Remove leftovers of killed runs, and on request results of other editions, all results, or everything fetched."""
     if store.is_local:
         root = Path(store.path)
         leftovers = [p for p in (root / "unfinished",) if p.exists()]
         finished = {Path(f) for f in store.folders()}
         leftovers += [p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished]
         yield from _removed(leftovers, "left by killed runs")
+        if old:
+            others = store.of_other_editions()
+            for other in others:
+                store.delete_folder(other)
+            yield f"{len(others)} results of other editions removed from {store.root}"
         if results:
             for folder in sorted(finished):
                 store.delete_folder(str(folder))
             yield f"{len(finished)} results removed from {store.root}"
-    elif results:
+    elif results or old:
         raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
     yield from _removed([p for p in cache_folder().glob("**/.*") if p.is_dir()], "half-fetched")
     if cache:

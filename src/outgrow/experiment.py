@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from outgrow import steps
 from outgrow.config import Experiment, Grid
 from outgrow.engine import runner
-from outgrow.engine.graph import Step
+from outgrow.engine.graph import Step, forget
 from outgrow.engine.progress import Progress
 from outgrow.engine.runner import Monitor, Outcome, Plan
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
-from outgrow.results import table_of
+from outgrow.registry import use, used_files
+from outgrow.results import finished, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import (
     CONTROLS,
@@ -47,10 +48,11 @@ __all__ = [
     "open_store",
     "pairs",
     "plan",
-    "results",
     "run",
     "run_steps",
+    "runs",
     "sweep",
+    "use_files",
     "wire",
     "wire_all",
 ]
@@ -79,6 +81,7 @@ def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str,
 
 def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[Experiment]:
     """All experiments of the grid, controls last."""
+    use_files(grid.use)
     strategies = list(dict.fromkeys([*grid.strategy, *(CONTROLS if grid.controls else ())]))
     varied = {"task", "weak", "strong", "strategy", "train", "seeds"}
     rest: dict[str, Any] = {f.name: getattr(grid, f.name) for f in fields(Experiment) if f.name not in varied}
@@ -108,6 +111,17 @@ def grid_of(experiment: Experiment) -> Grid:
     return Grid(**{**kept, **single, "seeds": len(experiment.seeds), "first_seed": first, "controls": False})
 
 
+def use_files(paths: Iterable[str]) -> None:
+    """Load files of the user's, and those of ``$OUTGROW_USE``, so that what they register can be named.
+
+    Raises:
+        UserError: as :func:`outgrow.registry.use`.
+    """
+    used_files()
+    for path in paths:
+        use(path)
+
+
 def wire(experiment: Experiment) -> Step:
     """The step whose result is the experiment's. Every name and option is checked here; nothing is fetched.
 
@@ -123,6 +137,9 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
     Raises:
         UserError: as :func:`wire`.
     """
+    experiments = list(experiments)
+    forget()
+    use_files(path for files in dict.fromkeys(e.use for e in experiments) for path in files)
     wiring = _Wiring(
         task=functools.cache(_task),
         model=functools.cache(ModelSpec.parse),
@@ -193,7 +210,8 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     else:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
-    target.note = {"experiment": spelled}
+    spelled["use"] = tuple(file.path for file in used_files())
+    target.note = {"experiment": spelled, "used": [file._asdict() for file in used_files()]}
     return target
 
 
@@ -321,7 +339,7 @@ def run(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run one experiment; returns its row of :func:`outgrow.results`. What is stored already is not run again."""
+    """Run one experiment; returns its row of :func:`outgrow.runs`. What is stored already is not run again."""
     return sweep([experiment], store, runtime, quiet=quiet)
 
 
@@ -332,7 +350,7 @@ def sweep(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run many experiments, shared steps once; returns their rows of :func:`outgrow.results`.
+    """Run many experiments, shared steps once; returns their rows of :func:`outgrow.runs`.
 
     Args:
         experiments: a grid or a list.
@@ -353,12 +371,12 @@ def sweep(
     return table_of([opened.record(t) for t in targets])
 
 
-def results(store: str | None = None) -> "pl.DataFrame":
+def runs(store: str | None = None) -> "pl.DataFrame":
     """One row per finished experiment in the store: its fields, and every score with its interval.
 
     See :func:`outgrow.results.table_of` for the columns.
     """
-    return table_of(open_store(store).records("compare"))
+    return table_of(finished(open_store(store)))
 
 
 def run_steps(

@@ -160,7 +160,7 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         """
         if "__dataclass_params__" in vars(cls):
             raise UserError(f"the {self.kind} {name} is a dataclass already; leave @dataclass out, it is made one here")
-        own = vars(cls).get("__post_init__")
+        own = getattr(cls, "__post_init__", None)
 
         def check(self: Any) -> None:
             for field, bound in _bounds_of(type(self)):
@@ -381,6 +381,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         return type(value) is tuple and all(_is_a(v, get_args(kind)[0]) for v in value)
     if kind in _KINDS:  # True is no whole number here
         return type(value) is kind and (kind is not float or math.isfinite(value))
+    if any(r.protocol is kind and r.name_of(value) is not None for r in REGISTRIES.values()):
+        return True
     return kind is Any or isinstance(value, kind)
 
 

@@ -1,7 +1,8 @@
 """Steps: plain functions with their arguments, identified by the hash of both.
 
-Knows no machine learning. A step's key depends on what was asked for, never on where or how fast it runs
-(:class:`outgrow.engine.runner.Runtime` is handed over separately and cannot be hashed).
+Knows no machine learning. A step's key depends on what was asked for and on the code that does it, never on where or
+how fast it runs (:class:`outgrow.runtime.Runtime` is handed over separately and cannot be hashed). Our own functions
+and classes enter keys with name and version, a user's with module, name, version and a digest of the source.
 """
 
 import dataclasses
@@ -9,25 +10,39 @@ import hashlib
 import inspect
 import json
 import math
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
-__all__ = ["Step", "StepFunction", "canonical", "in_order", "step"]
+from outgrow import identity
+from outgrow.errors import UserError
+
+__all__ = ["EDITION", "Step", "StepFunction", "canonical", "forget", "in_order", "key_head", "key_of", "step"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+EDITION = 2
+"""Of keys and records. A result of another edition is never read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFunction:
     """What the runner knows of a function that was marked with :func:`step`."""
 
-    name: str
+    fn: Callable[..., Any]
     version: int
     signature: inspect.Signature
     many: Callable[..., list[Any]] | None
     together: tuple[str, ...]
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
+
+    @cached_property
+    def name(self) -> str:
+        """``fit_probe``, or ``my_steps.fit_probe`` where a user defines it: the folder of its results."""
+        return identity.code_name(self.fn).replace("<locals>.", "")
 
     @cached_property
     def takes_runtime(self) -> bool:
@@ -51,9 +66,30 @@ class StepFunction:
         return "{{" + ",".join([f'"{name}":{{{place}}}' for name, place in places]) + "}}"
 
     @cached_property
+    def is_users(self) -> bool:
+        """Whether it is defined outside this package."""
+        return not identity.is_inside(self.fn)
+
+    @property
+    def source(self) -> str | None:
+        """Digest of the source of a user's function; None for ours, which are known by their version."""
+        return identity.source_digest(self.fn) if self.is_users else None
+
+    @property
     def head(self) -> str:
-        """Name and version, as they open what is hashed."""
-        return json.dumps([self.name, self.version])
+        """What is hashed before the arguments."""
+        return key_head(self.name, self.version, self.source)
+
+
+@cache
+def key_head(name: str, version: int, source: str | None) -> str:
+    """Edition, function, version and digest, as they open what is hashed."""
+    return json.dumps([EDITION, name, version, source])
+
+
+def key_of(head: str, args_text: str) -> str:
+    """The key of a step from :func:`key_head` and its arguments as canonical JSON."""
+    return hashlib.sha256(f"{head}{args_text}".encode()).hexdigest()
 
 
 _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
@@ -64,17 +100,19 @@ def step(
 ) -> Callable[[F], F]:
     """Mark a plain function as a step; it stays callable as it is.
 
+    Its result is stored: plain JSON values, a numpy array, a mapping of arrays, a polars frame, or an object with
+    ``save(folder)`` and ``load(folder)``. A function outside this package says which by its return annotation.
+
     Args:
-        version: bump it by hand whenever the function's result changes for the same arguments.
+        version: raise it whenever the function's result changes for the same arguments.
         many: a function taking a list of argument dictionaries and returning one result for each, in order.
         together: names of the arguments that all steps of one ``many`` call share.
     """
 
     def mark(fn: F) -> F:
+        identity.pin(fn)
         signature = inspect.signature(fn)
-        _FUNCTIONS[fn] = StepFunction(
-            name=fn.__name__, version=version, signature=signature, many=many, together=together
-        )
+        _FUNCTIONS[fn] = StepFunction(fn=fn, version=version, signature=signature, many=many, together=together)
         return fn
 
     return mark
@@ -93,6 +131,8 @@ class Step:
         """Bind ``fn`` (marked with :func:`step`) to keyword arguments."""
         self.fn = fn
         self.function = function = _FUNCTIONS[fn]
+        if function.is_users:
+            _check_result(fn)
         if "runtime" in args:
             raise TypeError("runtime is handed over by the runner and is no argument of a step")
         if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
@@ -102,8 +142,8 @@ class Step:
         # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
         found: dict[str, Step] = {}
         args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
-        self.key = hashlib.sha256(f"{function.head}{args_text}".encode()).hexdigest()
-        """sha256 over function name, function version and canonical arguments."""
+        self.key = key_of(function.head, args_text)
+        """sha256 over the function's name, version and source, and the canonical arguments."""
         self.inputs = tuple(found.values())
         """The steps this one needs, each once, in the order of the arguments."""
         self.note: dict[str, Any] | None = None
@@ -127,7 +167,8 @@ class Step:
 def canonical(value: Any) -> Any:
     """``value`` as plain JSON, one form for one meaning.
 
-    Dataclasses become their class name and fields; steps become their keys; tuples and lists are the same.
+    Dataclasses become class, version and fields, and a user's class a digest of its source; steps become their keys;
+    tuples and lists are the same.
 
     Raises:
         TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
@@ -178,11 +219,20 @@ _LAST: dict[type[Any], tuple[Any, str]] = {}
 
 def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
     kind = type(value)
-    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in identity_fields(value)])
-    text = f'{{"$class":"{kind.__name__}"{fields}}}'
+    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _fields_of(kind)])
+    text = f"{{{_title(kind)}{fields}}}"
     if _cannot_change(value):
         _LAST[kind] = value, text
     return text
+
+
+def _title(kind: type[Any]) -> str:
+    """What a class is called in keys: its name, its version where it has one, and the digest of a user's."""
+    title = f'"$class":{_quoted(identity.code_name(kind))}'
+    if (source := identity.source_digest(kind)) is not None:
+        title += f',"$source":"{source}"'
+    version = getattr(kind, "version", None)
+    return f'{title},"$version":{version}' if isinstance(version, int) else title
 
 
 def _cannot_change(value: Any) -> bool:
@@ -193,17 +243,50 @@ def _cannot_change(value: Any) -> bool:
         return False
 
 
-def identity_fields(value: Any) -> tuple[str, ...]:
-    """The fields of a dataclass that make it what it is, sorted. One that was added later (``added`` in its metadata)
-    is left out at its default: what was stored before is then found as before."""
-    names, added = _compared(value.__class__)
-    return names if not added else tuple(n for n in names if n not in added or getattr(value, n) != added[n])
+def identity_fields(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a dataclass that make it what it is, sorted."""
+    return tuple(sorted(f.name for f in dataclasses.fields(kind) if f.compare))
+
+
+_fields_of: Callable[[Any], tuple[str, ...]] = cache(identity_fields)
+
+
+def forget() -> None:
+    """Look at code anew: a user may have replaced a class or function since keys were last made."""
+    _LAST.clear()
+    identity.forget()
 
 
 @cache
-def _compared(kind: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    fields = [f for f in dataclasses.fields(kind) if f.compare]
-    return tuple(sorted(f.name for f in fields)), {f.name: f.default for f in fields if f.metadata.get("added")}
+def _check_result(fn: Callable[..., Any]) -> None:
+    """Raises :class:`UserError` unless a user's function says that it returns what can be stored."""
+    try:
+        returns = typing.get_type_hints(fn).get("return", Any)
+    except NameError as error:
+        raise UserError(f"the step {identity.code_name(fn)} has an annotation that names nothing: {error}") from None
+    if not _is_storable(returns):
+        raise UserError(
+            f"the step {identity.code_name(fn)} must say what it returns, as a type that can be stored: dict, list, "
+            "str, int, float, bool, numpy.ndarray, dict[str, numpy.ndarray], polars.DataFrame, or a class with save "
+            f"and load; it says {returns if returns is not Any else 'nothing'}"
+        )
+
+
+_PLAIN = (dict, list, tuple, str, int, float, bool, type(None))
+
+
+def _is_storable(hint: Any) -> bool:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return all(map(_is_storable, typing.get_args(hint)))
+    kind = typing.get_origin(hint) or hint
+    if not isinstance(kind, type) or kind is object:
+        return False
+    named = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return (
+        kind in _PLAIN
+        or named in ("numpy.ndarray", "polars.DataFrame", "collections.Mapping")
+        or (hasattr(kind, "save") and hasattr(kind, "load"))
+    )
 
 
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:

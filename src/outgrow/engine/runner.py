@@ -144,7 +144,22 @@ def run(targets: Iterable[Step], store: Store, runtime: Runtime, monitor: Monito
         StepsFailed: after everything that could be done is done, if a step failed.
         UserError: at once if the store cannot be written.
     """
-    return _Scheduler(list(targets), store, runtime, monitor or Monitor()).go()
+    began = time.monotonic()
+    scheduler = _Scheduler(list(targets), store, runtime, monitor or Monitor())
+    scheduler.drop_damaged_targets()
+    pending, reused = _sorted(scheduler.targets, store)
+    scheduler.monitor.start(len(pending), len(reused))
+    skipped = scheduler.run_all(pending)
+    outcome = Outcome(
+        ran=scheduler.ran,
+        reused=len(reused),
+        failed=scheduler.failed,
+        skipped=skipped,
+        seconds=time.monotonic() - began,
+    )
+    if outcome.failed:
+        raise StepsFailed(outcome)
+    return outcome
 
 
 @dataclass
@@ -157,24 +172,7 @@ class _Scheduler:
     failed: dict[str, BaseException] = field(default_factory=dict)
     ran: int = 0
 
-    def go(self) -> Outcome:
-        began = time.monotonic()
-        self._drop_damaged_targets()
-        pending, reused = _sorted(self.targets, self.store)
-        self.monitor.start(len(pending), len(reused))
-        skipped = self._run_all(pending)
-        outcome = Outcome(
-            ran=self.ran,
-            reused=len(reused),
-            failed=self.failed,
-            skipped=skipped,
-            seconds=time.monotonic() - began,
-        )
-        if self.failed:
-            raise StepsFailed(outcome)
-        return outcome
-
-    def _drop_damaged_targets(self) -> None:
+    def drop_damaged_targets(self) -> None:
         for target in self.targets:
             if self.store.is_done(target):
                 try:
@@ -183,7 +181,7 @@ class _Scheduler:
                     self.monitor.say(f"stored result damaged, computing {target} again: {damage}")
                     self.store.delete(target)
 
-    def _run_all(self, pending: list[Step]) -> int:
+    def run_all(self, pending: list[Step]) -> int:
         """Run every pending step whose inputs succeed; returns how many could not run.
 
         Quick steps first, then long ones (which take the runtime) one by one, in the order in which they became ready.
@@ -235,14 +233,20 @@ class _Scheduler:
     def _execute(self, steps: list[Step]) -> list[Step]:
         """Run steps in one call and store their results; returns those that succeeded."""
         self.monitor.begin(steps)
-        began = time.monotonic()
+        began, first = time.monotonic(), steps[0]
+        runtime = replace(
+            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
+        )
         try:
-            arguments = [self._arguments(s) for s in steps]
-            results = self._call(steps, arguments)
+            arguments = [{name: self._resolved(value) for name, value in s.args.items()} for s in steps]
+            if first.function.many is not None:
+                results = first.function.many(arguments, runtime=runtime)
+            else:
+                results = [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others do not fail with it
                 return [s for step in steps for s in self._execute([step])]
-            self._fail(steps[0], error)
+            self._fail(first, error)
             return []
         seconds = time.monotonic() - began
         stored = []
@@ -266,18 +270,6 @@ class _Scheduler:
         self.failed[step.key] = error
         if not isinstance(error, UserError):  # a user's mistake is said once, at the end
             self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
-
-    def _call(self, steps: list[Step], arguments: list[dict[str, Any]]) -> list[Any]:
-        first = steps[0]
-        runtime = replace(
-            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
-        )
-        if first.function.many is not None:
-            return first.function.many(arguments, runtime=runtime)
-        return [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
-
-    def _arguments(self, step: Step) -> dict[str, Any]:
-        return {name: self._resolved(value) for name, value in step.args.items()}
 
     def _resolved(self, value: Any) -> Any:
         match value:

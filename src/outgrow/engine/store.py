@@ -1,14 +1,14 @@
 """Results of steps, a folder per key: ``<root>/<function>/<key>/`` with its files and ``record.json``.
 
 The record is written last and is the only sign that a step is done, so a process killed at any instant leaves either a
-finished result or none. Files carry checksums, and whoever reads them verifies. Any fsspec URL serves as root.
+finished result or none. Whoever reads verifies the checksums of all files, and that the record's function, version and
+arguments give the key of the folder it lies in. Any fsspec URL serves as root.
 """
 
 import contextlib
 import errno
 import glob
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -16,40 +16,32 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 from uuid import uuid4
 
-from outgrow.engine.graph import Step
+from outgrow.engine import values
+from outgrow.engine.graph import EDITION, Step, key_head, key_of
 from outgrow.errors import UserError
 
-__all__ = ["Artifact", "Damaged", "Record", "Store"]
+__all__ = ["Damaged", "OtherEdition", "Record", "Store"]
 
 Record = dict[str, Any]
 _LOOKS = 100  # one by one, of the steps of a function; to list a store of a million results takes longer than these
 
 
-class Artifact(Protocol):
-    """A value that can write itself into a folder and read itself back."""
-
-    def save(self, folder: Path) -> None:
-        """Write files into ``folder``."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the files that :meth:`save` wrote."""
-        ...
-
-
 class Damaged(Exception):
-    """A stored result that is not what was written: a missing file or a checksum that differs."""
+    """A stored result that is not what was written: a file missing or altered, or lying under a key not its own."""
+
+
+class OtherEdition(Damaged):
+    """A result of another edition of Outgrow, whose keys meant something else."""
 
 
 class Store:
     """Stored results under ``root`` (a path or any fsspec URL).
 
-    ``kinds`` says where each artifact class is found (``module:Class``, imported when one is read); a result of any
-    other type must be plain JSON and then lives in the record itself.
+    ``kinds`` are the classes of results (``module:Class``) whose modules may be imported when one is read; see
+    :mod:`outgrow.engine.values` for how others are stored.
     """
 
     def __init__(self, root: str, kinds: Iterable[str]) -> None:
@@ -57,7 +49,7 @@ class Store:
         import fsspec
 
         self.root = str(root)
-        self.kinds = {kind.partition(":")[2]: kind.partition(":")[0] for kind in kinds}
+        self.kinds = frozenset(kinds)
         try:
             self.fs, path = fsspec.url_to_fs(self.root)
         except (ValueError, ImportError) as error:
@@ -137,9 +129,8 @@ class Store:
         record = self._read_record(folder)
         if record["kind"] is None:
             return record["result"]
-        kind: type[Artifact] = getattr(importlib.import_module(self.kinds[record["kind"]]), record["kind"])
         with self._local(folder, record["files"]) as local:
-            return kind.load(local)
+            return values.load(record["kind"], local, self.kinds)
 
     def verify(self, folder: str) -> Record:
         """Check every file of one stored result; returns its record.
@@ -157,16 +148,16 @@ class Store:
         Raises:
             UserError: if there is no space left or the place cannot be written; finished steps stay.
         """
-        kind = type(value).__name__ if type(value).__name__ in self.kinds else None
         with disk_errors(self.root), tempfile.TemporaryDirectory(prefix="outgrow-") as temporary:
             local = Path(temporary)
-            if kind is not None:
-                value.save(local)
+            kind = values.save(value, local)
             files = {p.name: _sha256(p) for p in sorted(local.iterdir())}
             content = {
+                "edition": EDITION,
                 "key": step.key,
                 "fn": step.function.name,
                 "version": step.function.version,
+                "source": step.function.source,
                 "args": json.loads(step.canonical_args),
                 "inputs": [s.key for s in step.inputs],
                 "kind": kind,
@@ -205,6 +196,18 @@ class Store:
             with contextlib.suppress(Damaged):
                 yield self._read_record(folder)
 
+    def of_other_editions(self) -> list[str]:
+        """The folders of results that another edition of Outgrow stored; none of them is ever read."""
+        found = []
+        for folder in self.folders():
+            try:
+                self._read_record(folder)
+            except OtherEdition:
+                found.append(folder)
+            except Damaged:
+                continue
+        return found
+
     def find(self, key: str) -> Record:
         """The record whose key starts with ``key``.
 
@@ -237,10 +240,16 @@ class Store:
             record: Record = wrapped["record"]
             if wrapped["sha256"] != _digest(record):
                 raise Damaged(f"{folder}/record.json was altered")
+            if record.get("edition") != EDITION:
+                raise OtherEdition(
+                    f"{folder} was stored by another edition of Outgrow; `outgrow clean --old` removes it"
+                )
             for name in record["files"]:  # others may write to a shared store: a name must not lead out of the folder
                 if name in ("", ".", "..") or "/" in name or "\\" in name:
                     raise Damaged(f"{folder}/record.json names {name!r}, which is no file of its folder")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if (found := _place_of(record)) != tuple(folder.rsplit("/", 2)[1:]):
+                raise Damaged(f"{folder} holds the result of {found[0]}/{found[1][:12]}, which is another step's")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{folder}/record.json cannot be read ({type(error).__name__})") from error
         return record
 
@@ -274,6 +283,12 @@ class Store:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _place_of(record: Record) -> tuple[str, str]:
+    """Function and key that the content of a record stands for, whatever key it claims."""
+    args = json.dumps(record["args"], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return record["fn"], key_of(key_head(record["fn"], record["version"], record["source"]), args)
 
 
 def _digest(record: Record) -> str:

@@ -23,7 +23,8 @@ class Flooded:
         return (plain - self.floor).abs() + self.floor
 """
 COMMAND = [
-    "run", "--task", "synthetic-gaussian(rows=300)", "--weak", "vectors(dims=2)", "--strong", "random-features(width=32)",
+    "run", "--task", "synthetic-gaussian(rows=300)", "--weak", "vectors(dims=2)",
+    "--strong", "random-features(width=32)",
     "--strategy", "naive(loss=Flooded)", "--seeds", "1", "--no-controls",
 ]  # fmt: skip
 

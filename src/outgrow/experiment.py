@@ -145,6 +145,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         model=functools.cache(ModelSpec.parse),
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
+        used=[file._asdict() for file in used_files()],
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
     with gc_paused():
@@ -170,6 +171,8 @@ class _Wiring(NamedTuple):
     model: Callable[..., ModelSpec]
     setup: Callable[..., tuple[Setup, Step]]
     ceiling: Callable[[Step, Step, Learner, int], Step]
+    used: list[dict[str, Any]]
+    """The user's files that were loaded."""
 
 
 class _Shared(NamedTuple):
@@ -210,8 +213,8 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     else:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
-    spelled["use"] = tuple(file.path for file in used_files())
-    target.note = {"experiment": spelled, "used": [file._asdict() for file in used_files()]}
+    spelled["use"] = tuple([file["path"] for file in wiring.used])
+    target.note = {"experiment": spelled, "used": wiring.used}
     return target
 
 

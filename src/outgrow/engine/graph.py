@@ -77,8 +77,13 @@ class StepFunction:
 
     @property
     def head(self) -> str:
-        """What is hashed before the arguments."""
+        """What is hashed before the arguments. A notebook may change it for a user's function."""
         return key_head(self.name, self.version, self.source)
+
+    @cached_property
+    def own_head(self) -> str:
+        """:attr:`head` of one of ours, which never changes."""
+        return self.head
 
 
 @cache
@@ -142,7 +147,8 @@ class Step:
         # Computed now, not lazily: the inputs have their keys already, so long chains need no recursion.
         found: dict[str, Step] = {}
         args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
-        self.key = key_of(function.head, args_text)
+        head = function.head if function.is_users else function.own_head
+        self.key = hashlib.sha256(f"{head}{args_text}".encode()).hexdigest()
         """sha256 over the function's name, version and source, and the canonical arguments."""
         self.inputs = tuple(found.values())
         """The steps this one needs, each once, in argument order."""

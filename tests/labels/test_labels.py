@@ -45,7 +45,8 @@ from outgrow.labels import (
 )
 from outgrow.labels.latent import _log_odds
 from outgrow.labels.neighbours import change_point
-from outgrow.labels.students import cross_fitted, logistic
+from outgrow.labels.structure import logistic
+from outgrow.labels.students import cross_fitted
 from outgrow.runtime import Runtime
 from outgrow.strategies import STRATEGIES, parse_strategy
 

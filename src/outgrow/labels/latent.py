@@ -7,6 +7,7 @@ import numpy as np
 
 from outgrow.data import Floats, Labels
 from outgrow.labels.base import Doubles, TransformInputs, handed, in_range, relabelled, transform
+from outgrow.labels.structure import principal_directions
 from outgrow.registry import Registry
 
 __all__ = ["LABEL_MODELS", "AnchoredEM", "DawidSkene", "LabelModel", "MeanVote", "label_model"]
@@ -45,7 +46,8 @@ class AnchoredEM:
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         features = np.concatenate([handed(given.features), handed(given.unlabelled)])
         n = len(labels)
-        points = _principal(features, self.components)
+        centered = features - features.mean(axis=0)
+        points = centered @ principal_directions(centered, min(self.components, len(centered) - 1))
         anchor = np.zeros((len(points), labels.probs.shape[1]))
         anchor[:n] = self.anchor * np.log(np.maximum(labels.probs.astype(np.float64), 1e-6))
         belief = labels.probs.astype(np.float64)
@@ -55,13 +57,6 @@ class AnchoredEM:
             if len(before) == len(belief) and np.abs(belief - before).max() < 1e-6:
                 break
         return relabelled(labels, belief[:n], self)
-
-
-def _principal(features: Doubles, components: int) -> Doubles:
-    """Coordinates (n, k) on the top principal components."""
-    centered = features - features.mean(axis=0)
-    _, directions = np.linalg.eigh(centered.T @ centered)
-    return np.asarray(centered @ directions[:, ::-1][:, : min(components, len(features) - 1)])
 
 
 def _log_odds(points: Doubles, known: Doubles, belief: Doubles, shrinkage: float) -> Doubles:

@@ -1,6 +1,5 @@
 """Transforms that ask a logistic regression on the student's features: what a first student would say."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from outgrow.labels.base import (
     transform,
 )
 from outgrow.labels.neighbours import drop_most, smoothed
+from outgrow.labels.structure import logistic
 
 __all__ = [
     "ConfidentLearning",
@@ -29,7 +29,6 @@ __all__ = [
     "Refine",
     "Selective",
     "cross_fitted",
-    "logistic",
 ]
 
 _PROBES = "blog.eleuther.ai/weak-to-strong and EleutherAI/w2s, probe.py"
@@ -232,45 +231,6 @@ class ConfidentLearning:
         said = cross_fitted(handed(given.features), labels.probs, self, given.seed)
         wrong = find_label_issues(labels=labels.hard, pred_probs=said, filter_by=self.filter_by, n_jobs=1)
         return replace(labels, source=f"{labels.source}, {type(self).__name__}").take(labels.ids[~wrong])
-
-
-def logistic(features: Doubles, probs: Floats, l2: float) -> Callable[[Doubles], Doubles]:
-    """Logistic regression on soft labels (n, C): mean cross-entropy + l2/2 |w|^2; a function of features (m, d).
-
-    Solved to scikit-learn's own tolerance. That takes a soft label only as C weighted rows, at C times the price.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import logsumexp
-
-    there = np.flatnonzero(probs.any(axis=0))  # a class that no row has is never said
-    if len(there) < 2:
-        alone = np.eye(probs.shape[1])[there[0]]
-        return lambda others: np.tile(alone, (len(others), 1))
-    wanted, vectors = probs[:, there].astype(np.float64), 1 if len(there) == 2 else len(there)
-
-    def odds(flat: Doubles, rows: Doubles) -> Doubles:
-        weight = flat.reshape(vectors, -1)
-        z = rows @ weight[:, :-1].T + weight[:, -1]
-        z = z if vectors > 1 else np.concatenate([np.zeros_like(z), z], axis=1)
-        return np.asarray(z - logsumexp(z, axis=1, keepdims=True))
-
-    def loss(flat: Doubles) -> tuple[float, Doubles]:
-        logs, weight = odds(flat, features), flat.reshape(vectors, -1)
-        slope = (np.exp(logs) - wanted)[:, -vectors:] / len(features)
-        gradient = np.concatenate([slope.T @ features + l2 * weight[:, :-1], slope.sum(axis=0)[:, None]], axis=1)
-        value = l2 / 2 * np.square(weight[:, :-1]).sum() - (wanted * logs).sum() / len(features)
-        return float(value), gradient.ravel()
-
-    start = np.zeros(vectors * (features.shape[1] + 1))
-    options = {"gtol": 1e-4, "ftol": 64 * np.finfo(np.float64).eps, "maxiter": 2000}
-    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-
-    def said(others: Doubles) -> Doubles:
-        found = np.zeros((len(others), probs.shape[1]))
-        found[:, there] = np.exp(odds(flat, others))
-        return found
-
-    return said
 
 
 def cross_fitted(features: Doubles, probs: Floats, of: Any, seed: int) -> Doubles:

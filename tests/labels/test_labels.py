@@ -502,6 +502,30 @@ def test_too_few_rows_are_one_line() -> None:
         Overlap()(Harden()(labels, given), given)
 
 
+class Losing(Transform):
+    """One row less than it was given, without saying so."""
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        return labels.take(labels.ids[1:])
+
+
+class Inventing(Transform):
+    """A row that it was not given in place of the first."""
+
+    drops = True
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        return replace(labels, ids=np.array(["new", *labels.ids[1:]]))
+
+
+@pytest.mark.parametrize("transform", [Losing(), Inventing()])
+def test_rows_that_are_lost_or_made_up_are_one_line(transform: Transform) -> None:
+    labels, _, _ = scene(2)
+    split = Split(parts={"B": labels.ids[:100], "B_val": labels.ids[100:]})
+    with pytest.raises(UserError, match=f"{type(transform).__name__} returned .* rows for {N}; .*drops = True"):
+        steps.relabel(labels, split, transform)
+
+
 def test_soft_transforms_do_not_follow_harden(make: MakeExperiment) -> None:
     with pytest.raises(UserError, match="put Harden last"):
         wire(make(strategy="naive(transforms=(Harden, KeepConfident))"))

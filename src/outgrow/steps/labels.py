@@ -1,4 +1,4 @@
-"""Steps that change labels: transforms, several supervisors joined, and the controls. Gold only if handed over."""
+"""Steps that change labels: transforms, several supervisors combined, and controls. Gold comes only as an argument."""
 
 import numpy as np
 
@@ -24,7 +24,11 @@ def relabel(
     gold: Labels | None = None,
     seed: int | None = None,
 ) -> Labels:
-    """Labels of B and B_val after one transform; T plays no part. What the transform does not need is None."""
+    """Labels of B and B_val after one transform; T plays no part. Leave out what the transform does not need.
+
+    Raises:
+        UserError: if it needs one vector for each example and gets choices, or loses or invents rows.
+    """
     from threadpoolctl import threadpool_limits
 
     weak = labels.take(split.ids(_TRANSFER))
@@ -35,7 +39,7 @@ def relabel(
         if whole.ndim != 2:
             raise UserError(
                 f"{type(transform).__name__} compares examples by one vector each, and a choice has one for each "
-                "candidate; take transforms of the labels alone, such as Harden or KeepConfident"
+                "candidate; use transforms that look at the labels alone, such as Harden or KeepConfident"
             )
         ids = {"features": weak.ids}
         if "unlabelled" in transform.needs:
@@ -44,14 +48,17 @@ def relabel(
         given = dict(zip(ids, standardized(*rows), strict=True))
     with threadpool_limits(limits=1):  # a fixed number of threads: sums in one order, the same bits
         made = transform(weak, TransformInputs(**given, gold=gold, seed=seed or 0))
-    same = np.isin(made.ids, weak.ids).all() and (transform.drops or len(made) == len(weak))
-    assert same, "a transform made up rows, or lost some without saying so"
+    if not np.isin(made.ids, weak.ids).all() or (len(made) != len(weak) and not transform.drops):
+        raise UserError(
+            f"{type(transform).__name__} returned {len(made)} rows for {len(weak)}; return rows that it was given, and "
+            "set drops = True in the class if it leaves some out"
+        )
     return made
 
 
 @step(version=1)
 def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
-    """One set of labels of several supervisors on the same rows."""
+    """One set of labels from those of several supervisors on the same rows."""
     return model(labels)
 
 
@@ -60,20 +67,20 @@ def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
 
 @step(version=1)
 def shuffle(labels: Labels, seed: int) -> Labels:
-    """The same labels dealt to other rows at random: all that is left of them is how often each class occurs."""
+    """The same labels, dealt to the rows at random: all they still tell is how often each class occurs."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return Labels(ids=labels.ids, probs=labels.probs[order], source=f"shuffled {labels.source}")
 
 
 @step(version=2)
 def cluster(features: Features, labels: Labels, split: Split, view: str, seed: int) -> Labels:
-    """No-label baseline on T: k-means with k = C on the features of B, clusters named by the weak majority.
+    """No-label baseline on T: k-means with k = C on the features of B; the weak majority names the clusters.
 
     The weak labels say only which cluster is which class: log2(C!) bits.
 
-    Choices have no classes to cluster. There, what differs most between candidates of one example scores them: the
-    first principal component of the features minus their mean over the example's candidates (the CRC-TPC of Burns et
-    al. 2022, "Discovering latent knowledge", appendix), the weak majority saying only which end of it is better: 1 bit.
+    Choices have no classes to cluster. Their candidates are scored by the first principal component of the features
+    minus their mean over the example's candidates (CRC-TPC of Burns et al. 2022, "Discovering latent knowledge",
+    appendix). The weak majority says only which end of it is better: 1 bit.
     """
     matrix = features.views[view].astype(np.float64)
     train, test = (matrix[positions(split.parts[p], features.ids)] for p in ("B", "T"))

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from outgrow.data import Examples, Features, Labels, Split
     from outgrow.engine.graph import Step, step
     from outgrow.experiment import plan, run, runs, sweep
-    from outgrow.labels.base import transform
-    from outgrow.labels.latent import label_model
+    from outgrow.labels import label_model, transform
     from outgrow.losses import loss
     from outgrow.strategies import strategy
     from outgrow.supervisors import supervisor
@@ -27,8 +26,7 @@ _WHERE = {
     "data": ("Examples", "Features", "Labels", "Split"),
     "engine.graph": ("Step", "step"),
     "experiment": ("plan", "run", "runs", "sweep"),
-    "labels.base": ("transform",),
-    "labels.latent": ("label_model",),
+    "labels": ("label_model", "transform"),
     "losses": ("loss",),
     "strategies": ("strategy",),
     "supervisors": ("supervisor",),

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from outgrow.experiment import plan, run, runs, sweep
     from outgrow.labels import label_model, transform
     from outgrow.losses import loss
+    from outgrow.models.base import model
+    from outgrow.report.figures import analysis, figure
     from outgrow.strategies import strategy
+    from outgrow.strategies.trainers import Trainer, trainer
     from outgrow.supervisors import supervisor
     from outgrow.tasks import task
 
@@ -28,7 +31,10 @@ _WHERE = {
     "experiment": ("plan", "run", "runs", "sweep"),
     "labels": ("label_model", "transform"),
     "losses": ("loss",),
+    "models.base": ("model",),
+    "report.figures": ("analysis", "figure"),
     "strategies": ("strategy",),
+    "strategies.trainers": ("Trainer", "trainer"),
     "supervisors": ("supervisor",),
     "tasks": ("task",),
 }
@@ -45,9 +51,13 @@ __all__ = [
     "Runtime",
     "Split",
     "Step",
+    "Trainer",
     "UserError",
+    "analysis",
+    "figure",
     "label_model",
     "loss",
+    "model",
     "plan",
     "preset",
     "run",
@@ -57,6 +67,7 @@ __all__ = [
     "supervisor",
     "sweep",
     "task",
+    "trainer",
     "transform",
     "use",
 ]

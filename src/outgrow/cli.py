@@ -72,6 +72,7 @@ UseFiles = Annotated[
     Parameter(
         name="--use",
         help="Load your own losses, strategies, tasks, ... from this Python file. Repeatable. $OUTGROW_USE adds more.",
+        consume_multiple=False,  # a name may follow
     ),
 ]
 _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()

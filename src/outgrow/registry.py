@@ -160,7 +160,7 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         """
         if "__dataclass_params__" in vars(cls):
             raise UserError(f"the {self.kind} {name} is a dataclass already; leave @dataclass out, it is made one here")
-        own = vars(cls).get("__post_init__")
+        own = getattr(cls, "__post_init__", None)
 
         def check(self: Any) -> None:
             for field, bound in _bounds_of(type(self)):

@@ -6,9 +6,9 @@ supervisor is simulated, gold of B and T flows into its step, and into nothing e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,9 @@ import numpy.typing as npt
 from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
 from outgrow.engine.graph import Step, step
-from outgrow.errors import UserError, unknown_name
-from outgrow.losses import Xent
-from outgrow.models.settings import Head, Probe
-from outgrow.registry import Registry
-from outgrow.strategies import Learner
+from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range, Registry
+from outgrow.strategies import FitRequest, Learner
 
 __all__ = [
     "SIMULATED",
@@ -63,6 +61,8 @@ class SupervisorSetup:
 class Supervisor(Protocol):
     """Wires weak labels: from what there is to the step that gives them."""
 
+    version: ClassVar[int] = 1
+
     def __call__(self, source: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
         ...
@@ -84,6 +84,8 @@ def supervisor(name: str) -> Callable[[T], T]:
 class Model:
     """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model, so it has no name here."""
 
+    version: ClassVar[int] = 1
+
     learner: Learner
 
     def __call__(self, source: SupervisorSetup) -> Step:
@@ -93,6 +95,8 @@ class Model:
 @supervisor("labels")
 class OwnLabels:
     """The weak labels of the user's own table, from its column ``weak``."""
+
+    version: ClassVar[int] = 1
 
     def __call__(self, source: SupervisorSetup) -> Step:
         return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
@@ -106,11 +110,10 @@ class Rater:
     of all ratings of the row, this one among them.
     """
 
-    number: int = 1
+    version: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        if self.number < 1:
-            raise UserError(f"number of rater is {self.number}; ratings are counted from 1")
+    number: Annotated[int, Range(1)] = 1
+    """Counted from 1."""
 
     def __call__(self, source: SupervisorSetup) -> Step:
         return Step(one_rating, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
@@ -125,10 +128,12 @@ class Errors:
     comes second hand, so the constructions here are our own).
     """
 
-    accuracy: float = 0.8
-    kind: str = "uniform"
+    version: ClassVar[int] = 1
+
+    accuracy: Annotated[float, Range(0, 1)] = 0.8
+    kind: Annotated[str, OneOf(*KINDS)] = "uniform"
     """One of ``KINDS``."""
-    share: float = 1.0
+    share: Annotated[float, Range(0, 1)] = 1.0
     """Share of the errors that follow ``kind``; the others are drawn at random. For ``simulatable``, share of the rows
     that the function labels: 0.5 is a mixture of errors a student can and cannot learn."""
     of_class: int | None = None
@@ -137,11 +142,6 @@ class Errors:
     """Give the label the probability ``accuracy`` in place of 1, the rest shared by the other classes."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown_name("kind of errors", self.kind, KINDS)
-        for name in ("accuracy", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} of errors is {getattr(self, name)}; it must lie from 0 to 1")
         if self.kind == "uniform" and self.share != 1:
             raise UserError("share says how many errors follow a structure, and errors of kind uniform have none")
         if (self.kind == "class") != (self.of_class is not None):
@@ -150,11 +150,10 @@ class Errors:
     def __call__(self, source: SupervisorSetup) -> Step:
         shared = {"pool": source.pool, "split": source.split, "accuracy": self.accuracy, "share": self.share}
         shared |= {"soft": self.soft, "seed": source.seed}
-        if self.kind == "simulatable":
-            learner = _probed(source.student)
-            return Step(
-                linear_errors, features=learner.features, fitted=_fitted(learner, source), parts=_PARTS, **shared
-            )
+        if self.kind == "simulatable":  # what a student can surely represent is what is linear in its features
+            probe = replace(source.student, trainer=source.student.trainer.probed())
+            fitted = _fitted(probe, source)
+            return Step(linear_errors, features=probe.features[0], fitted=fitted, parts=_PARTS, **shared)
         belief = _trained(source.student, source, _PARTS) if self.kind == "hardest" else None
         return Step(inject_errors, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
 
@@ -165,14 +164,7 @@ def _trained(learner: Learner, source: SupervisorSetup, parts: tuple[str, ...]) 
 
 def _fitted(learner: Learner, source: SupervisorSetup) -> Step:
     own = learner.gold(source.pool, source.split, ("A", "A_val"))
-    return learner.fit(own, source.split, "A", Xent(), source.seed)
-
-
-def _probed(learner: Learner) -> Learner:
-    """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(learner.trainer, Head):
-        return learner
-    return Learner(model=learner.model, trainer=Probe(max_tokens=learner.trainer.max_tokens), texts=learner.texts)
+    return learner.fit(FitRequest(labels=own, split=source.split, part="A", seed=source.seed))
 
 
 def parse_supervisor(text: str) -> Supervisor | None:

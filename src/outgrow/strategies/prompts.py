@@ -5,7 +5,7 @@ they take of labels is little and said in each: none, a few examples, or one bit
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
+from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, strategy
 
@@ -33,6 +34,7 @@ class ZeroShot:
     contextual calibration).
     """
 
+    version: ClassVar[int] = 1
     source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
     cost: ClassVar[str] = "a pass over T; one for each class where a label word is several tokens"
 
@@ -41,11 +43,11 @@ class ZeroShot:
     words: tuple[str, ...] = ()
     """A word for each class, in order; the classes' names where there are none."""
     calibrated: bool = True
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         return _prompted(setup, self, None)
@@ -59,24 +61,21 @@ class FewShot:
     in random order; the class of an example is its most probable one. No examples is ``zero-shot``.
     """
 
+    version: ClassVar[int] = 1
     source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
     cost: ClassVar[str] = "as zero-shot, each text as long as all examples"
 
-    shots: int = 4
-    labels: str = "weak"
+    shots: Annotated[int, Range(0)] = 4
+    labels: Annotated[str, OneOf("weak", "gold")] = "weak"
     """``weak``, or ``gold`` of A, which is the supervisor's."""
     prompt: str = _PROMPT
     words: tuple[str, ...] = ()
     calibrated: bool = True
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
     """Of each text, those of the examples too."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
-        if self.shots < 0:
-            raise UserError(f"shots is {self.shots}; it must be 0 or more")
-        if self.labels not in ("weak", "gold"):
-            raise UserError(f"labels of few-shot is {self.labels!r}; it must be weak or gold")
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         if self.shots == 0:
@@ -99,6 +98,7 @@ class CCS:
     for more, false at all but one does not add up to one, but the bit is taken all the same.
     """
 
+    version: ClassVar[int] = 1
     source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
     cost: ClassVar[str] = "features of C statements for each text, then little"
 
@@ -106,18 +106,16 @@ class CCS:
     """With {label} and {text}. Texts are cut at their end, so the label comes before."""
     words: tuple[str, ...] = ()
     """A word for each class, in order; the classes' names where there are none."""
-    view: str = "last_token"
-    restarts: int = 10
-    updates: int = 1000
-    lr: float = 0.01
-    decay: float = 0.01
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    restarts: Annotated[int, Range(1)] = 10
+    updates: Annotated[int, Range(1)] = 1000
+    lr: Annotated[float, Range(0, above=True)] = 0.01
+    decay: Annotated[float, Range(0)] = 0.01
     """Weight decay, as in the paper's code."""
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
-        if self.restarts < 1 or self.updates < 1 or not self.lr > 0 or self.decay < 0:
-            raise UserError("restarts and updates of ccs must be at least 1, lr above 0 and decay not below")
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
@@ -134,16 +132,17 @@ class CRC:
     example's mean. Standardized as in ``ccs``; the weak majority says which end is true: one bit.
     """
 
+    version: ClassVar[int] = 1
     source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
     cost: ClassVar[str] = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     words: tuple[str, ...] = ()
-    view: str = "last_token"
-    max_tokens: int = 128
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)
@@ -151,18 +150,15 @@ class CRC:
         return Step(top_component, features=features, **given)
 
 
-def check_prompt(prompt: str, max_tokens: int) -> None:
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt that does not end with the label."""
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1 or not prompt.endswith("{label}"):
         raise UserError(f"the prompt {prompt!r} must hold {{text}} once, and end with {{label}}")
-    if max_tokens < 1:
-        raise UserError(f"max_tokens is {max_tokens}; it must be at least 1")
 
 
-def _check_statement(prompt: str, view: str) -> None:
+def _check_statement(prompt: str) -> None:
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1:
         raise UserError(f"the prompt {prompt!r} must hold {{text}} and {{label}}, once each")
-    if view not in VIEWS:
-        raise UserError(f"view is {view!r}; it must be {' or '.join(VIEWS)}")
 
 
 def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> Step:

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin
 
 from outgrow import identity
 from outgrow.errors import UserError, unknown_name
@@ -26,6 +26,7 @@ __all__ = [
     "REGISTRIES",
     "OneOf",
     "Range",
+    "Registered",
     "Registry",
     "UsedFile",
     "named_object",
@@ -103,6 +104,17 @@ _bounds_of: Callable[[Any], tuple[tuple[str, Range | OneOf], ...]] = functools.c
 # --- registries -------------------------------------------------------------------------------------------------------
 
 
+class Registered(Protocol):
+    """What a registered class says about itself, as class attributes. What it leaves out is set to these defaults."""
+
+    version: ClassVar[int] = 1
+    """Raise it by hand whenever the numbers change, so that results stored before are not taken for new ones."""
+    source: ClassVar[str] = ""
+    """The paper or code it comes from."""
+    cost: ClassVar[str] = ""
+    """What it takes, in a few words."""
+
+
 class Registry(Mapping[str, _Value], Generic[_Value]):
     """Named values of one kind, such as all losses. Whoever has a file of Python can add one.
 
@@ -153,7 +165,8 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
 
     def add_class(self, name: str, cls: _Class) -> _Class:
         """Register a class of plain fields: it becomes a frozen dataclass with keyword arguments, whose numbers are
-        held to the bounds of their annotations (:class:`Range`, :class:`OneOf`) whenever one is made.
+        held to the bounds of their annotations (:class:`Range`, :class:`OneOf`) whenever one is made. Class attributes
+        that it lacks are taken from the protocol's defaults, so it need not inherit from the protocol.
 
         Raises:
             UserError: as :meth:`add`.
@@ -170,6 +183,9 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
 
         cls.__post_init__ = check
         made = cast(_Class, dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+        for attribute in typing.get_type_hints(self.protocol) if self.protocol else ():
+            if hasattr(self.protocol, attribute) and not hasattr(made, attribute):
+                setattr(made, attribute, getattr(self.protocol, attribute))
         self.add(name, cast(Any, made))
         return made
 

@@ -28,7 +28,6 @@ from outgrow.strategies import (
     Learner,
     Setup,
     TrainingMethod,
-    can_write,
     canonical_strategy,
     canonical_trainer,
     parse_strategy,
@@ -93,7 +92,7 @@ def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[E
 
 
 def _has_control(train: str, control: str) -> bool:
-    return parse_trainer(train).output != "text" or can_write(parse_strategy(control))
+    return parse_trainer(train).output != "text" or parse_strategy(control).writes
 
 
 def grid_of(experiment: Experiment) -> Grid:
@@ -175,8 +174,8 @@ class _Shared(NamedTuple):
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     strategy = parse_strategy(experiment.strategy)
     writes = shared.student.writes
-    if writes and not can_write(strategy):
-        able = ", ".join(name for name, cls in STRATEGIES.items() if can_write(cls))
+    if writes and not strategy.writes:
+        able = ", ".join(name for name, cls in STRATEGIES.items() if cls.writes)
         raise UserError(
             f"the strategy {experiment.strategy} needs class probabilities, and "
             f"{TRAINERS.name_of(shared.student.trainer)} writes answers; take one of {able}"

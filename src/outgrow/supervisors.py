@@ -8,7 +8,7 @@ supervisor is simulated, gold of B and T flows into its step, and into nothing e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
-from outgrow.registry import OneOf, Range, Registry
+from outgrow.registry import OneOf, Range, Registered, Registry
 from outgrow.strategies import FitRequest, Learner
 
 __all__ = [
@@ -58,10 +58,8 @@ class SupervisorSetup:
     seed: int
 
 
-class Supervisor(Protocol):
+class Supervisor(Registered, Protocol):
     """Wires weak labels: from what there is to the step that gives them."""
-
-    version: ClassVar[int] = 1
 
     def __call__(self, source: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
@@ -81,10 +79,10 @@ def supervisor(name: str) -> Callable[[T], T]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Supervisor):
     """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model, so it has no name here."""
 
-    version: ClassVar[int] = 1
+    version = 1
 
     learner: Learner
 
@@ -93,24 +91,24 @@ class Model:
 
 
 @supervisor("labels")
-class OwnLabels:
+class OwnLabels(Supervisor):
     """The weak labels of the user's own table, from its column ``weak``."""
 
-    version: ClassVar[int] = 1
+    version = 1
 
     def __call__(self, source: SupervisorSetup) -> Step:
         return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
 
 
 @supervisor("rater")
-class Rater:
+class Rater(Supervisor):
     """One human rating of each row, by its place among the row's ratings; the sign is the label, 0 is undecided.
 
     The published ratings are anonymous: the same place in two rows need not be the same person. The truth is the mean
     of all ratings of the row, this one among them.
     """
 
-    version: ClassVar[int] = 1
+    version = 1
 
     number: Annotated[int, Range(1)] = 1
     """Counted from 1."""
@@ -120,7 +118,7 @@ class Rater:
 
 
 @supervisor("errors")
-class Errors:
+class Errors(Supervisor):
     """Gold with simulated errors: as many as ``accuracy`` leaves in each part, where ``kind`` says.
 
     What a student recovers depends on the structure of the errors and not only on their number (Burns et al. 2023,
@@ -128,7 +126,7 @@ class Errors:
     comes second hand, so the constructions here are our own).
     """
 
-    version: ClassVar[int] = 1
+    version = 1
 
     accuracy: Annotated[float, Range(0, 1)] = 0.8
     kind: Annotated[str, OneOf(*KINDS)] = "uniform"

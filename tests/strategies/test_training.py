@@ -109,7 +109,7 @@ def test_a_linear_head_is_the_minimum() -> None:
     rng = np.random.default_rng(0)
     targets = rng.dirichlet((1, 1, 1), size=40)
     for features in (rng.normal(2, 3, size=(40, 7)), rng.normal(size=(40, 3, 7))):
-        head = linear_head(features, targets, 0.1).double().numpy()
+        head = linear_head(features, targets, 0.1).astype(np.float64)
         scale = np.sqrt(np.mean(features**2))
         x, w = features / scale, head * scale
         logits = (x @ w.T).reshape(40, 3)
@@ -135,7 +135,7 @@ def test_before_its_first_step_lp_ft_is_a_probe(
     at = {str(i): n for n, i in enumerate(features.ids)}
     view = features.views["last_token" if kind == "decoder" else "mean"]
     train_rows, test_rows = (view[[at[str(i)] for i in split.parts[p]]] for p in ("B", "T"))
-    head = linear_head(train_rows, weak.probs, 0.001).numpy()
+    head = linear_head(train_rows, weak.probs, 0.001)
     logits = test_rows @ head.T
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(predicted.probs, odds / odds.sum(axis=1, keepdims=True), atol=1e-3)

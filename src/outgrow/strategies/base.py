@@ -10,7 +10,7 @@ from outgrow.engine.graph import Step
 from outgrow.errors import UserError
 from outgrow.labels import Harden, Transform
 from outgrow.losses import LogConf, Loss, Xent
-from outgrow.registry import Registry
+from outgrow.registry import Registered, Registry
 from outgrow.strategies.trainers import FitRequest, Learner
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Setup",
     "Shuffled",
     "Strategy",
-    "can_write",
     "canonical_strategy",
     "parse_strategy",
     "strategy",
@@ -119,10 +118,9 @@ class Setup:
         return self.supervisor, self.gold_a
 
 
-class Strategy(Protocol):
+class Strategy(Registered, Protocol):
     """Wires a student: from what it may use to the step that predicts T."""
 
-    version: ClassVar[int] = 1
     writes: ClassVar[bool] = False
     """Whether it does as well with written answers as with class probabilities."""
 
@@ -144,13 +142,13 @@ def strategy(name: str) -> Callable[[T], T]:
 
 
 @strategy("naive")
-class Naive:
+class Naive(Strategy):
     """Train the student on the weak labels, as they are or transformed (Burns et al. 2023, section 3)."""
 
-    version: ClassVar[int] = 1
-    writes: ClassVar[bool] = True
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 3"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 3"
+    cost = "one training"
 
     transforms: tuple[Transform, ...] = ()
     """What is done to the weak labels of B and B_val first, in this order."""
@@ -162,12 +160,12 @@ class Naive:
 
 
 @strategy("confidence")
-class Confidence:
+class Confidence(Strategy):
     """Train with the auxiliary confidence loss (Burns et al. 2023, section 4.3.2)."""
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2"
-    cost: ClassVar[str] = "one training; finetuned in microbatches, one more forward pass"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2"
+    cost = "one training; finetuned in microbatches, one more forward pass"
 
     loss: LogConf = field(default_factory=LogConf)
 
@@ -176,25 +174,25 @@ class Confidence:
 
 
 @strategy("shuffled")
-class Shuffled:
+class Shuffled(Strategy):
     """Control: train on the weak labels dealt to the wrong rows. Better than chance means that something leaks."""
 
-    version: ClassVar[int] = 1
-    writes: ClassVar[bool] = True
-    source: ClassVar[str] = "control"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "control"
+    cost = "one training"
 
     def __call__(self, setup: Setup) -> Step:
         return Naive()(replace(setup, weak=setup.student.shuffled(setup.weak, setup.seed)))
 
 
 @strategy("clusters")
-class Clusters:
+class Clusters(Strategy):
     """Control without labels: k-means on the student's features, clusters named by the weak majority."""
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "control"
-    cost: ClassVar[str] = "k-means"
+    version = 1
+    source = "control"
+    cost = "k-means"
 
     def __call__(self, setup: Setup) -> Step:
         features, view = setup.student.features
@@ -214,8 +212,3 @@ def parse_strategy(text: str) -> Strategy:
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
     return STRATEGIES.spell(parse_strategy(text))
-
-
-def can_write(strategy: Any) -> bool:
-    """Whether a strategy does as well with written answers; one that does not say so needs class probabilities."""
-    return bool(getattr(strategy, "writes", Strategy.writes))

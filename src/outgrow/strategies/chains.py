@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from outgrow.errors import UserError
 from outgrow.labels import KeepConfident
 from outgrow.losses import Loss, Xent
 from outgrow.registry import Range
-from outgrow.strategies.base import Naive, Setup, strategy
+from outgrow.strategies.base import Naive, Setup, Strategy, strategy
 from outgrow.strategies.trainers import FitRequest, Learner
 
 __all__ = ["Bootstrap", "Direct", "GoldMatched", "Refine"]
@@ -23,7 +23,7 @@ _SHARES_OF_A = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 @strategy("bootstrap")
-class Bootstrap:
+class Bootstrap(Strategy):
     """A chain: the supervisor teaches a slightly stronger model, that one the next, the last the student.
 
     Burns et al. 2023, section 4.3.1: M1 labels for M2, M2 for M3, and so on to the student. For chess every model had
@@ -36,10 +36,10 @@ class Bootstrap:
     ``gold-matched``.
     """
 
-    version: ClassVar[int] = 1
-    writes: ClassVar[bool] = True
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
-    cost: ClassVar[str] = "one training and one labelling of B more for each model between"
+    version = 1
+    writes = True
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost = "one training and one labelling of B more for each model between"
 
     through: tuple[str, ...] = ()
     """The models between supervisor and student, weak to strong."""
@@ -53,17 +53,17 @@ class Bootstrap:
 
 
 @strategy("direct")
-class Direct:
+class Direct(Strategy):
     """Control of a fresh chain: the supervisor's labels on the same last share of B, no models between.
 
     ``direct(shares=3)`` has the rows, and so the number of rows, of the last stage of a fresh ``bootstrap`` through two
     models. One share is ``naive``.
     """
 
-    version: ClassVar[int] = 1
-    writes: ClassVar[bool] = True
-    source: ClassVar[str] = "control of Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "control of Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost = "one training"
 
     shares: Annotated[int, Range(1)] = 1
     """Into how many shares B is cut; the last is used."""
@@ -74,7 +74,7 @@ class Direct:
 
 
 @strategy("gold-matched")
-class GoldMatched:
+class GoldMatched(Strategy):
     """Control of a chain: its last supervisor replaced by the same model, as accurate, that learned from gold.
 
     A student may be good because its last supervisor is accurate, or bad because errors were handed down the chain.
@@ -85,9 +85,9 @@ class GoldMatched:
     whose making we do not know.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "control; after Falcontwirl/weak-to-strong-generalization-replication, our construction"
-    cost: ClassVar[str] = "the chain without its student, and seven trainings"
+    version = 1
+    source = "control; after Falcontwirl/weak-to-strong-generalization-replication, our construction"
+    cost = "the chain without its student, and seven trainings"
 
     through: tuple[str, ...] = ()
     """The models of the chain it is a control of; at least one."""
@@ -114,17 +114,17 @@ class GoldMatched:
 
 
 @strategy("refine")
-class Refine:
+class Refine(Strategy):
     """The student relabels B for a fresh copy of itself, round after round; no rounds is ``naive``.
 
     Born-again networks (Furlanello et al. 2018, eq. 3); EleutherAI's strong-to-strong training, in which two rounds
     were reported to give no consistent gain.
     """
 
-    version: ClassVar[int] = 1
-    writes: ClassVar[bool] = True
-    source: ClassVar[str] = "Furlanello et al. 2018 (arXiv 1805.04770); EleutherAI/w2s, strong to strong"
-    cost: ClassVar[str] = "one training and one labelling of B more for each round"
+    version = 1
+    writes = True
+    source = "Furlanello et al. 2018 (arXiv 1805.04770); EleutherAI/w2s, strong to strong"
+    cost = "one training and one labelling of B more for each round"
 
     rounds: Annotated[int, Range(0)] = 1
     keep: Annotated[float, Range(0, 1, above=True)] = 1.0

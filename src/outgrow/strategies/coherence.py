@@ -1,7 +1,7 @@
 """Internal coherence maximization: labels that a language model can tell from each other, found without any label."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec
 from outgrow.registry import Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.base import Setup, Strategy, strategy
 from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
@@ -22,7 +22,7 @@ Tell = Callable[[Sequence[tuple[int, tuple[tuple[int, int], ...]]]], Floats]
 
 
 @strategy("icm")
-class ICM:
+class ICM(Strategy):
     """Internal coherence maximization: rows of B take the labels that tell each other best, then are examples for T.
 
     Wen et al. 2025, algorithm 1. Of all labellings of the rows that is sought whose mutual predictability is highest:
@@ -40,9 +40,9 @@ class ICM:
     is kept, not the last; T is told by prompt, where the paper finetunes on the labels found.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
-    cost: ClassVar[str] = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
+    version = 1
+    source = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
+    cost = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
 
     rows: Annotated[int, Range(2)] = 24
     """Rows of B that are labelled."""

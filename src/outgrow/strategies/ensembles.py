@@ -7,7 +7,7 @@ gains counts as gain, whether or not the student has a part in it.
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from outgrow.data import Features, Floats, Ints, Labels, Split, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.labels import LabelModel, MeanVote
+from outgrow.labels.structure import clustered, standardized
 from outgrow.losses import Loss, Xent
 from outgrow.registry import OneOf, Range
-from outgrow.strategies.base import Naive, Setup, strategy
+from outgrow.strategies.base import Naive, Setup, Strategy, strategy
 from outgrow.strategies.trainers import TRAINERS, FitRequest, Learner
 
 __all__ = ["Boosted", "CoSupervised", "Ensemble", "Raven", "samme"]
@@ -29,15 +30,15 @@ _Kind = Annotated[str, OneOf("bagging", "seeds")]
 
 
 @strategy("ensemble")
-class Ensemble:
+class Ensemble(Strategy):
     """Train on the joint labels of several supervisors: the baseline that boosting and learned weights must beat.
 
     Bagging (Breiman 1996) trains each member but the first on as many rows of A as there are, drawn with replacement.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Breiman 1996 (bagging); baseline of arXiv 2410.04571 and arXiv 2510.21332"
-    cost: ClassVar[str] = "one supervisor's training for each further member"
+    version = 1
+    source = "Breiman 1996 (bagging); baseline of arXiv 2410.04571 and arXiv 2510.21332"
+    cost = "one supervisor's training for each further member"
 
     size: Annotated[int, Range(1)] = 5
     """Supervisors of the weak model, itself included."""
@@ -56,7 +57,7 @@ class Ensemble:
 
 
 @strategy("boosted")
-class Boosted:
+class Boosted(Strategy):
     """AdaBoost of supervisors: each next one sees more of the rows of A that those before got wrong.
 
     EnsemW2S (Agrawal et al. 2024), for any number of classes SAMME (Zhu et al. 2009, algorithm 2): with e the weighted
@@ -66,9 +67,9 @@ class Boosted:
     The student's labels are the members' probabilities, averaged by alpha.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "EnsemW2S, Agrawal et al. 2024 (arXiv 2410.04571); Zhu et al. 2009 (SAMME), algorithm 2"
-    cost: ClassVar[str] = "one supervisor's training for each further member, one after the other"
+    version = 1
+    source = "EnsemW2S, Agrawal et al. 2024 (arXiv 2410.04571); Zhu et al. 2009 (SAMME), algorithm 2"
+    cost = "one supervisor's training for each further member, one after the other"
 
     size: Annotated[int, Range(1)] = 5
     """Supervisors, itself included."""
@@ -92,7 +93,7 @@ class Boosted:
 
 
 @strategy("co-supervised")
-class CoSupervised:
+class CoSupervised(Strategy):
     """Specialists take turns: each row of B is labelled by the one the student of the round before agrees with most.
 
     Liu & Alahi 2024: x goes to the specialist k of least CE(f(x), w_k(x)), and stays if specialist and student name one
@@ -101,9 +102,9 @@ class CoSupervised:
     The first student has the supervisor's own labels; no rounds is ``naive``.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Liu & Alahi 2024 (arXiv 2402.15505), without the local-global check"
-    cost: ClassVar[str] = "k-means, a supervisor's training for each specialist, a student for each round"
+    version = 1
+    source = "Liu & Alahi 2024 (arXiv 2402.15505), without the local-global check"
+    cost = "k-means, a supervisor's training for each specialist, a student for each round"
 
     size: Annotated[int, Range(1)] = 3
     """Specialists."""
@@ -131,7 +132,7 @@ class CoSupervised:
 
 
 @strategy("raven")
-class Raven:
+class Raven(Strategy):
     """Learned trust: supervisors weighted by how well the student, first taught where they all agree, agrees with them.
 
     RAVEN (2025): the student's loss is CE(f, sum_m pi_m w_m) with pi learned beside the student, after a start on easy
@@ -141,9 +142,9 @@ class Raven:
     mean of ``ensemble``, and so is a very high temperature.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "RAVEN, 2025 (arXiv 2510.21332), alternating in place of joint"
-    cost: ClassVar[str] = "as ensemble, and one more student for each round"
+    version = 1
+    source = "RAVEN, 2025 (arXiv 2510.21332), alternating in place of joint"
+    cost = "as ensemble, and one more student for each round"
 
     size: Annotated[int, Range(1)] = 5
     kind: _Kind = "bagging"
@@ -215,22 +216,16 @@ def draw_hard(gold: Labels, split: Split, answers: tuple[Labels, ...], seed: int
     return own.take(ids[np.random.default_rng(seed).choice(len(ids), size=len(ids), p=weights)])
 
 
-@step(version=1)
+@step(version=2)
 def cluster_of_a(
     features: Features, gold: Labels, split: Split, view: str, size: int, number: int, seed: int
 ) -> Labels:
     """The rows of A in cluster ``number`` of ``size``, by k-means on standardized features; of a choice, their mean."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
     ids = split.parts["A"]
     if len(ids) < size:
         raise UserError(f"A has {len(ids)} rows for {size} specialists; take fewer")
     matrix = features.views[view][positions(ids, features.ids)].astype(np.float64)
-    matrix = matrix.mean(axis=1) if matrix.ndim == 3 else matrix
-    matrix = (matrix - matrix.mean(axis=0)) / np.maximum(matrix.std(axis=0), 1e-9)
-    with threadpool_limits(limits=1):  # sums in one order, the same bits
-        found = KMeans(size, n_init=4, random_state=seed).fit_predict(matrix)
+    (found,) = clustered(size, seed, *standardized(matrix.mean(axis=1) if matrix.ndim == 3 else matrix))
     if not (found == number).any():
         raise UserError(f"A falls into fewer than {size} clusters of different texts; take fewer specialists")
     return gold.take(ids[found == number])

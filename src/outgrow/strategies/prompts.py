@@ -5,7 +5,7 @@ they take of labels is little and said in each: none, a few examples, or one bit
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,12 @@ from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Labels, Split, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
+from outgrow.labels.structure import picked_by_component, standardized
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.base import Setup, Strategy, strategy
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
@@ -26,7 +27,7 @@ _STATEMENT = "The answer is {label}: {text}"
 
 
 @strategy("zero-shot")
-class ZeroShot:
+class ZeroShot(Strategy):
     """The pretrained student as it is: the probabilities of the label words after a prompt. No label is used.
 
     Burns et al. 2023, section 5.2.1 and figure 9. A word of several tokens has the product of their probabilities.
@@ -34,9 +35,9 @@ class ZeroShot:
     contextual calibration).
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
-    cost: ClassVar[str] = "a pass over T; one for each class where a label word is several tokens"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
+    cost = "a pass over T; one for each class where a label word is several tokens"
 
     prompt: str = _PROMPT
     """With {text}, and after it {label}, at the very end."""
@@ -54,16 +55,16 @@ class ZeroShot:
 
 
 @strategy("few-shot")
-class FewShot:
+class FewShot(Strategy):
     """As ``zero-shot`` after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
 
     Burns et al. 2023, section 5.2.1 and figure 9 (five examples). Of each class as many as go, drawn once for a seed,
     in random order; the class of an example is its most probable one. No examples is ``zero-shot``.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
-    cost: ClassVar[str] = "as zero-shot, each text as long as all examples"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
+    cost = "as zero-shot, each text as long as all examples"
 
     shots: Annotated[int, Range(0)] = 4
     labels: Annotated[str, OneOf("weak", "gold")] = "weak"
@@ -88,7 +89,7 @@ class FewShot:
 
 
 @strategy("ccs")
-class CCS:
+class CCS(Strategy):
     """Contrast-consistent search: a direction in which exactly one of an example's C statements can be true.
 
     Burns, Ye et al. 2022, section 2.1: one probe p on the features of every statement, least (1 - sum_c p_c)^2 +
@@ -98,9 +99,9 @@ class CCS:
     for more, false at all but one does not add up to one, but the bit is taken all the same.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     """With {label} and {text}. Texts are cut at their end, so the label comes before."""
@@ -125,16 +126,16 @@ class CCS:
 
 
 @strategy("crc")
-class CRC:
+class CRC(Strategy):
     """The top principal component of the differences between an example's statements (CRC-TPC).
 
     Burns, Ye et al. 2022, appendix: for two classes PCA of the differences; for more, of each statement less the
     example's mean. Standardized as in ``ccs``; the weak majority says which end is true: one bit.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     words: tuple[str, ...] = ()
@@ -401,27 +402,15 @@ def inconsistency(truths: Any) -> Any:
 @step(version=1)
 def top_component(features: Features, labels: Labels, split: Split, view: str) -> Labels:
     """Classes on T by the top principal component of B's statements less their example's mean."""
-    from threadpoolctl import threadpool_limits
-
-    train, test = _standardized(features, split, view)
-    within, of_test = (part - part.mean(axis=1, keepdims=True) for part in (train, test))
-    flat = within.reshape(-1, within.shape[-1])
-    with threadpool_limits(limits=1):  # sums in one order, the same bits
-        direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    weak = labels.take(split.parts["B"])
-    rows = np.arange(len(weak))
-    up, down = (float(weak.probs[rows, (sign * (within @ direction)).argmax(axis=1)].sum()) for sign in (1, -1))
-    found = ((1 if up >= down else -1) * (of_test @ direction)).argmax(axis=1).astype(np.int64)
-    return Labels.from_classes(split.parts["T"], found, weak.probs.shape[1], "crc")
+    train, test = (part - part.mean(axis=1, keepdims=True) for part in _standardized(features, split, view))
+    weak = labels.take(split.parts["B"]).probs
+    return Labels.from_classes(split.parts["T"], picked_by_component(train, test, weak), weak.shape[1], "crc")
 
 
-def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, Floats]:
+def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, ...]:
     """Statements (n, C, d) of B and of T, those of each class less their mean on B, over their deviation there."""
-    matrix = features.views[view]
-    train, test = (matrix[positions(split.parts[p], features.ids)].astype(np.float64) for p in ("B", "T"))
-    center, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, 1.0)
-    return (train - center) / scale, (test - center) / scale
+    parts = (positions(split.parts[p], features.ids) for p in ("B", "T"))
+    return standardized(*(features.views[view][rows].astype(np.float64) for rows in parts))
 
 
 def _sigmoid(values: Floats) -> Floats:

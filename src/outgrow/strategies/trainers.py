@@ -15,7 +15,7 @@ from outgrow.errors import UserError
 from outgrow.losses import Loss, Xent
 from outgrow.models.settings import HeadSettings, LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
-from outgrow.registry import Registry
+from outgrow.registry import Registered, Registry
 from outgrow.train.settings import FinetuneSettings, GenerateSettings
 
 __all__ = [
@@ -48,13 +48,12 @@ class FitRequest:
     """Weight of |w - w at the start|^2 / 2 beside the loss."""
 
 
-class Trainer(Protocol):
+class Trainer(Registered, Protocol):
     """How a model learns labels and then gives its own. Inherit from it: what you do not override stays as it is here.
 
     A trainer refuses what it cannot do with a :class:`UserError`, when experiments are planned.
     """
 
-    version: ClassVar[int] = 1
     output: ClassVar[str] = "probs"
     """``probs`` for class probabilities, ``text`` for written answers."""
     seeded: ClassVar[bool] = True
@@ -220,7 +219,7 @@ class _Head(HeadSettings, Trainer):
 class Probe(ProbeSettings, _Head):
     """A linear head on frozen features, trained by minibatch Adam with L2."""
 
-    version: ClassVar[int] = 1
+    version = 1
 
     def with_l2(self, values: Sequence[float]) -> list[Trainer]:
         if len(values) > 1 and not self.early_stopping:
@@ -235,8 +234,8 @@ class Probe(ProbeSettings, _Head):
 class Logistic(LogisticSettings, _Head):
     """A linear head on frozen features, the exact minimum of cross-entropy with L2: no epochs, no order, no seed."""
 
-    version: ClassVar[int] = 1
-    seeded: ClassVar[bool] = False
+    version = 1
+    seeded = False
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         if request.loss != Xent():
@@ -259,7 +258,7 @@ def _check_has_weights(model: ModelSpec) -> None:
 class Finetune(FinetuneSettings, Trainer):
     """A transformer with a linear head, finetuned on soft labels: all weights, or LoRA adapters."""
 
-    version: ClassVar[int] = 1
+    version = 1
 
     def check(self, learner: Learner) -> None:
         _check_has_weights(learner.model)
@@ -282,8 +281,8 @@ class Finetune(FinetuneSettings, Trainer):
 class Generate(GenerateSettings, Trainer):
     """A language model that learns to write answers, by the loss of their tokens, and writes its own."""
 
-    version: ClassVar[int] = 1
-    output: ClassVar[str] = "text"
+    version = 1
+    output = "text"
 
     def check(self, learner: Learner) -> None:
         _check_has_weights(learner.model)

@@ -4,7 +4,7 @@ And one that is no method: ``oracle``, early stopping by ground truth, for analy
 """
 
 from dataclasses import field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from outgrow import steps
 from outgrow.data import Features, Floats, Labels, Split, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
+from outgrow.labels.structure import logistic_weights
 from outgrow.losses import Loss, Xent
 from outgrow.registry import Range
-from outgrow.strategies.base import Naive, Setup, strategy
+from outgrow.strategies.base import Naive, Setup, Strategy, strategy
 from outgrow.strategies.trainers import FitRequest, Learner, TrainingMethod
 from outgrow.train.settings import GenerateSettings
 
@@ -22,7 +23,7 @@ __all__ = ["LPFT", "Anchored", "GenerativeFinetuning", "Oracle", "Regularised"]
 
 
 @strategy("regularised")
-class Regularised:
+class Regularised(Strategy):
     """A probe with the L2 of a grid that agrees best with held-out weak labels; one value is that value.
 
     Strong regularisation as a method: tried in the appendix of Burns et al. 2023; in theory what keeps a student from
@@ -31,9 +32,9 @@ class Regularised:
     from the same grid.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023, appendix; theory: Medvedev et al. 2025 (arXiv 2503.02877)"
-    cost: ClassVar[str] = "one probe for each value, all in one product"
+    version = 1
+    source = "Burns et al. 2023, appendix; theory: Medvedev et al. 2025 (arXiv 2503.02877)"
+    cost = "one probe for each value, all in one product"
 
     l2: Annotated[tuple[float, ...], Range(0)] = (0.001, 0.01, 0.1, 1.0, 10.0)
     """The grid; of values that agree equally well, in both agreement and cross-entropy, the first is taken."""
@@ -52,7 +53,7 @@ class Regularised:
 
 
 @strategy("lp-ft")
-class LPFT:
+class LPFT(Strategy):
     """Finetuning that starts from a linear probe's head, so that the first updates need not bend the features.
 
     Kumar et al. 2022, section 3.3; in the appendix of Burns et al. 2023 with modest gains. The head, without bias as in
@@ -60,9 +61,9 @@ class LPFT:
     scaled to a mean square of 1.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Kumar et al. 2022 (arXiv 2202.10054), LP-FT; Burns et al. 2023, appendix"
-    cost: ClassVar[str] = "one pass for features, then as finetuning"
+    version = 1
+    source = "Kumar et al. 2022 (arXiv 2202.10054), LP-FT; Burns et al. 2023, appendix"
+    cost = "one pass for features, then as finetuning"
 
     l2: Annotated[float, Range(0, above=True)] = 0.01
     loss: Loss = field(default_factory=Xent)
@@ -81,7 +82,7 @@ class LPFT:
 
 
 @strategy("anchored")
-class Anchored:
+class Anchored(Strategy):
     """Finetuning held near the pretrained weights: ``strength`` / 2 |w - start|^2 beside the mean loss (L2-SP).
 
     Li et al. 2018, eq. 3, with one strength for body and head (their beta is of the order of alpha); the head starts at
@@ -89,9 +90,9 @@ class Anchored:
     ``naive``.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Li et al. 2018 (arXiv 1802.01483), L2-SP; Burns et al. 2023, appendix"
-    cost: ClassVar[str] = "one more copy of the weights"
+    version = 1
+    source = "Li et al. 2018 (arXiv 1802.01483), L2-SP; Burns et al. 2023, appendix"
+    cost = "one more copy of the weights"
 
     strength: Annotated[float, Range(0)] = 0.01
     loss: Loss = field(default_factory=Xent)
@@ -106,7 +107,7 @@ class Anchored:
 
 
 @strategy("generative-finetuning")
-class GenerativeFinetuning:
+class GenerativeFinetuning(Strategy):
     """The student first reads the texts of B as a language model, no labels involved, then learns the weak labels.
 
     Burns et al. 2023, section 5.2.2: there for reward models, on dialogs and completions with the preferences ignored;
@@ -115,9 +116,9 @@ class GenerativeFinetuning:
     ``naive``.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.2"
-    cost: ClassVar[str] = "one language-model training on the texts of B, shared with the ceiling"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.2"
+    cost = "one language-model training on the texts of B, shared with the ceiling"
 
     epochs: Annotated[int, Range(0)] = 1
     """Over the texts of B and B_val."""
@@ -152,7 +153,7 @@ class GenerativeFinetuning:
 
 
 @strategy("oracle")
-class Oracle:
+class Oracle(Strategy):
     """Analysis, no method: weak labels, but stopped early by the gold of B_val, which no student may see.
 
     The ground-truth early stopping of Burns et al. 2023, section 5.1.1 and figures 7, 13 and 17 (there "cheating", on
@@ -160,9 +161,9 @@ class Oracle:
     have given. The one strategy that breaks the law that gold of B never reaches a student.
     """
 
-    version: ClassVar[int] = 1
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.1.1; for analysis only"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.1.1; for analysis only"
+    cost = "one training"
 
     loss: Loss = field(default_factory=Xent)
 
@@ -203,35 +204,28 @@ def best_probe(fitted: tuple[Any, ...]) -> Any:
 @step(version=1)
 def probe_heads(features: Features, labels: Labels, split: Split, part: str, l2: float) -> Any:
     """Heads for a classifier of the same model to begin with, from a linear probe of what each pooling reads."""
+    import torch
+
     from outgrow.train.model import StartingHead
 
     train = labels.take(split.parts[part])
     rows = positions(train.ids, features.ids)
     views = {"last": features.views["last_token"], "mean": features.views["mean"]}
-    return StartingHead(heads={name: linear_head(view[rows], train.probs, l2) for name, view in views.items()})
+    heads = {name: torch.from_numpy(linear_head(view[rows], train.probs, l2)) for name, view in views.items()}
+    return StartingHead(heads=heads)
 
 
-def linear_head(features: Floats, targets: Floats, l2: float, steps: int = 200) -> Any:
+def linear_head(features: Floats, targets: Floats, l2: float) -> Floats:
     """The head (C, d), or (1, d) for choices, that is the minimum of mean cross-entropy + l2 / 2 |head|^2.
 
     ``features`` is (n, d), or (n, C, d) of choices, divided by their root mean square for the fit; ``targets`` (n, C).
-    By L-BFGS in double precision, from zero.
     """
-    import torch
+    from threadpoolctl import threadpool_limits
 
     scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
-    x, wanted = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in (features / scale, targets))
-    head = torch.zeros(1 if x.ndim == 3 else wanted.shape[1], x.shape[-1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [head], max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=0.0
-    )
-
-    def objective() -> Any:
-        optimizer.zero_grad()
-        logits = (x @ head.T).view(len(x), -1)
-        value = -(wanted * logits.log_softmax(dim=-1)).sum(dim=-1).mean() + l2 / 2 * head.square().sum()
-        torch.autograd.backward(value)
-        return value
-
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
-    return (head.detach() / scale).to(torch.float32)
+    vectors = 1 if features.ndim == 3 else targets.shape[1]
+    with threadpool_limits(limits=1):  # sums in one order, the same bits
+        head = logistic_weights(
+            features.astype(np.float64) / scale, targets, l2, vectors=vectors, bias=False, gtol=1e-9
+        )
+    return (head / scale).astype(np.float32)

@@ -124,11 +124,11 @@ Found = tuple[float, int, int, int]
 
 def ours(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
     from outgrow.train.heap import freed_memory_kept
-    from outgrow.train.settings import Finetune
+    from outgrow.train.settings import FinetuneSettings
     from outgrow.train.updates import accumulate, apply, make_optimizer
 
     model = load_classifier(folder, 2, max_tokens=MAX_TOKENS, pooling=pooling_of(variant, folder))
-    settings = Finetune()
+    settings = FinetuneSettings()
     if variant.startswith("compiled"):
         compile_layers(model.body, Runtime(device="cpu"))
     optimizer = make_optimizer(model, settings)

@@ -24,7 +24,7 @@ from outgrow.tasks.registry import task
 PROBE = "probe(epochs=4, lr=0.03)"
 FINETUNE = "finetune(epochs=1, lr=0.01, batch_size=16, checks=1)"
 LOGISTIC = "logistic(l2=0.1)"
-FINETUNED = {"lp-ft", "anchored", "generative"}
+FINETUNED = {"lp-ft", "anchored", "generative-finetuning"}
 
 
 def _words(matrix: Any, gold: Any, classes: tuple[str, ...]) -> Examples:

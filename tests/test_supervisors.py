@@ -282,11 +282,11 @@ WRONG: list[tuple[str, str]] = [
     ("ratr", "did you mean rater"),
     ("errors(acuracy=0.7)", "did you mean accuracy"),
     ("errors(kind='unifrom')", "unknown kind of errors 'unifrom'; did you mean uniform"),
-    ("errors(accuracy=1.2)", "from 0 to 1"),
+    ("errors(accuracy=1.2)", r"in \[0, 1\]"),
     ("errors(share=0.5)", "kind uniform have none"),
     ("errors(kind='class')", "go together"),
     ("errors(of_class=1)", "go together"),
-    ("rater(number=0)", "counted from 1"),
+    ("rater(number=0)", "at 1 or above"),
     ("vectors(dims=0)", "at least 1"),
     ("random-features(widht=3)", "did you mean width"),
 ]

@@ -13,25 +13,11 @@ from typing import Any, NamedTuple
 from outgrow.labels import LABEL_MODELS, TRANSFORMS
 from outgrow.losses import LOSSES
 from outgrow.registry import spell_call
-from outgrow.strategies import STRATEGIES, TRAINERS, canonical_strategy
+from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strategy
 from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
-__all__ = ["VARIANTS", "Method", "index", "listing", "tasks_index", "write"]
-
-VARIANTS = (
-    (
-        "Burns et al. 2023, largest students",
-        "auxiliary confidence loss with α 0.75",
-        "confidence(loss=LogConf(alpha=0.75))",
-    ),
-    (
-        "openai/weak-to-strong, as released",
-        "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
-        "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))",
-    ),
-)
-"""Further configurations of one method that a paper or its code used: paper, what, spelling."""
+__all__ = ["Method", "index", "listing", "tasks_index", "write"]
 
 
 class Method(NamedTuple):

@@ -6,9 +6,9 @@ supervisor is simulated, gold of B and T flows into its step, and into nothing e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,9 @@ import numpy.typing as npt
 from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
 from outgrow.engine.graph import Step, step
-from outgrow.errors import UserError, unknown_name
-from outgrow.losses import Xent
-from outgrow.models.settings import Head, Probe
-from outgrow.registry import Registry
-from outgrow.strategies import Learner
+from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range, Registered, Registry
+from outgrow.strategies import FitRequest, Learner
 
 __all__ = [
     "SIMULATED",
@@ -60,7 +58,7 @@ class SupervisorSetup:
     seed: int
 
 
-class Supervisor(Protocol):
+class Supervisor(Registered, Protocol):
     """Wires weak labels: from what there is to the step that gives them."""
 
     def __call__(self, source: SupervisorSetup) -> Step:
@@ -81,8 +79,10 @@ def supervisor(name: str) -> Callable[[T], T]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Supervisor):
     """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model, so it has no name here."""
+
+    version = 1
 
     learner: Learner
 
@@ -91,33 +91,34 @@ class Model:
 
 
 @supervisor("labels")
-class OwnLabels:
+class OwnLabels(Supervisor):
     """The weak labels of the user's own table, from its column ``weak``."""
+
+    version = 1
 
     def __call__(self, source: SupervisorSetup) -> Step:
         return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
 
 
 @supervisor("rater")
-class Rater:
+class Rater(Supervisor):
     """One human rating of each row, by its place among the row's ratings; the sign is the label, 0 is undecided.
 
     The published ratings are anonymous: the same place in two rows need not be the same person. The truth is the mean
     of all ratings of the row, this one among them.
     """
 
-    number: int = 1
+    version = 1
 
-    def __post_init__(self) -> None:
-        if self.number < 1:
-            raise UserError(f"number of rater is {self.number}; ratings are counted from 1")
+    number: Annotated[int, Range(1)] = 1
+    """Counted from 1."""
 
     def __call__(self, source: SupervisorSetup) -> Step:
         return Step(one_rating, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
 
 
 @supervisor("errors")
-class Errors:
+class Errors(Supervisor):
     """Gold with simulated errors: as many as ``accuracy`` leaves in each part, where ``kind`` says.
 
     What a student recovers depends on the structure of the errors and not only on their number (Burns et al. 2023,
@@ -125,10 +126,12 @@ class Errors:
     comes second hand, so the constructions here are our own).
     """
 
-    accuracy: float = 0.8
-    kind: str = "uniform"
+    version = 1
+
+    accuracy: Annotated[float, Range(0, 1)] = 0.8
+    kind: Annotated[str, OneOf(*KINDS)] = "uniform"
     """One of ``KINDS``."""
-    share: float = 1.0
+    share: Annotated[float, Range(0, 1)] = 1.0
     """Share of the errors that follow ``kind``; the others are drawn at random. For ``simulatable``, share of the rows
     that the function labels: 0.5 is a mixture of errors a student can and cannot learn."""
     of_class: int | None = None
@@ -137,11 +140,6 @@ class Errors:
     """Give the label the probability ``accuracy`` in place of 1, the rest shared by the other classes."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown_name("kind of errors", self.kind, KINDS)
-        for name in ("accuracy", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} of errors is {getattr(self, name)}; it must lie from 0 to 1")
         if self.kind == "uniform" and self.share != 1:
             raise UserError("share says how many errors follow a structure, and errors of kind uniform have none")
         if (self.kind == "class") != (self.of_class is not None):
@@ -150,11 +148,10 @@ class Errors:
     def __call__(self, source: SupervisorSetup) -> Step:
         shared = {"pool": source.pool, "split": source.split, "accuracy": self.accuracy, "share": self.share}
         shared |= {"soft": self.soft, "seed": source.seed}
-        if self.kind == "simulatable":
-            learner = _probed(source.student)
-            return Step(
-                linear_errors, features=learner.features, fitted=_fitted(learner, source), parts=_PARTS, **shared
-            )
+        if self.kind == "simulatable":  # what a student can surely represent is what is linear in its features
+            probe = replace(source.student, trainer=source.student.trainer.probed())
+            fitted = _fitted(probe, source)
+            return Step(linear_errors, features=probe.features[0], fitted=fitted, parts=_PARTS, **shared)
         belief = _trained(source.student, source, _PARTS) if self.kind == "hardest" else None
         return Step(inject_errors, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
 
@@ -165,14 +162,7 @@ def _trained(learner: Learner, source: SupervisorSetup, parts: tuple[str, ...]) 
 
 def _fitted(learner: Learner, source: SupervisorSetup) -> Step:
     own = learner.gold(source.pool, source.split, ("A", "A_val"))
-    return learner.fit(own, source.split, "A", Xent(), source.seed)
-
-
-def _probed(learner: Learner) -> Learner:
-    """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(learner.trainer, Head):
-        return learner
-    return Learner(model=learner.model, trainer=Probe(max_tokens=learner.trainer.max_tokens), texts=learner.texts)
+    return learner.fit(FitRequest(labels=own, split=source.split, part="A", seed=source.seed))
 
 
 def parse_supervisor(text: str) -> Supervisor | None:

@@ -27,10 +27,9 @@ from outgrow.experiment import experiments_of, wire
 from outgrow.labels import TRANSFORMS
 from outgrow.losses import LOSSES
 from outgrow.metrics import Interval, pgr_replicates
-from outgrow.reference import VARIANTS
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
-from outgrow.strategies import CONTROLS, STRATEGIES, canonical_strategy, parse_strategy
+from outgrow.strategies import CONTROLS, STRATEGIES, VARIANTS, canonical_strategy, parse_strategy
 
 if TYPE_CHECKING:
     import polars as pl

@@ -26,7 +26,7 @@ from torch import Tensor
 from outgrow.data import Floats, Ints
 from outgrow.errors import UserError
 from outgrow.models.probe import TILE, VECTOR, FittedProbe, moments, num_vectors, padded_width, scaled
-from outgrow.models.settings import Logistic
+from outgrow.models.settings import LogisticSettings
 from outgrow.runtime import Runtime
 
 __all__ = ["TOLERANCE", "LogisticJob", "fit_logistic"]
@@ -58,7 +58,7 @@ class LogisticJob(NamedTuple):
     """(v,) rows on which the solution is only looked at; may be empty."""
     val_targets: Floats
     """(v, C), from the same source as ``targets``."""
-    settings: Logistic
+    settings: LogisticSettings
 
 
 def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime) -> list[FittedProbe]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from outgrow.data import Floats, Ints
 from outgrow.errors import UserError
 from outgrow.losses import Loss, MixesTargets, StatefulLoss, stacked
-from outgrow.models.settings import Probe
+from outgrow.models.settings import ProbeSettings
 from outgrow.runtime import Runtime
 
 __all__ = [
@@ -66,7 +66,7 @@ class ProbeJob(NamedTuple):
     val_targets: Floats
     """(v, C), from the same source as ``targets``: weak for a student, never gold."""
     loss: Loss
-    settings: Probe
+    settings: ProbeSettings
     seed: int
 
 

@@ -15,7 +15,7 @@ from outgrow.metrics import Outcomes, bootstrap_means, interval, plain
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import gap_and_pgr
-from outgrow.train.settings import Generate
+from outgrow.train.settings import GenerateSettings
 
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
 
@@ -33,14 +33,14 @@ def gold_answers(pool: Examples, split: Split, parts: tuple[str, ...]) -> Answer
 def finetune_lm(
     model: ModelSpec,
     texts: Examples,
-    answers: Answers,
+    answers: Answers | None,
     split: Split,
     part: str,
-    settings: Generate,
+    settings: GenerateSettings,
     seed: int,
     runtime: Runtime,
 ) -> Any:
-    """A language model that learned the answers of ``part``.
+    """A language model that learned the answers of ``part``, or, where ``answers`` is None, the texts themselves.
 
     Those of ``part_val`` too: nothing is stopped early, so no row need be held out for it.
     """
@@ -48,8 +48,10 @@ def finetune_lm(
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
     ids = split.ids((part, f"{part}_val"))
-    chosen, gold = answers.take(ids), answers.source == "gold"
-    return train(folder, texts.take(ids).texts, chosen.texts, settings, seed, runtime, cut=not gold)
+    read = texts.take(ids).texts
+    if answers is None:
+        return train(folder, [""] * len(read), read, settings, seed, runtime, cut=True)
+    return train(folder, read, answers.take(ids).texts, settings, seed, runtime, cut=answers.source != "gold")
 
 
 @step(version=1)

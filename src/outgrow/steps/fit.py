@@ -7,11 +7,11 @@ from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positi
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
 from outgrow.losses import Loss
-from outgrow.models.settings import VIEWS, Logistic, Probe
+from outgrow.models.settings import VIEWS, LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
 from outgrow.models.synthetic import embed_numbers
 from outgrow.runtime import Runtime
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 
 __all__ = [
     "embed",
@@ -91,10 +91,15 @@ def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> 
 
 
 def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
-    """Row numbers into the features and labels, of a part and of its held-out rows."""
-    train, val = (a["labels"].take(a["split"].parts[name]) for name in (a["part"], f"{a['part']}_val"))
+    """Row numbers into the features and labels, of what is trained on and of the held-out rows."""
+    train, val = _taught(a["labels"], a["split"], a["part"], a["rows"])
     rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
     return rows, train.probs, val_rows, val.probs
+
+
+def _taught(labels: Labels, split: Split, part: str, rows: Labels | None) -> tuple[Labels, Labels]:
+    """The labels to train on, and those that are held out."""
+    return labels.take(split.parts[part]) if rows is None else rows, labels.take(split.parts[f"{part}_val"])
 
 
 def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Features, runtime: Runtime) -> list[Any]:
@@ -108,18 +113,38 @@ def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Featu
 
 @step(version=3, many=_fit_probes, together=("features",))
 def fit_probe(
-    features: Features, labels: Labels, split: Split, part: str, loss: Loss, probe: Probe, seed: int, runtime: Runtime
+    features: Features,
+    labels: Labels,
+    split: Split,
+    part: str,
+    loss: Loss,
+    probe: ProbeSettings,
+    seed: int,
+    runtime: Runtime,
+    rows: Labels | None = None,
 ) -> Any:
-    """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``.
+
+    ``rows`` are labels of drawn rows to train on in place of the part's; a row drawn twice counts twice.
+    """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_probes([arguments], runtime)[0]
 
 
 @step(version=1, many=_fit_logistics, together=("features",))
 def fit_logistic(
-    features: Features, labels: Labels, split: Split, part: str, logistic: Logistic, runtime: Runtime
+    features: Features,
+    labels: Labels,
+    split: Split,
+    part: str,
+    logistic: LogisticSettings,
+    runtime: Runtime,
+    rows: Labels | None = None,
 ) -> Any:
-    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted."""
+    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted.
+
+    ``rows`` as in :func:`fit_probe`.
+    """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_logistics([arguments], runtime)[0]
 
@@ -143,17 +168,25 @@ def finetune(
     split: Split,
     part: str,
     loss: Loss,
-    settings: Finetune,
+    settings: FinetuneSettings,
     seed: int,
     runtime: Runtime,
+    rows: Labels | None = None,
+    start: Any = None,
+    anchor: float = 0.0,
 ) -> Any:
-    """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``.
+
+    ``rows`` as in :func:`fit_probe`. ``start`` is a result whose ``begin`` gives tensors of the untrained classifier to
+    start from; ``anchor`` is the weight of |w - w at the start|^2 / 2 beside the loss.
+    """
     from outgrow.train.loop import finetune as finetune_model
 
     folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    train, val = (labels.take(split.parts[name]) for name in (part, f"{part}_val"))
-    inputs, val_inputs = (texts.take(kept.ids).readings for kept in (train, val))
-    return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
+    train, val = _taught(labels, split, part, rows)
+    inputs, val_inputs = ([texts.readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
+    given = (inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
+    return finetune_model(folder, *given, start=start and start.begin, anchor=anchor)
 
 
 @step(version=2)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -12,17 +12,18 @@ from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.labels import KeepConfident
 from outgrow.losses import Loss, Xent
-from outgrow.models.spec import ModelSpec
-from outgrow.strategies.base import Learner, Setup, strategy
+from outgrow.registry import Range
+from outgrow.strategies.base import Naive, Setup, Strategy, strategy
+from outgrow.strategies.trainers import FitRequest, Learner
 
-__all__ = ["Bootstrap", "Direct", "GoldMatched", "Refinement"]
+__all__ = ["Bootstrap", "Direct", "GoldMatched", "Refine"]
 
 _TRANSFER = ("B", "B_val")
 _SHARES_OF_A = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 @strategy("bootstrap")
-class Bootstrap:
+class Bootstrap(Strategy):
     """A chain: the supervisor teaches a slightly stronger model, that one the next, the last the student.
 
     Burns et al. 2023, section 4.3.1: M1 labels for M2, M2 for M3, and so on to the student. For chess every model had
@@ -35,8 +36,10 @@ class Bootstrap:
     ``gold-matched``.
     """
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
-    cost: ClassVar[str] = "one training and one labelling of B more for each model between"
+    version = 1
+    writes = True
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost = "one training and one labelling of B more for each model between"
 
     through: tuple[str, ...] = ()
     """The models between supervisor and student, weak to strong."""
@@ -46,36 +49,32 @@ class Bootstrap:
 
     def __call__(self, setup: Setup) -> Step:
         end = _climb(setup, self.through, self.fresh, self.loss)
-        fitted = setup.student.fit(end.labels, end.split, "B", self.loss, setup.seed)
-        return setup.student.predict(fitted, end.split, ("T",))
+        return Naive(loss=self.loss)(replace(setup, split=end.split, weak=end.labels))
 
 
 @strategy("direct")
-class Direct:
+class Direct(Strategy):
     """Control of a fresh chain: the supervisor's labels on the same last share of B, no models between.
 
     ``direct(shares=3)`` has the rows, and so the number of rows, of the last stage of a fresh ``bootstrap`` through two
     models. One share is ``naive``.
     """
 
-    source: ClassVar[str] = "control of Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "control of Burns et al. 2023 (arXiv 2312.09390), section 4.3.1"
+    cost = "one training"
 
-    shares: int = 1
+    shares: Annotated[int, Range(1)] = 1
     """Into how many shares B is cut; the last is used."""
     loss: Loss = field(default_factory=Xent)
 
-    def __post_init__(self) -> None:
-        if self.shares < 1:
-            raise UserError(f"shares of direct is {self.shares}; it must be at least 1")
-
     def __call__(self, setup: Setup) -> Step:
-        last = replace(setup, split=_share(setup, self.shares, self.shares - 1))
-        return last.predict(last.fit(last.weak, self.loss))
+        return Naive(loss=self.loss)(replace(setup, split=_share(setup, self.shares, self.shares - 1)))
 
 
 @strategy("gold-matched")
-class GoldMatched:
+class GoldMatched(Strategy):
     """Control of a chain: its last supervisor replaced by the same model, as accurate, that learned from gold.
 
     A student may be good because its last supervisor is accurate, or bad because errors were handed down the chain.
@@ -86,8 +85,9 @@ class GoldMatched:
     whose making we do not know.
     """
 
-    source: ClassVar[str] = "control; after Falcontwirl/weak-to-strong-generalization-replication, our construction"
-    cost: ClassVar[str] = "the chain without its student, and seven trainings"
+    version = 1
+    source = "control; after Falcontwirl/weak-to-strong-generalization-replication, our construction"
+    cost = "the chain without its student, and seven trainings"
 
     through: tuple[str, ...] = ()
     """The models of the chain it is a control of; at least one."""
@@ -105,43 +105,40 @@ class GoldMatched:
         on_b, on_a = [], []
         for share in _SHARES_OF_A:
             some = setup.split if share == 1 else Step(some_of_a, split=setup.split, share=share, seed=setup.seed)
-            taught = end.model.fit(own, some, "A", Xent(), setup.seed)
+            taught = end.model.fit(FitRequest(labels=own, split=some, part="A", seed=setup.seed))
             on_b.append(end.model.predict(taught, end.split, _TRANSFER))
             on_a.append(end.model.predict(taught, end.split, ("A_val",)))
         chained = end.model.predict(end.fitted, end.split, ("A_val",))
         labels = Step(as_accurate, gold=own, wanted=chained, held_out=tuple(on_a), offered=tuple(on_b))
-        fitted = setup.student.fit(labels, end.split, "B", self.loss, setup.seed)
-        return setup.student.predict(fitted, end.split, ("T",))
+        return Naive(loss=self.loss)(replace(setup, split=end.split, weak=labels))
 
 
 @strategy("refine")
-class Refinement:
+class Refine(Strategy):
     """The student relabels B for a fresh copy of itself, round after round; no rounds is ``naive``.
 
     Born-again networks (Furlanello et al. 2018, eq. 3); EleutherAI's strong-to-strong training, in which two rounds
     were reported to give no consistent gain.
     """
 
-    source: ClassVar[str] = "Furlanello et al. 2018 (arXiv 1805.04770); EleutherAI/w2s, strong to strong"
-    cost: ClassVar[str] = "one training and one labelling of B more for each round"
+    version = 1
+    writes = True
+    source = "Furlanello et al. 2018 (arXiv 1805.04770); EleutherAI/w2s, strong to strong"
+    cost = "one training and one labelling of B more for each round"
 
-    rounds: int = 1
-    keep: float = 1.0
+    rounds: Annotated[int, Range(0)] = 1
+    keep: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of each class's rows, the surest, that the next student is trained on."""
     loss: Loss = field(default_factory=Xent)
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0 or not 0 < self.keep <= 1:
-            raise UserError(f"refine has rounds={self.rounds}, keep={self.keep}; rounds are 0 or more, keep in (0, 1]")
 
     def __call__(self, setup: Setup) -> Step:
         used = setup
         for _ in range(self.rounds):
-            said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
+            said = setup.predict(used.fit(self.loss), _TRANSFER)
             used = replace(setup, weak=said)
             if self.keep < 1:
                 used = used.transformed(KeepConfident(share=self.keep))
-        return setup.predict(used.fit(used.weak, self.loss))
+        return setup.predict(used.fit(self.loss))
 
 
 class _End(NamedTuple):
@@ -155,21 +152,15 @@ class _End(NamedTuple):
 
 
 def _climb(setup: Setup, through: Sequence[str], fresh: bool, loss: Loss) -> _End:
-    learners = [_between(name, setup.student) for name in through]
+    learners = [setup.student.for_model(name) for name in through]
     num_shares = len(learners) + 1 if fresh else 1
     splits = [_share(setup, num_shares, i if fresh else 0) for i in range(len(learners) + 1)]
     end = _End(setup.weak, splits[0], None, None)
     for learner, here, following in zip(learners, splits, splits[1:], strict=False):
-        fitted = learner.fit(end.labels, here, "B", loss, setup.seed)
+        request = FitRequest(labels=end.labels, split=here, part="B", loss=loss, seed=setup.seed)
+        fitted = learner.fit(request)
         end = _End(learner.predict(fitted, following, _TRANSFER), following, learner, fitted)
     return end
-
-
-def _between(name: str, student: Learner) -> Learner:
-    model = ModelSpec.parse(name)
-    if student.model.reads is not None and model.reads not in (None, student.model.reads):
-        raise UserError(f"{name} reads {model.reads}s and the student reads {student.model.reads}s; take one that fits")
-    return Learner(model=model, trainer=student.trainer, texts=student.texts)
 
 
 def _share(setup: Setup, shares: int, number: int) -> Step:

@@ -1,7 +1,7 @@
 """Internal coherence maximization: labels that a language model can tell from each other, found without any label."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -9,8 +9,9 @@ from outgrow.data import Examples, Floats, Ints, Labels, Split
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec
+from outgrow.registry import Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.base import Setup, Strategy, strategy
 from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
@@ -21,7 +22,7 @@ Tell = Callable[[Sequence[tuple[int, tuple[tuple[int, int], ...]]]], Floats]
 
 
 @strategy("icm")
-class ICM:
+class ICM(Strategy):
     """Internal coherence maximization: rows of B take the labels that tell each other best, then are examples for T.
 
     Wen et al. 2025, algorithm 1. Of all labellings of the rows that is sought whose mutual predictability is highest:
@@ -39,40 +40,35 @@ class ICM:
     is kept, not the last; T is told by prompt, where the paper finetunes on the labels found.
     """
 
-    source: ClassVar[str] = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
-    cost: ClassVar[str] = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
+    version = 1
+    source = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
+    cost = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
 
-    rows: int = 24
+    rows: Annotated[int, Range(2)] = 24
     """Rows of B that are labelled."""
-    context: int = 4
+    context: Annotated[int, Range(1)] = 4
     """Most other rows in a prompt."""
-    updates: int = 72
-    first: int = 8
+    updates: Annotated[int, Range(1)] = 72
+    first: Annotated[int, Range(1)] = 8
     """Rows that begin with a random label."""
-    alpha: float = 50.0
+    alpha: Annotated[float, Range(0)] = 50.0
     hot: float = 10.0
-    cold: float = 0.01
-    cooling: float = 0.99
+    cold: Annotated[float, Range(0, above=True)] = 0.01
+    cooling: Annotated[float, Range(0)] = 0.99
     prompt: str = "{text}\nThis is about: {label}"
     """With {text}, and after it {label}, at the very end."""
     claim: str = "{text}\nIs this right? {label}"
     """The same for a candidate of a choice; its label is yes or no."""
     words: tuple[str, ...] = ()
     """A word for each class, in order; the classes' names where there are none."""
-    max_tokens: int = 64
+    max_tokens: Annotated[int, Range(1)] = 64
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
         for prompt in (self.prompt, self.claim):
-            check_prompt(prompt, self.max_tokens)
-        least = {"rows": 2, "context": 1, "updates": 1, "first": 1, "alpha": 0, "cooling": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise UserError(f"{name} of icm is {getattr(self, name)}; it must be at least {value}")
-        if not 0 < self.cold <= self.hot:
-            raise UserError(
-                f"icm cools from hot={self.hot} to cold={self.cold}; cold must lie above 0, hot not below it"
-            )
+            check_prompt(prompt)
+        if self.cold > self.hot:
+            raise UserError(f"icm cools from hot={self.hot} to cold={self.cold}; cold must not lie above hot")
 
     def __call__(self, setup: Setup) -> Step:
         setup.only("icm", "text", "choice")

@@ -7,51 +7,48 @@ gains counts as gain, whether or not the student has a part in it.
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Any, ClassVar
+from typing import Annotated
 
 import numpy as np
 
 from outgrow import steps
-from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
+from outgrow.data import Features, Floats, Ints, Labels, Split, positions
 from outgrow.engine.graph import Step, step
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import UserError
 from outgrow.labels import LabelModel, MeanVote
+from outgrow.labels.structure import clustered, standardized
 from outgrow.losses import Loss, Xent
-from outgrow.models.settings import Logistic, Probe
-from outgrow.models.spec import ModelSpec
-from outgrow.runtime import Runtime
-from outgrow.strategies.base import Learner, Naive, Setup, strategy
-from outgrow.train.settings import Finetune
+from outgrow.registry import OneOf, Range
+from outgrow.strategies.base import Naive, Setup, Strategy, strategy
+from outgrow.strategies.trainers import TRAINERS, FitRequest, Learner
 
 __all__ = ["Boosted", "CoSupervised", "Ensemble", "Raven", "samme"]
 
 _PARTS = ("B", "B_val", "T")
 _TRANSFER = ("B", "B_val")
-_KINDS = {"seeds": "other orders and starts", "bagging": "bootstrap samples of A"}
+_Kind = Annotated[str, OneOf("bagging", "seeds")]
 
 
 @strategy("ensemble")
-class Ensemble:
+class Ensemble(Strategy):
     """Train on the joint labels of several supervisors: the baseline that boosting and learned weights must beat.
 
     Bagging (Breiman 1996) trains each member but the first on as many rows of A as there are, drawn with replacement.
     """
 
-    source: ClassVar[str] = "Breiman 1996 (bagging); baseline of arXiv 2410.04571 and arXiv 2510.21332"
-    cost: ClassVar[str] = "one supervisor's training for each further member"
+    version = 1
+    source = "Breiman 1996 (bagging); baseline of arXiv 2410.04571 and arXiv 2510.21332"
+    cost = "one supervisor's training for each further member"
 
-    size: int = 5
+    size: Annotated[int, Range(1)] = 5
     """Supervisors of the weak model, itself included."""
-    kind: str = "bagging"
+    kind: _Kind = "bagging"
     """How they differ: ``bagging`` or ``seeds``."""
     models: tuple[str, ...] = ()
     """Further weak models, trained as the supervisor is."""
     by: LabelModel = field(default_factory=MeanVote)
     """Makes one label of theirs: ``MeanVote`` or ``DawidSkene``."""
     loss: Loss = field(default_factory=Xent)
-
-    def __post_init__(self) -> None:
-        _check(self.size, self.kind, "ensemble")
 
     def __call__(self, setup: Setup) -> Step:
         votes = _votes(setup, self.size, self.kind, self.models, "ensemble")
@@ -60,7 +57,7 @@ class Ensemble:
 
 
 @strategy("boosted")
-class Boosted:
+class Boosted(Strategy):
     """AdaBoost of supervisors: each next one sees more of the rows of A that those before got wrong.
 
     EnsemW2S (Agrawal et al. 2024), for any number of classes SAMME (Zhu et al. 2009, algorithm 2): with e the weighted
@@ -70,27 +67,25 @@ class Boosted:
     The student's labels are the members' probabilities, averaged by alpha.
     """
 
-    source: ClassVar[str] = "EnsemW2S, Agrawal et al. 2024 (arXiv 2410.04571); Zhu et al. 2009 (SAMME), algorithm 2"
-    cost: ClassVar[str] = "one supervisor's training for each further member, one after the other"
+    version = 1
+    source = "EnsemW2S, Agrawal et al. 2024 (arXiv 2410.04571); Zhu et al. 2009 (SAMME), algorithm 2"
+    cost = "one supervisor's training for each further member, one after the other"
 
-    size: int = 5
+    size: Annotated[int, Range(1)] = 5
     """Supervisors, itself included."""
     hard: bool = False
     """Members vote with their class, as in SAMME, and not with their probabilities."""
     loss: Loss = field(default_factory=Xent)
 
-    def __post_init__(self) -> None:
-        _check(self.size, "bagging", "boosted")
-
     def __call__(self, setup: Setup) -> Step:
         learner, own = setup.supervised("boosted")
         if self.size == 1 and not self.hard:
             return Naive(loss=self.loss)(setup)
-        fitted = learner.fit(own, setup.split, "A", Xent(), setup.seed)
+        fitted = _taught(learner, own, setup)
         on_a, votes = [learner.predict(fitted, setup.split, ("A",))], [setup.weak]
         for number in range(1, self.size):
             given = {"gold": own, "split": setup.split, "answers": tuple(on_a), "seed": _seed(setup, number)}
-            fitted = _taught(learner, Step(draw_hard, **given), own, setup, number)
+            fitted = _taught(learner, own, setup, number, Step(draw_hard, **given))
             on_a.append(learner.predict(fitted, setup.split, ("A",)))
             votes.append(learner.predict(fitted, setup.split, _PARTS))
         given = {"gold": own, "answers": tuple(on_a), "votes": tuple(votes), "hard": self.hard}
@@ -98,7 +93,7 @@ class Boosted:
 
 
 @strategy("co-supervised")
-class CoSupervised:
+class CoSupervised(Strategy):
     """Specialists take turns: each row of B is labelled by the one the student of the round before agrees with most.
 
     Liu & Alahi 2024: x goes to the specialist k of least CE(f(x), w_k(x)), and stays if specialist and student name one
@@ -107,41 +102,37 @@ class CoSupervised:
     The first student has the supervisor's own labels; no rounds is ``naive``.
     """
 
-    source: ClassVar[str] = "Liu & Alahi 2024 (arXiv 2402.15505), without the local-global check"
-    cost: ClassVar[str] = "k-means, a supervisor's training for each specialist, a student for each round"
+    version = 1
+    source = "Liu & Alahi 2024 (arXiv 2402.15505), without the local-global check"
+    cost = "k-means, a supervisor's training for each specialist, a student for each round"
 
-    size: int = 3
+    size: Annotated[int, Range(1)] = 3
     """Specialists."""
-    rounds: int = 1
+    rounds: Annotated[int, Range(0)] = 1
     consistent: bool = True
     """Leave out rows where specialist and student name different classes."""
     loss: Loss = field(default_factory=Xent)
-
-    def __post_init__(self) -> None:
-        _check(self.size, "bagging", "co-supervised")
-        if self.rounds < 0:
-            raise UserError(f"rounds of co-supervised is {self.rounds}; it must be 0 or more")
 
     def __call__(self, setup: Setup) -> Step:
         learner, own = setup.supervised("co-supervised")
         if self.rounds == 0:
             return Naive(loss=self.loss)(setup)
-        features, view = learner.frozen()
+        features, view = learner.features
         shared = {"features": features, "gold": own, "split": setup.split, "view": view, "size": self.size}
         rows = [Step(cluster_of_a, **shared, number=k, seed=setup.seed) for k in range(self.size)]
-        taught = [_taught(learner, part, own, setup, k) for k, part in enumerate(rows)]
+        taught = [_taught(learner, own, setup, k, part) for k, part in enumerate(rows)]
         votes = tuple(learner.predict(fitted, setup.split, _TRANSFER) for fitted in taught)
         used = setup
         for _ in range(self.rounds):
-            said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
+            said = setup.predict(used.fit(self.loss), _TRANSFER)
             labels = Step(assign, student=said, votes=votes, consistent=self.consistent)
             split = Step(steps.keep, split=setup.split, labels=labels) if self.consistent else setup.split
             used = replace(setup, weak=labels, split=split)
-        return setup.predict(used.fit(used.weak, self.loss))
+        return setup.predict(used.fit(self.loss))
 
 
 @strategy("raven")
-class Raven:
+class Raven(Strategy):
     """Learned trust: supervisors weighted by how well the student, first taught where they all agree, agrees with them.
 
     RAVEN (2025): the student's loss is CE(f, sum_m pi_m w_m) with pi learned beside the student, after a start on easy
@@ -151,22 +142,18 @@ class Raven:
     mean of ``ensemble``, and so is a very high temperature.
     """
 
-    source: ClassVar[str] = "RAVEN, 2025 (arXiv 2510.21332), alternating in place of joint"
-    cost: ClassVar[str] = "as ensemble, and one more student for each round"
+    version = 1
+    source = "RAVEN, 2025 (arXiv 2510.21332), alternating in place of joint"
+    cost = "as ensemble, and one more student for each round"
 
-    size: int = 5
-    kind: str = "bagging"
+    size: Annotated[int, Range(1)] = 5
+    kind: _Kind = "bagging"
     models: tuple[str, ...] = ()
     """As in ``ensemble``."""
-    rounds: int = 1
-    temperature: float = 0.05
+    rounds: Annotated[int, Range(0)] = 1
+    temperature: Annotated[float, Range(0, above=True)] = 0.05
     """In nats of cross-entropy."""
     loss: Loss = field(default_factory=Xent)
-
-    def __post_init__(self) -> None:
-        _check(self.size, self.kind, "raven")
-        if self.rounds < 0 or not self.temperature > 0:
-            raise UserError(f"raven has rounds={self.rounds}, temperature={self.temperature}; at least 0, and above 0")
 
     def __call__(self, setup: Setup) -> Step:
         votes = _votes(setup, self.size, self.kind, self.models, "raven")
@@ -176,59 +163,41 @@ class Raven:
         easy = Step(unanimous, votes=votes)
         used = replace(setup, weak=easy, split=Step(steps.keep, split=setup.split, labels=easy))
         for _ in range(self.rounds):
-            said = setup.predict(used.fit(used.weak, self.loss), _TRANSFER)
+            said = setup.predict(used.fit(self.loss), _TRANSFER)
             labels = Step(trusted, student=said, votes=votes, temperature=self.temperature)
             used = replace(setup, weak=labels)
-        return setup.predict(used.fit(used.weak, self.loss))
-
-
-def _check(size: int, kind: str, name: str) -> None:
-    if size < 1:
-        raise UserError(f"size of {name} is {size}; it must be at least 1")
-    if kind not in _KINDS:
-        raise unknown_name("kind of ensemble", kind, _KINDS)
+        return setup.predict(used.fit(self.loss))
 
 
 def _seed(setup: Setup, number: int) -> int:
     return setup.seed + 1000 * number
 
 
+def _taught(learner: Learner, own: Step, setup: Setup, number: int = 0, rows: Step | None = None) -> Step:
+    """The learner trained on gold of A, or on drawn rows of it, stopped early by all of A_val."""
+    request = FitRequest(labels=own, split=setup.split, part="A", seed=_seed(setup, number), rows=rows)
+    return learner.fit(request)
+
+
 def _votes(setup: Setup, size: int, kind: str, models: Sequence[str], name: str) -> tuple[Step, ...]:
     """Labels of B, B_val and T of every member."""
     learner, own = setup.supervised(name)
-    if kind == "seeds" and size > 1 and isinstance(learner.trainer, Logistic):
-        raise UserError(f"logistic has one solution whatever the seed; give {name} kind='bagging', or train with probe")
+    if kind == "seeds" and size > 1 and not learner.trainer.seeded:
+        trained = TRAINERS.name_of(learner.trainer)
+        raise UserError(
+            f"{trained} has one solution whatever the seed; give {name} kind='bagging', or train with probe"
+        )
     votes = [setup.weak]
     for number in range(1, size):
-        seed = _seed(setup, number)
-        if kind == "seeds":
-            fitted = learner.fit(own, setup.split, "A", Xent(), seed)
-        else:
-            fitted = _taught(learner, Step(draw, gold=own, split=setup.split, seed=seed), own, setup, number)
-        votes.append(learner.predict(fitted, setup.split, _PARTS))
-    for model in models:
-        spec = ModelSpec.parse(model)
-        if learner.model.reads is not None and spec.reads not in (None, learner.model.reads):
-            raise UserError(
-                f"{model} reads {spec.reads}s and the supervisor {learner.model.reads}s; take one that fits"
-            )
-        other = Learner(model=spec, trainer=learner.trainer, texts=learner.texts)
-        votes.append(other.predict(other.fit(own, setup.split, "A", Xent(), setup.seed), setup.split, _PARTS))
+        given = {"gold": own, "split": setup.split, "seed": _seed(setup, number)}
+        rows = Step(draw, **given) if kind == "bagging" else None
+        votes.append(learner.predict(_taught(learner, own, setup, number, rows), setup.split, _PARTS))
+    for other in map(learner.for_model, models):
+        votes.append(other.predict(_taught(other, own, setup), setup.split, _PARTS))
     return tuple(votes)
 
 
-def _taught(learner: Learner, rows: Step, own: Step, setup: Setup, number: int) -> Step:
-    """The learner trained on drawn rows of A, stopped early by all of A_val."""
-    given = {"rows": rows, "gold": own, "split": setup.split, "seed": _seed(setup, number)}
-    if isinstance(learner.trainer, Probe):
-        return Step(fit_probe_rows, features=learner.features, probe=learner.trainer, **given)
-    if isinstance(learner.trainer, Logistic):
-        del given["seed"]
-        return Step(fit_logistic_rows, features=learner.features, logistic=learner.trainer, **given)
-    return Step(finetune_rows, model=learner.model, texts=learner.texts, settings=learner.trainer, **given)
-
-
-# --- their steps: rows, and members trained on them -------------------------------------------------------------------
+# --- their steps: rows that members are trained on -------------------------------------------------------------------
 
 
 @step(version=1)
@@ -247,76 +216,19 @@ def draw_hard(gold: Labels, split: Split, answers: tuple[Labels, ...], seed: int
     return own.take(ids[np.random.default_rng(seed).choice(len(ids), size=len(ids), p=weights)])
 
 
-@step(version=1)
+@step(version=2)
 def cluster_of_a(
     features: Features, gold: Labels, split: Split, view: str, size: int, number: int, seed: int
 ) -> Labels:
     """The rows of A in cluster ``number`` of ``size``, by k-means on standardized features; of a choice, their mean."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
     ids = split.parts["A"]
     if len(ids) < size:
         raise UserError(f"A has {len(ids)} rows for {size} specialists; take fewer")
     matrix = features.views[view][positions(ids, features.ids)].astype(np.float64)
-    matrix = matrix.mean(axis=1) if matrix.ndim == 3 else matrix
-    matrix = (matrix - matrix.mean(axis=0)) / np.maximum(matrix.std(axis=0), 1e-9)
-    with threadpool_limits(limits=1):  # sums in one order, the same bits
-        found = KMeans(size, n_init=4, random_state=seed).fit_predict(matrix)
+    (found,) = clustered(size, seed, *standardized(matrix.mean(axis=1) if matrix.ndim == 3 else matrix))
     if not (found == number).any():
         raise UserError(f"A falls into fewer than {size} clusters of different texts; take fewer specialists")
     return gold.take(ids[found == number])
-
-
-@step(version=1)
-def fit_probe_rows(
-    features: Features, rows: Labels, gold: Labels, split: Split, probe: Probe, seed: int, runtime: Runtime
-) -> Any:
-    """A linear head trained on drawn rows of A, repeated ones counted, early-stopped on A_val."""
-    from outgrow.models.probe import ProbeJob, fit_probes
-
-    val = gold.take(split.parts["A_val"])
-    places, val_places = (positions(labels.ids, features.ids) for labels in (rows, val))
-    job = ProbeJob(places, rows.probs, val_places, val.probs, Xent(), probe, seed)
-    return fit_probes(features.views[probe.view], [job], runtime)[0]
-
-
-@step(version=1)
-def fit_logistic_rows(
-    features: Features, rows: Labels, gold: Labels, split: Split, logistic: Logistic, runtime: Runtime
-) -> Any:
-    """The exact logistic regression on drawn rows of A, repeated ones counted; how well it fits A_val is noted."""
-    from outgrow.models.logistic import LogisticJob, fit_logistic
-
-    val = gold.take(split.parts["A_val"])
-    places, val_places = (positions(labels.ids, features.ids) for labels in (rows, val))
-    job = LogisticJob(places, rows.probs, val_places, val.probs, logistic)
-    return fit_logistic(features.views[logistic.view], [job], runtime)[0]
-
-
-@step(version=2)
-def finetune_rows(
-    model: ModelSpec,
-    texts: Examples,
-    rows: Labels,
-    gold: Labels,
-    split: Split,
-    settings: Finetune,
-    seed: int,
-    runtime: Runtime,
-) -> Any:
-    """A transformer finetuned on drawn rows of A, repeated ones counted, early-stopped on A_val."""
-    from outgrow.train.loop import finetune
-
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    val = gold.take(split.parts["A_val"])
-    inputs, val_inputs = _readings(texts, rows), _readings(texts, val)
-    return finetune(folder, inputs, rows.probs, val_inputs, val.probs, Xent(), settings, seed, runtime)
-
-
-def _readings(texts: Examples, labels: Labels) -> list[Any]:
-    readings = texts.readings
-    return [readings[i] for i in positions(labels.ids, texts.ids)]
 
 
 # --- their steps: labels of several members ---------------------------------------------------------------------------

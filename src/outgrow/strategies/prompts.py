@@ -5,7 +5,7 @@ they take of labels is little and said in each: none, a few examples, or one bit
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Labels, Split, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
+from outgrow.labels.structure import picked_by_component, standardized
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
+from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.base import Setup, Strategy, strategy
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
@@ -25,7 +27,7 @@ _STATEMENT = "The answer is {label}: {text}"
 
 
 @strategy("zero-shot")
-class ZeroShot:
+class ZeroShot(Strategy):
     """The pretrained student as it is: the probabilities of the label words after a prompt. No label is used.
 
     Burns et al. 2023, section 5.2.1 and figure 9. A word of several tokens has the product of their probabilities.
@@ -33,50 +35,48 @@ class ZeroShot:
     contextual calibration).
     """
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
-    cost: ClassVar[str] = "a pass over T; one for each class where a label word is several tokens"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
+    cost = "a pass over T; one for each class where a label word is several tokens"
 
     prompt: str = _PROMPT
     """With {text}, and after it {label}, at the very end."""
     words: tuple[str, ...] = ()
     """A word for each class, in order; the classes' names where there are none."""
     calibrated: bool = True
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         return _prompted(setup, self, None)
 
 
 @strategy("few-shot")
-class FewShot:
+class FewShot(Strategy):
     """As ``zero-shot`` after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
 
     Burns et al. 2023, section 5.2.1 and figure 9 (five examples). Of each class as many as go, drawn once for a seed,
     in random order; the class of an example is its most probable one. No examples is ``zero-shot``.
     """
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
-    cost: ClassVar[str] = "as zero-shot, each text as long as all examples"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
+    cost = "as zero-shot, each text as long as all examples"
 
-    shots: int = 4
-    labels: str = "weak"
+    shots: Annotated[int, Range(0)] = 4
+    labels: Annotated[str, OneOf("weak", "gold")] = "weak"
     """``weak``, or ``gold`` of A, which is the supervisor's."""
     prompt: str = _PROMPT
     words: tuple[str, ...] = ()
     calibrated: bool = True
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
     """Of each text, those of the examples too."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
-        if self.shots < 0:
-            raise UserError(f"shots is {self.shots}; it must be 0 or more")
-        if self.labels not in ("weak", "gold"):
-            raise UserError(f"labels of few-shot is {self.labels!r}; it must be weak or gold")
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         if self.shots == 0:
@@ -89,7 +89,7 @@ class FewShot:
 
 
 @strategy("ccs")
-class CCS:
+class CCS(Strategy):
     """Contrast-consistent search: a direction in which exactly one of an example's C statements can be true.
 
     Burns, Ye et al. 2022, section 2.1: one probe p on the features of every statement, least (1 - sum_c p_c)^2 +
@@ -99,25 +99,24 @@ class CCS:
     for more, false at all but one does not add up to one, but the bit is taken all the same.
     """
 
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     """With {label} and {text}. Texts are cut at their end, so the label comes before."""
     words: tuple[str, ...] = ()
     """A word for each class, in order; the classes' names where there are none."""
-    view: str = "last_token"
-    restarts: int = 10
-    updates: int = 1000
-    lr: float = 0.01
-    decay: float = 0.01
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    restarts: Annotated[int, Range(1)] = 10
+    updates: Annotated[int, Range(1)] = 1000
+    lr: Annotated[float, Range(0, above=True)] = 0.01
+    decay: Annotated[float, Range(0)] = 0.01
     """Weight decay, as in the paper's code."""
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
-        if self.restarts < 1 or self.updates < 1 or not self.lr > 0 or self.decay < 0:
-            raise UserError("restarts and updates of ccs must be at least 1, lr above 0 and decay not below")
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
@@ -127,23 +126,24 @@ class CCS:
 
 
 @strategy("crc")
-class CRC:
+class CRC(Strategy):
     """The top principal component of the differences between an example's statements (CRC-TPC).
 
     Burns, Ye et al. 2022, appendix: for two classes PCA of the differences; for more, of each statement less the
     example's mean. Standardized as in ``ccs``; the weak majority says which end is true: one bit.
     """
 
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     words: tuple[str, ...] = ()
-    view: str = "last_token"
-    max_tokens: int = 128
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)
@@ -151,18 +151,15 @@ class CRC:
         return Step(top_component, features=features, **given)
 
 
-def check_prompt(prompt: str, max_tokens: int) -> None:
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt that does not end with the label."""
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1 or not prompt.endswith("{label}"):
         raise UserError(f"the prompt {prompt!r} must hold {{text}} once, and end with {{label}}")
-    if max_tokens < 1:
-        raise UserError(f"max_tokens is {max_tokens}; it must be at least 1")
 
 
-def _check_statement(prompt: str, view: str) -> None:
+def _check_statement(prompt: str) -> None:
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1:
         raise UserError(f"the prompt {prompt!r} must hold {{text}} and {{label}}, once each")
-    if view not in VIEWS:
-        raise UserError(f"view is {view!r}; it must be {' or '.join(VIEWS)}")
 
 
 def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> Step:
@@ -405,27 +402,15 @@ def inconsistency(truths: Any) -> Any:
 @step(version=1)
 def top_component(features: Features, labels: Labels, split: Split, view: str) -> Labels:
     """Classes on T by the top principal component of B's statements less their example's mean."""
-    from threadpoolctl import threadpool_limits
-
-    train, test = _standardized(features, split, view)
-    within, of_test = (part - part.mean(axis=1, keepdims=True) for part in (train, test))
-    flat = within.reshape(-1, within.shape[-1])
-    with threadpool_limits(limits=1):  # sums in one order, the same bits
-        direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    weak = labels.take(split.parts["B"])
-    rows = np.arange(len(weak))
-    up, down = (float(weak.probs[rows, (sign * (within @ direction)).argmax(axis=1)].sum()) for sign in (1, -1))
-    found = ((1 if up >= down else -1) * (of_test @ direction)).argmax(axis=1).astype(np.int64)
-    return Labels.from_classes(split.parts["T"], found, weak.probs.shape[1], "crc")
+    train, test = (part - part.mean(axis=1, keepdims=True) for part in _standardized(features, split, view))
+    weak = labels.take(split.parts["B"]).probs
+    return Labels.from_classes(split.parts["T"], picked_by_component(train, test, weak), weak.shape[1], "crc")
 
 
-def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, Floats]:
+def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, ...]:
     """Statements (n, C, d) of B and of T, those of each class less their mean on B, over their deviation there."""
-    matrix = features.views[view]
-    train, test = (matrix[positions(split.parts[p], features.ids)].astype(np.float64) for p in ("B", "T"))
-    center, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, 1.0)
-    return (train - center) / scale, (test - center) / scale
+    parts = (positions(split.parts[p], features.ids) for p in ("B", "T"))
+    return standardized(*(features.views[view][rows].astype(np.float64) for rows in parts))
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from outgrow.train import distributed
 
-__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "write"]
+__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "trained", "write"]
 
 SECONDS = 120.0
 """Least time between two checkpoints; a kill loses at most this much work."""
@@ -58,7 +57,7 @@ class Position:
 def identity_of(model: nn.Module, *parts: object) -> str:
     """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
     digest = sha256()
-    for name, parameter in _trained(model):
+    for name, parameter in trained(model).items():
         digest.update(name.encode())
         digest.update(parameter.detach().contiguous().numpy().data)
     for part in parts:
@@ -68,13 +67,13 @@ def identity_of(model: nn.Module, *parts: object) -> str:
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of this rank's pieces of the tensors that training changes."""
-    return {name: distributed.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in _trained(model)}
+    return {name: distributed.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in trained(model).items()}
 
 
 def restore(model: nn.Module, pieces: dict[str, Tensor]) -> None:
     """Put back what :func:`snapshot` took."""
     with torch.no_grad():
-        for name, parameter in _trained(model):
+        for name, parameter in trained(model).items():
             distributed.own(parameter).copy_(pieces[name])
 
 
@@ -89,7 +88,7 @@ def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.
         beside = distributed.broadcast(beside)
     beside.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights.{name}": tensor for name, tensor in snapshot(model).items()}
-    for name, parameter in _trained(model):
+    for name, parameter in trained(model).items():
         for key, value in optimizer.state[parameter].items():
             if distributed.rank() == 0 or not _is_whole(key, parameter):
                 tensors[f"optimizer.{name}.{key}"] = distributed.own(value.detach()).to("cpu").contiguous()
@@ -168,25 +167,25 @@ def _as_now(
     written: _Written, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], Position]:
     """This rank's pieces of the weights, the optimizer's state by the number of its tensor, and the position."""
-    trained = dict(_trained(model))
-    spans = {name: distributed.span(parameter) for name, parameter in trained.items()}
+    tensors = trained(model)
+    spans = {name: distributed.span(parameter) for name, parameter in tensors.items()}
     numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     states: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(numbers))}
     for full in written.names[0]:
         kind, _, rest = full.partition(".")
         if kind == "optimizer":
             name, _, key = rest.rpartition(".")
-            parameter = trained[name]
+            parameter = tensors[name]
             value = written.rows(full, None if _is_whole(key, parameter) else spans[name])
             # Ours keeps bare pieces; torch's AdamW keeps what is cut as the tensor is.
             bare = _is_whole(key, parameter) or isinstance(optimizer, distributed.Adafactor)
             states[numbers[parameter]][key] = value if bare else distributed.cut_as(parameter, value)
     position = Position(**json.loads(written.about["position"]))
     if best := json.loads(written.about["best"]):
-        position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in trained})
+        position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in tensors})
     if "memory" in written.names[0]:
         position.memory = written.rows("memory")
-    return {name: written.rows(f"weights.{name}", spans[name]) for name in trained}, states, position
+    return {name: written.rows(f"weights.{name}", spans[name]) for name in tensors}, states, position
 
 
 def _is_whole(key: str, parameter: Tensor) -> bool:
@@ -194,5 +193,6 @@ def _is_whole(key: str, parameter: Tensor) -> bool:
     return key == "step" or (key == "col_var" and parameter.ndim == 2)
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The tensors that training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -4,58 +4,51 @@ As Burns et al. 2023 did for chess: the weak model learns gold answers, writes i
 learns those. What is shared with the finetuning of classifiers is imported from there.
 """
 
-import json
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from outgrow.errors import UserError
-from outgrow.models.transformer import Tokens, load_language_model, load_tokenizer, pad, recompute_layers, tokenize
+from outgrow.models.transformer import (
+    Classifier,
+    Tokens,
+    load_language_model,
+    load_tokenizer,
+    pad,
+    recompute_layers,
+    tokenize,
+)
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
-from outgrow.train.checkpoints import Position
 from outgrow.train.heap import freed_memory_kept
-from outgrow.train.model import get_trained, set_trained
-from outgrow.train.settings import Generate
-from outgrow.train.updates import apply, batches, check_points, make_optimizer, rate
+from outgrow.train.model import TrainedWeights, get_trained, set_trained
+from outgrow.train.settings import GenerateSettings
+from outgrow.train.updates import Updates
 
-__all__ = ["Generate", "GenerativeModel", "decode", "finetune_lm"]
+__all__ = ["GenerativeModel", "decode", "finetune_lm"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GenerativeModel:
-    """The result of :func:`finetune_lm`."""
+class GenerativeModel(TrainedWeights):
+    """The result of :func:`finetune_lm`. The history has four entries an epoch."""
 
-    state: Mapping[str, Tensor]
-    """Trained tensors, float32 on the CPU."""
-    settings: Generate
-    history: tuple[Mapping[str, Any], ...]
-    """Four entries an epoch: ``step`` (updates done) and ``loss`` (mean since the entry before)."""
+    name = "generative"
+    read_settings = GenerateSettings
+    settings: GenerateSettings
 
-    def save(self, folder: Path) -> None:
-        """Write ``generative.safetensors`` and ``generative.json``."""
-        save_file(dict(self.state), folder / "generative.safetensors")
-        record = {"settings": asdict(self.settings), "history": self.history}
-        (folder / "generative.json").write_text(json.dumps(record), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote, to the last bit."""
-        record = json.loads((folder / "generative.json").read_text(encoding="utf-8"))
-        return cls(
-            state=load_file(folder / "generative.safetensors"),
-            settings=Generate(**record["settings"]),
-            history=tuple(record["history"]),
-        )
+    def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
+        """The tensors of an untrained classifier that begin as this model's: its body."""
+        prefix = f"{untrained.body.base_model_prefix}."
+        body = {f"body.{name.removeprefix(prefix)}": t for name, t in self.state.items() if name.startswith(prefix)}
+        wanted = {name for name, _ in untrained.named_parameters() if name.startswith("body.")}
+        assert body.keys() == wanted, "the language model's weights are not those of the body"
+        return body
 
 
 class _Pair(NamedTuple):
@@ -71,7 +64,7 @@ def finetune_lm(
     folder: Path,
     prompts: Sequence[str],
     answers: Sequence[str],
-    settings: Generate,
+    settings: GenerateSettings,
     seed: int,
     runtime: Runtime,
     *,
@@ -106,46 +99,14 @@ def finetune_lm(
     if runtime.gradient_checkpointing:
         recompute_layers(model)
     model.to(runtime.torch_device()).train()
-    optimizer = make_optimizer(model, settings)
-    position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
+    updates = Updates(model, settings, len(pairs), seed, runtime, identity=identity, checks=4)
     with freed_memory_kept():
-        _train(_Writing(model, optimizer, pairs, settings, seed, identity), position, runtime)
-    return GenerativeModel(state=get_trained(model), settings=settings, history=tuple(position.history))
+        for batch in updates:
+            updates.apply(_accumulate(model, [pairs[i] for i in batch], runtime.microbatch, settings))
+    return GenerativeModel(state=get_trained(model), settings=settings, history=tuple(updates.position.history))
 
 
-class _Writing(NamedTuple):
-    model: Any
-    optimizer: torch.optim.Optimizer
-    pairs: list[_Pair]
-    settings: Generate
-    seed: int
-    identity: str
-
-
-def _train(run: _Writing, position: Position, runtime: Runtime) -> None:
-    settings = run.settings
-    per_epoch = math.ceil(len(run.pairs) / settings.batch_size)
-    total = per_epoch * settings.epochs
-    looks = check_points(per_epoch, settings.epochs, checks=4)
-    saved = time.monotonic()
-    order = batches(len(run.pairs), settings.batch_size, settings.epochs, run.seed)
-    for batch in islice(order, position.update, None):
-        value = _accumulate(run.model, [run.pairs[i] for i in batch], runtime.microbatch, settings)
-        if not math.isfinite(value):
-            raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")
-        apply(run.optimizer, rate(position.update, total, settings), settings.clip)
-        position.update += 1
-        position.losses.append(value)
-        if position.update in looks:
-            position.history.append({"step": position.update, "loss": sum(position.losses) / len(position.losses)})
-            position.losses.clear()
-        if runtime.scratch and time.monotonic() - saved >= checkpoints.SECONDS:
-            checkpoints.write(runtime.scratch, run.identity, run.model, run.optimizer, position)
-            saved = time.monotonic()
-        runtime.report(position.update, total, "updates")
-
-
-def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: Generate) -> float:
+def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: GenerateSettings) -> float:
     """Add the gradient of the batch's mean loss to the model's; returns that loss."""
     # Rows of like length together: less padding in a microbatch.
     ordered = sorted(pairs, key=lambda pair: -len(pair.prompt) - len(pair.answer))
@@ -158,7 +119,7 @@ def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: G
     return total
 
 
-def _losses(model: Any, pairs: Sequence[_Pair], settings: Generate) -> Tensor:
+def _losses(model: Any, pairs: Sequence[_Pair], settings: GenerateSettings) -> Tensor:
     """-log p(answer | prompt) of each pair (n,)."""
     batch = pad([pair.prompt + pair.answer for pair in pairs], str(model.device))
     device = batch.ids.device
@@ -176,7 +137,7 @@ def _losses(model: Any, pairs: Sequence[_Pair], settings: Generate) -> Tensor:
 
 
 def decode(
-    folder: Path, fitted: GenerativeModel | None, prompts: Sequence[str], settings: Generate, runtime: Runtime
+    folder: Path, fitted: GenerativeModel | None, prompts: Sequence[str], settings: GenerateSettings, runtime: Runtime
 ) -> list[str]:
     """The most probable token after token (temperature 0), until the end of text or ``max_answer`` tokens.
 
@@ -213,7 +174,7 @@ def decode(
     return [written[row] for row in rows]
 
 
-def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: Generate) -> list[list[int]]:
+def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: GenerateSettings) -> list[list[int]]:
     """The tokens written after each of n rows of equal length, without the end of text."""
     ids = torch.tensor(rows, device=model.device)
     running = torch.ones(len(rows), dtype=torch.bool, device=model.device)
@@ -237,7 +198,7 @@ def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: Generate) ->
 
 
 def _pairs(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], settings: Generate, *, cut: bool = False
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], settings: GenerateSettings, *, cut: bool = False
 ) -> list[_Pair]:
     end = _end(tokenizer)
     encoded = tokenizer([f" {answer}" if answer else "" for answer in answers], add_special_tokens=False)["input_ids"]
@@ -251,7 +212,7 @@ def _pairs(
     return [_Pair(row, (*ids[: settings.max_answer - 1], end)) for row, ids in zip(rows, encoded, strict=True)]
 
 
-def _prompt_rows(tokenizer: Any, prompts: Sequence[str], settings: Generate) -> list[Tokens]:
+def _prompt_rows(tokenizer: Any, prompts: Sequence[str], settings: GenerateSettings) -> list[Tokens]:
     """The last tokens of each prompt, as many as leave room for any answer: the same in training and decoding."""
     room = settings.max_tokens - settings.max_answer
     return [row[-room:] for row in tokenize(tokenizer, prompts, max_tokens=1_000_000)]
@@ -264,7 +225,7 @@ def _end(tokenizer: Any) -> int:
     return end
 
 
-def _check_room(model: Any, settings: Generate) -> None:
+def _check_room(model: Any, settings: GenerateSettings) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and settings.max_tokens > limit:
         raise UserError(

@@ -4,7 +4,7 @@ The model is built from its config on torch's ``meta`` device, where tensors hav
 tells exactly what the backward pass would keep of each token, for any architecture.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
 from outgrow.runtime import Runtime
 from outgrow.train import distributed
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 
-__all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
+__all__ = ["MemoryPlan", "check_out_of_memory", "fewer_tokens", "memory_left", "plan_memory"]
 
 _NAME = "outgrow_shapes"
 _USED = 0.85
@@ -77,7 +77,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runtime: Runtime) -> MemoryPlan:
+def plan_memory(folder: Path, settings: FinetuneSettings, examples: Iterable[int], runtime: Runtime) -> MemoryPlan:
     """Plan the finetuning of the model in ``folder``.
 
     Args:
@@ -132,55 +132,47 @@ def memory_left(runtime: Runtime) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def within_memory(
-    gradient: Callable[..., float], model: nn.Module, tokens: int, whole: int, runtime: Runtime, *, fixed: bool
-) -> tuple[float, int]:
-    """Call ``gradient(tokens=...)``, and again with half as many tokens at once where the memory runs out.
+def check_out_of_memory(error: BaseException, *, fixed: bool) -> None:
+    """Return where an update ran out of memory and may be tried again with fewer tokens at once.
 
-    Args:
-        gradient: adds a batch's gradient to the model's and returns the loss.
-        model: whose half-made gradient is dropped before the next try.
-        tokens: the most at once; 0 for no limit.
-        whole: tokens of the batch.
-        runtime: told of every halving.
-        fixed: dropout masks depend on the microbatches, so they must stay as they are.
-
-    Returns:
-        What it returned, and the limit that fitted.
+    ``fixed`` says that the microbatches must stay as they are, since dropout masks depend on them.
 
     Raises:
-        UserError: if not even single examples fit, or the microbatches are fixed. One of several processes ends, and
-            all with it, since its part of the batch is missing.
+        BaseException: ``error``, where it says something else.
+        UserError: where the microbatches are fixed. One of several processes ends, and all with it, since its part of
+            the batch is missing.
     """
-    while True:
-        try:
-            return gradient(tokens=tokens), tokens
-        except (RuntimeError, MemoryError) as error:
-            if not _ran_out(error):
-                raise
-            if distributed.size() > 1:
-                distributed.abort(
-                    f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
-                )
-            if fixed:
-                raise UserError("the memory ran out; give a smaller --microbatch") from error
-        model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if tokens == 1:
-            raise UserError(
-                "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or "
-                "a smaller model"
-            )
-        tokens = (tokens or whole) // 2
-        runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which changes no result")
+    is_lack = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if not is_lack:
+        raise error
+    if distributed.size() > 1:
+        distributed.abort(
+            f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
+        )
+    if fixed:
+        raise UserError("the memory ran out; give a smaller --microbatch") from error
 
 
-def _ran_out(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def fewer_tokens(model: nn.Module, tokens: int, whole: int, runtime: Runtime) -> int:
+    """Half as many tokens at once (0: ``whole``, those of the batch), once the half-made gradient is dropped.
+
+    Raises:
+        UserError: if not even single examples fit.
+    """
+    model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if tokens == 1:
+        raise UserError(
+            "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or a "
+            "smaller model"
+        )
+    tokens = (tokens or whole) // 2
+    runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which changes no result")
+    return tokens
 
 
-def _shapes(folder: Path, settings: Finetune) -> Any:
+def _shapes(folder: Path, settings: FinetuneSettings) -> Any:
     """The model's body on the meta device, with adapters where the settings ask for them."""
     from transformers import AttentionInterface, AutoConfig, AutoModel
 

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,14 @@ from outgrow.errors import UserError
 from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
 from outgrow.runtime import Report, Runtime
 from outgrow.train import distributed
-from outgrow.train.settings import Finetune
+from outgrow.train.checkpoints import trained
+from outgrow.train.settings import FinetuneSettings
 from outgrow.train.updates import TokenRow
 
 __all__ = [
     "FinetunedModel",
+    "StartingHead",
+    "TrainedWeights",
     "build",
     "get_trained",
     "outputs",
@@ -35,31 +38,73 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FinetunedModel:
-    """The result of :func:`outgrow.train.loop.finetune`."""
+class TrainedWeights:
+    """The tensors that a training changed, and how it went. Saved as ``<name>.safetensors`` and ``<name>.json``."""
 
+    name: ClassVar[str]
+    read_settings: ClassVar[type[Any]]
+    """The class of the settings that the engine reads."""
     state: Mapping[str, Tensor]
-    """Trained tensors only, float32 on the CPU: body and head, or LoRA adapters and head."""
-    settings: Finetune
-    num_classes: int
+    """Trained tensors only, float32 on the CPU."""
+    settings: Any
     history: tuple[Mapping[str, Any], ...]
-    """One entry for each check: ``step`` (updates done), ``loss`` (mean since the last check), ``agreement`` and
-    ``cross_entropy`` with the labels of the validation rows (None where there are none)."""
+    """An entry now and then: ``step`` (updates done), ``loss`` (mean since the entry before), and what a subclass
+    adds."""
 
     def save(self, folder: Path) -> None:
-        """Write ``finetuned.safetensors`` and ``finetuned.json``."""
-        record = {"settings": asdict(self.settings), "num_classes": self.num_classes, "history": self.history}
-        save_file(dict(self.state), folder / "finetuned.safetensors")
-        (folder / "finetuned.json").write_text(json.dumps(record), encoding="utf-8")
+        """Write the tensors and the record."""
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
+        # What the engine reads of the settings, whatever a trainer of a user's adds to them.
+        record["settings"] = {f.name: getattr(self.settings, f.name) for f in fields(self.read_settings)}
+        save_file(dict(self.state), folder / f"{self.name}.safetensors")
+        (folder / f"{self.name}.json").write_text(json.dumps(record), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote, to the last bit."""
-        record = json.loads((folder / "finetuned.json").read_text(encoding="utf-8"))
-        settings = Finetune(**{**record["settings"], "words": tuple(record["settings"]["words"])})
-        state = load_file(folder / "finetuned.safetensors")
-        history = tuple(record["history"])
-        return cls(state=state, settings=settings, num_classes=record["num_classes"], history=history)
+        record = json.loads((folder / f"{cls.name}.json").read_text(encoding="utf-8"))
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
+        given = {"settings": cls.read_settings(**settings), "history": tuple(record["history"])}
+        return cls(**{**record, **given}, state=load_file(folder / f"{cls.name}.safetensors"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinetunedModel(TrainedWeights):
+    """The result of :func:`outgrow.train.loop.finetune`: trained are body and head, or LoRA adapters and head.
+
+    An entry of the history is added for each check, with ``agreement`` and ``cross_entropy`` with the labels of the
+    validation rows (None where there are none).
+    """
+
+    name = "finetuned"
+    read_settings = FinetuneSettings
+    settings: FinetuneSettings
+    num_classes: int
+
+    def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
+        """The tensors of an untrained classifier that begin as this model's: all that it trained."""
+        return self.state
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StartingHead:
+    """A head for a classifier to begin with, for each pooling that it may have."""
+
+    heads: Mapping[str, Tensor]
+    """(C, d), or (1, d) for choices, by the name of the pooling."""
+
+    def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
+        """The head of an untrained classifier."""
+        return {"head.weight": self.heads[untrained.pooling]}
+
+    def save(self, folder: Path) -> None:
+        """Write ``heads.safetensors``."""
+        save_file(dict(self.heads), folder / "heads.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        return cls(heads=load_file(folder / "heads.safetensors"))
 
 
 def predict(
@@ -137,7 +182,7 @@ def token_rows(tokenizer: Any, texts: Sequence[Reading], max_tokens: int) -> lis
     return [tuple(islice(flat, len(texts))) for texts in candidates]
 
 
-def build(folder: Path, settings: Finetune, num_outputs: int, seed: int) -> Classifier:
+def build(folder: Path, settings: FinetuneSettings, num_outputs: int, seed: int) -> Classifier:
     """The classifier as it is before the first update; ``seed`` draws the LoRA adapters. On the CPU.
 
     Raises:
@@ -168,11 +213,10 @@ def get_trained(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of the tensors that training changes. Of a model that is cut, every rank must ask, and rank 0
     alone gets them."""
     state = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            tensor = distributed.whole(parameter.detach())
-            if distributed.rank() == 0 or not distributed.is_cut(model):
-                state[name] = tensor.to("cpu", copy=True).contiguous()
+    for name, parameter in trained(model).items():
+        tensor = distributed.whole(parameter.detach())
+        if distributed.rank() == 0 or not distributed.is_cut(model):
+            state[name] = tensor.to("cpu", copy=True).contiguous()
     return state
 
 
@@ -182,11 +226,11 @@ def set_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: if these are not the trained tensors of this model, all of them and no others.
     """
-    trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    if trained.keys() != state.keys() or any(p.shape != state[k].shape for k, p in trained.items()):
+    tensors = trained(model)
+    if tensors.keys() != state.keys() or any(p.shape != state[k].shape for k, p in tensors.items()):
         raise UserError("these weights belong to another model, or to other LoRA settings; use the ones they came from")
     with torch.no_grad():
-        for name, parameter in trained.items():
+        for name, parameter in tensors.items():
             distributed.spread(parameter, state[name])
 
 

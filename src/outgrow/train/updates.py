@@ -1,27 +1,96 @@
-"""One update: batches, learning rates, and the gradient of a whole batch made from microbatches."""
+"""The updates of a training: batches, learning rates, checkpoints, and a whole batch's gradient from microbatches."""
 
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from outgrow.data import Ints
+from outgrow.errors import UserError
 from outgrow.losses import Loss, StatefulLoss
 from outgrow.models.transformer import Classifier, Tokens
-from outgrow.train import distributed
-from outgrow.train.settings import Finetune, Generate
+from outgrow.runtime import Runtime
+from outgrow.train import checkpoints, distributed
+from outgrow.train.checkpoints import Position
+from outgrow.train.settings import OptimizerSettings
 
-__all__ = ["TokenRow", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
+__all__ = ["TokenRow", "Updates", "accumulate", "apply", "batches", "check_points", "make_optimizer", "rate"]
 
 TokenRow = tuple[Tokens, ...]
 """The token rows of one example: one of a text, C of a choice."""
 
 
+class Updates:
+    """The updates of one training from its last checkpoint on: iterate over the batches, call :meth:`apply` on each.
+
+    ``identity`` is what a checkpoint must share to be resumed from; ``checks`` is how often in each epoch the history
+    gets an entry.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: OptimizerSettings,
+        num_rows: int,
+        seed: int,
+        runtime: Runtime,
+        *,
+        identity: str,
+        checks: int,
+    ) -> None:
+        self.model, self.settings, self.num_rows, self.seed = model, settings, num_rows, seed
+        self.runtime, self.identity = runtime, identity
+        per_epoch = math.ceil(num_rows / settings.batch_size)
+        self.total = per_epoch * settings.epochs
+        self.looks = check_points(per_epoch, settings.epochs, checks)
+        self.optimizer = make_optimizer(model, settings)
+        scratch = runtime.scratch
+        self.position = checkpoints.read(scratch, identity, model, self.optimizer) if scratch else Position()
+
+    def __iter__(self) -> Iterator[Ints]:
+        """Row numbers of each batch. After each update comes a checkpoint, where one is due, and a report."""
+        settings, runtime, position = self.settings, self.runtime, self.position
+        saved = time.monotonic()
+        order = batches(self.num_rows, settings.batch_size, settings.epochs, self.seed)
+        for batch in islice(order, position.update, None):
+            yield batch
+            if runtime.scratch and self._is_due(saved):
+                checkpoints.write(runtime.scratch, self.identity, self.model, self.optimizer, position)
+                saved = time.monotonic()
+            runtime.report(position.update, self.total, "updates")
+
+    def _is_due(self, saved: float) -> bool:
+        """Whether this process writes a checkpoint now: rank 0 alone does, by its clock, or every rank its piece."""
+        due = time.monotonic() - saved >= checkpoints.SECONDS
+        return distributed.broadcast(due) if distributed.is_cut(self.model) else due and distributed.rank() == 0
+
+    def apply(self, loss: float) -> dict[str, Any] | None:
+        """Update the weights with the gradient that is there; returns the new entry of the history, if one is due.
+
+        Raises:
+            UserError: if the loss is not finite.
+        """
+        position = self.position
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at update {position.update + 1} of {self.total}; use a smaller lr")
+        apply(self.optimizer, rate(position.update, self.total, self.settings), self.settings.clip)
+        position.update += 1
+        position.losses.append(loss)
+        if position.update not in self.looks:
+            return None
+        position.history.append({"step": position.update, "loss": sum(position.losses) / len(position.losses)})
+        position.losses.clear()
+        return position.history[-1]
+
+
 def batches(num_rows: int, batch_size: int, epochs: int, seed: int) -> Iterator[Ints]:
-    """TokenRow numbers of each batch: every row once in each epoch, in an order of the epoch's own.
+    """Row numbers of each batch: every row once in each epoch, in an order of the epoch's own.
 
     The last batch of an epoch may be smaller; no row is left out.
     """
@@ -37,7 +106,7 @@ def check_points(updates_per_epoch: int, epochs: int, checks: int) -> set[int]:
     return {epoch * updates_per_epoch + step for epoch in range(epochs) for step in within}
 
 
-def rate(update: int, total: int, settings: Finetune | Generate) -> float:
+def rate(update: int, total: int, settings: OptimizerSettings) -> float:
     """Learning rate of an update in 0 .. total - 1: linear rise over the warm-up, then the schedule's fall.
 
     A function of the position alone, so that a resumed run needs no scheduler state; no update has rate zero.
@@ -50,7 +119,7 @@ def rate(update: int, total: int, settings: Finetune | Generate) -> float:
     return settings.lr * fall[settings.schedule]
 
 
-def make_optimizer(model: nn.Module, settings: Finetune | Generate) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW or Adafactor on the trained tensors, weight decay on matrices only; made once they are cut, if they are."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [

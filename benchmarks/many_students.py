@@ -216,7 +216,9 @@ def correlated() -> Floats:
 def of_model(name: str) -> Floats:
     """A model's features of movie snippets, (rows, d), by the default view."""
     texts = load_task(TaskSpec.parse("sentiment-movies"), Runtime()).texts[: ROWS + HELD_OUT]
-    return extract(ModelSpec.parse(name).folder(), texts, max_tokens=64, runtime=Runtime(device="cpu"))[Probe().view]
+    return extract(ModelSpec.parse(name).folder(Runtime()), texts, max_tokens=64, runtime=Runtime(device="cpu"))[
+        Probe().view
+    ]
 
 
 def powers(count: int) -> list[float]:

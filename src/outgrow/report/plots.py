@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from outgrow.errors import UserError
-from outgrow.models.packaged import RUNGS
+from outgrow.models.packaged import PACKAGED
 
 if TYPE_CHECKING:
     import altair as alt
@@ -317,8 +317,8 @@ def save(chart: "Chart", path: str | Path) -> Path:
 def _ranks(rows: Sequence[TableRow], field: str, by: str) -> dict[str, float]:
     """Where each model stands: on the packaged ladder where all are packaged, by accuracy otherwise."""
     models = {r[field] for r in rows}
-    if models <= set(RUNGS):
-        return {m: float(list(RUNGS).index(m)) for m in models}
+    if models <= set(PACKAGED):
+        return {m: float(list(PACKAGED).index(m)) for m in models}
     ranks = {}
     for model in models:
         own = [r for r in rows if r[field] == model]

@@ -431,7 +431,7 @@ def methods() -> None:
     """List strategies, losses, transforms of labels, trainers, and supervisors that are no models: options, sources."""
     from itertools import groupby
 
-    from outgrow.reference import listing
+    from outgrow.report.reference import listing
 
     for kind, listed in groupby(listing(), lambda method: method.kind):
         rows = [[m.spelling, m.about, m.source, m.cost] for m in listed]

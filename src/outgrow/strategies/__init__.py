@@ -37,6 +37,7 @@ __all__ = [
     "LPFT",
     "STRATEGIES",
     "TRAINERS",
+    "VARIANTS",
     "Anchored",
     "Boosted",
     "Bootstrap",
@@ -68,3 +69,17 @@ __all__ = [
 
 FOR_ANSWERS = (Naive, Shuffled, Bootstrap, Direct, Refinement)
 """Strategies that do as well with written answers; all others need class probabilities."""
+
+VARIANTS = (
+    (
+        "Burns et al. 2023, largest students",
+        "auxiliary confidence loss with α 0.75",
+        "confidence(loss=LogConf(alpha=0.75))",
+    ),
+    (
+        "openai/weak-to-strong, as released",
+        "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
+        "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))",
+    ),
+)
+"""Further configurations of one method that a paper or its code used: paper, what, spelling."""

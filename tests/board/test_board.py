@@ -481,7 +481,7 @@ PROVENANCE = {"command": "outgrow board <b>", "versions": {"python": "3"}, "lice
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outgrow.report.page.javascript", lambda: "/* vega */")
     monkeypatch.setattr(
-        "outgrow.report.figures.render", lambda chart: figures.Rendered(chart.to_dict(), "<svg></svg>", b"png")
+        "outgrow.report.figures.render", lambda chart: figures.Picture(chart.to_dict(), "<svg></svg>", b"png")
     )
 
 

@@ -173,6 +173,6 @@ def test_strategies_are_counted_by_intervals_and_compared_only_if_several() -> N
 
 def test_a_table_as_text_joins_intervals_and_tells_numbers() -> None:
     frame = pl.DataFrame({"x": [-0.5, None], "x_low": [-0.75, None], "x_high": [1.0, None], "y_low": [2000.4, 1.0]})
-    shown = as_text(frame.with_columns(what=pl.lit("a")))
-    assert shown.heads == [("x", True), ("y low", True), ("what", False)]
-    assert shown.rows == [["−0.500 [−0.750, 1.000]", "2,000", "a"], ["–", "1.000", "a"]]
+    heads, rows = as_text(frame.with_columns(what=pl.lit("a")))
+    assert heads == [("x", True), ("y low", True), ("what", False)]
+    assert rows == [["−0.500 [−0.750, 1.000]", "2,000", "a"], ["–", "1.000", "a"]]

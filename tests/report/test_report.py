@@ -1,5 +1,7 @@
 """The report is one page that carries everything it needs, says what the numbers carry, and executes no name."""
 
+import base64
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -13,7 +15,7 @@ from rich.console import Console
 from fake_tables import NO_CEILING, TABLES, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
-from outgrow.report.figures import Rendered
+from outgrow.report.figures import Picture
 
 PROVENANCE: dict[str, Any] = {
     "command": "outgrow run --task 'a<b'",
@@ -33,7 +35,7 @@ EVIL = "<script>alert(1)</script>&'\""
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No JavaScript and no pictures, which take the time."""
     monkeypatch.setattr("outgrow.report.page.javascript", lambda: "/* vega */")
-    monkeypatch.setattr("outgrow.report.figures.render", lambda chart: Rendered(chart.to_dict(), "<svg></svg>", b"png"))
+    monkeypatch.setattr("outgrow.report.figures.render", lambda chart: Picture(chart.to_dict(), "<svg></svg>", b"png"))
 
 
 def write(frame: pl.DataFrame, folder: Path, title: str = "A sweep", **changes: Any) -> str:
@@ -77,6 +79,16 @@ def test_the_page_carries_its_scripts_and_pictures(tmp_path: Path, monkeypatch: 
     assert "https:" not in before_the_script
     assert "default-src 'none'" in page
     assert pl.read_csv(tmp_path / "results.csv")["seeds"].to_list() == ["0 1"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_policy_lets_the_one_script_run_and_no_other(tmp_path: Path) -> None:
+    page = write(TABLES["one pair"], tmp_path)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script.startswith("/* vega */")
+    assert "vegaEmbed(" in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page
 
 
 @pytest.mark.usefixtures("quick")

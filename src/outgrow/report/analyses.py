@@ -14,8 +14,11 @@ __all__ = ["controls", "strategies"]
 
 @analysis("strategies")
 def strategies(table: "pl.DataFrame") -> "pl.DataFrame | None":
-    """One row per strategy over its comparisons: how many gains have a 95 % interval above or below zero (not corrected
-    for their number), and median, lowest and highest PGR where it is defined."""
+    """Gains whose interval lies above or below zero, and median PGR, strategy by strategy.
+
+    The intervals are at 95 %, not corrected for the number of comparisons; lowest and highest PGR stand beside the
+    median, all over the comparisons where it is defined. None for fewer than two strategies.
+    """
     import polars as pl
 
     rows = []
@@ -38,8 +41,11 @@ def strategies(table: "pl.DataFrame") -> "pl.DataFrame | None":
 
 @analysis("controls")
 def controls(table: "pl.DataFrame") -> "pl.DataFrame":
-    """One row per control of each pair: its accuracy with its 95 % interval (the majority class has none), and the
-    strategies whose students' interval does not lie above that of the control."""
+    """Accuracy of every control of each pair, and the strategies whose students do not lie above it.
+
+    A student does not if the lower end of its 95 % interval is not above the upper end of the control's. The majority
+    class is a number without an interval.
+    """
     import polars as pl
 
     made = []

@@ -9,7 +9,7 @@ from outgrow.board.summary import LEVEL, Board, BoardRow, cell_name
 from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import counted, tidy, tidy_cells
+from outgrow.report.rows import counted, tidy, tidy_cells, with_interval
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,13 +60,12 @@ def write_board(
         findings=findings(board),
         warnings=[str(board.failure)] if board.failure else [],
         notes=notes(board),
-        pictures={name: figures.picture(name, chart, written.parent) for name, chart in charts.items()},
+        pictures={name: figures.write_picture(name, chart, written.parent) for name, chart in charts.items()},
         blocks={caption: rows for caption, rows in blocks.items() if rows},
         names={r["method"]: r["shown"] for r in shown},
         cells=shown,
         facts=what_ran(tidy(results), provenance),
-        command=provenance.get("command"),
-        config=provenance.get("config"),
+        provenance=provenance,
     )
 
 
@@ -113,7 +112,7 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
     from rich.text import Text
 
     heads = {"pgr": "PGR, median", "of": "of", "difference": "to naive, points", "p": "p", "p_holm": "Holm"}
-    heads |= {"outcomes": "w/t/l", "worst": "worst", "cost": "cost", "verdict": "verdict"}
+    heads |= {"outcomes": "won/tied/lost", "worst": "worst", "cost": "cost", "verdict": "verdict"}
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("method", overflow="fold", max_width=34)
     for name, head in heads.items():
@@ -137,7 +136,7 @@ def _texts(row: BoardRow) -> dict[str, str]:
         "method": row.method,
         "settings": "–" if row.trainings is None else fixed,
         "verdict": row.verdict,
-        "pgr": _ratio(row.pgr),
+        "pgr": with_interval(*row.pgr) if row.pgr else "undefined",
         "defined": f"{row.pgr_cells} of {row.cells}" + (f", {row.missing} failed" if row.missing else ""),
         "difference": _points(row.difference),
         "p": _p(row.p),
@@ -151,16 +150,7 @@ def _texts(row: BoardRow) -> dict[str, str]:
 
 
 def _points(value: Interval | None) -> str:
-    if value is None:
-        return "none"
-    middle, low, high = (f"{100 * v:+.1f}" if abs(v) >= 0.0005 else "0.0" for v in value)
-    return f"{middle} [{low}, {high}]".replace("-", "−")
-
-
-def _ratio(value: Interval | None) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("-", "−").replace("inf", "∞")
+    return "none" if value is None else with_interval(*value, form="+.1f", scale=100)
 
 
 def _p(value: float | None) -> str:

@@ -4,7 +4,6 @@ A figure is a function from the data frame of :func:`outgrow.results` to an Alta
 polars data frame. Both return None for a table that they do not apply to.
 """
 
-import base64
 import inspect
 import traceback
 from collections.abc import Callable
@@ -24,18 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ANALYSES",
     "FIGURES",
-    "Analysis",
     "Chart",
-    "Figure",
     "Picture",
-    "Shown",
     "analysis",
     "digests",
     "figure",
-    "picture",
     "render",
     "save",
     "show",
+    "write_picture",
 ]
 
 Chart: TypeAlias = alt.TopLevelMixin
@@ -84,21 +80,27 @@ def digests() -> list[tuple[str, str, str | None]]:
     return [(r.kind, name, source_digest(fn)) for r in (FIGURES, ANALYSES) for name, fn in r.items()]
 
 
-class Rendered(NamedTuple):
+class Picture(NamedTuple):
     """A chart as its Vega-Lite specification and as static pictures."""
 
     spec: dict[str, Any]
     svg: str
     png: bytes
 
+    @property
+    def title(self) -> str:
+        """Empty if it has none."""
+        title = self.spec.get("title", "")
+        return str(title["text"] if isinstance(title, dict) else title)
 
-def render(chart: Chart) -> Rendered:
+
+def render(chart: Chart) -> Picture:
     """The chart as SVG and as PNG at twice the size, without a browser."""
     import vl_convert
 
     spec = chart.to_dict(validate=False)
     svg: str = vl_convert.vegalite_to_svg(spec)
-    return Rendered(spec, svg, vl_convert.svg_to_png(svg, scale=2))
+    return Picture(spec, svg, vl_convert.svg_to_png(svg, scale=2))
 
 
 def save(chart: Chart, path: str | Path) -> Path:
@@ -110,30 +112,18 @@ def save(chart: Chart, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
         raise UserError(f"cannot save a chart as {path.name}; end the name in .svg or .png")
-    rendered = render(chart)
-    path.write_bytes(rendered.png if path.suffix == ".png" else rendered.svg.encode())
+    picture = render(chart)
+    path.write_bytes(picture.png if path.suffix == ".png" else picture.svg.encode())
     return path
 
 
-class Picture(NamedTuple):
-    """A figure on a page."""
-
-    name: str
-    title: str
-    spec: dict[str, Any]
-    svg: str
-    """In base64."""
-
-
-def picture(name: str, chart: Chart, folder: Path) -> Picture:
+def write_picture(name: str, chart: Chart, folder: Path) -> Picture:
     """Write ``<name>.svg`` and ``<name>.png`` into ``folder``; returns what the page shows."""
-    spec, svg, png = render(chart)
-    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-    (folder / f"{name}.png").write_bytes(png)
-    title = spec.get("title", name)
-    text = title["text"] if isinstance(title, dict) else title
-    spec = {key: value for key, value in spec.items() if key != "$schema"}  # an address, which the page need not know
-    return Picture(name, str(text), spec, base64.b64encode(svg.encode()).decode())
+    picture = render(chart)
+    (folder / f"{name}.svg").write_text(picture.svg, encoding="utf-8")
+    (folder / f"{name}.png").write_bytes(picture.png)
+    picture.spec.pop("$schema")  # an address on the network, of no use to the page
+    return picture
 
 
 class Shown(NamedTuple):
@@ -161,7 +151,7 @@ def show(table: "pl.DataFrame", folder: Path) -> Shown:
                 if isinstance(made, Chart) and registry is FIGURES:
                     if not is_inside(fn):
                         made.to_dict()  # checks every part, which takes longer than all else: ours are checked by tests
-                    shown.pictures[name] = picture(name, made, folder)
+                    shown.pictures[name] = write_picture(name, made, folder)
                 elif isinstance(made, pl.DataFrame) and registry is ANALYSES:
                     made.write_csv(folder / f"{name}.csv")
                     shown.tables[name] = made

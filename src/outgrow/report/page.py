@@ -29,7 +29,7 @@ def write_page(page: Path, template: str, inputs: str, **shown: Any) -> Path:
     The page's security policy lets no script run but its own. All that a template shows is escaped.
     """
     script = javascript() + (_TEMPLATES / "start.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = _base64(hashlib.sha256(script.encode()).digest())
     text = _templates().get_template(template).render(inputs=inputs, script=script, digest=digest, **shown)
     _replace(page, text)
     return page
@@ -45,8 +45,12 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {}  # a chart's keys in their own order
-    made.filters |= {"as_text": as_text, "grouped": grouped, "measured": measured}
+    made.filters |= {"as_text": as_text, "base64": _base64, "grouped": grouped, "measured": measured}
     return made
+
+
+def _base64(data: str | bytes) -> str:
+    return base64.b64encode(data.encode() if isinstance(data, str) else data).decode()
 
 
 def fingerprint(provenance: Mapping[str, Any], *inputs: Any) -> str:

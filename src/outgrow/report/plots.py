@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from outgrow.report.figures import Chart, figure
-from outgrow.report.rows import TableRow, measured, strategy_order, tidy, tidy_cells
+from outgrow.report.rows import TableRow, measured, number, strategy_order, tidy, tidy_cells
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,8 +50,10 @@ _DODGED = alt.Scale(paddingInner=0.25, paddingOuter=0.15)
 
 @figure("accuracy")
 def accuracy(table: "pl.DataFrame") -> Chart | None:
-    """Test accuracy by student, a line per supervisor and strategy, with supervisors and ceilings (figure 5 of Burns
-    et al. 2023)."""
+    """Test accuracy by student, a line per supervisor and strategy, with supervisors and ceilings.
+
+    As figure 5 of Burns et al. 2023.
+    """
     if not (rows := _students(table)):
         return None
     points = [_point(r, "student_accuracy") for r in rows]
@@ -75,7 +77,10 @@ def accuracy(table: "pl.DataFrame") -> Chart | None:
 
 @figure("pgr")
 def pgr(table: "pl.DataFrame") -> Chart | None:
-    """Performance gap recovered by student. Undefined ones are hollow crosses below the axis, never numbers."""
+    """Performance gap recovered by student.
+
+    An undefined one is a hollow cross below the axis, never a number.
+    """
     if not (rows := _students(table)):
         return None
     defined = [r for r in rows if r["pgr"] is not None]
@@ -88,19 +93,13 @@ def pgr(table: "pl.DataFrame") -> Chart | None:
     layers = [
         *(alt.Chart().mark_rule(color="#777", strokeWidth=1).encode(y=alt.YDatum(level)) for level in (0.0, 1.0)),
         *_lines(look, "student", y, "PGR"),
-        _of_role("student")
+        _placed(look, "student")
         .transform_filter("isValid(datum.beyond)")
         .mark_text(align="left", dx=8, dy=alt.ExprRef("datum.value < 0 ? -8 : 8"), fontSize=12)
-        .encode(x=look.x, xOffset=look.offset, y=y, text="beyond:N", color=look.colour),
-        _of_role("undefined")
+        .encode(y=y, text="beyond:N"),
+        _placed(look, "undefined")
         .mark_point(shape="cross", size=90, filled=False, strokeWidth=1.5)
-        .encode(
-            x=look.x,
-            xOffset=look.offset,
-            y=alt.value(_HEIGHT - 8),
-            color=look.colour,
-            tooltip=_tooltips(**_NAMES, why="PGR undefined"),
-        ),
+        .encode(y=alt.value(_HEIGHT - 8), tooltip=_tooltips(**_NAMES, why="PGR undefined")),
     ]
     title = "How much of the gap between supervisor and ceiling do students recover?"
     return _panelled(layers, [*points, *missing], rows, title, _pgr_notes(points, len(missing), bottom, top))
@@ -108,8 +107,10 @@ def pgr(table: "pl.DataFrame") -> Chart | None:
 
 @figure("agreement")
 def agreement(table: "pl.DataFrame") -> Chart | None:
-    """How often students predict what their supervisor does: on all rows, where it is right and where it is wrong
-    (figure 8 of Burns et al. 2023)."""
+    """How often students predict what their supervisor does: on all rows, where it is right, where it is wrong.
+
+    As figure 8 of Burns et al. 2023.
+    """
     if not (rows := _students(table)):
         return None
     values = [{**_point(r, f"agreement_{split}"), "split": title} for split, title in _SPLITS.items() for r in rows]
@@ -129,8 +130,10 @@ def agreement(table: "pl.DataFrame") -> Chart | None:
 
 @figure("controls")
 def controls(table: "pl.DataFrame") -> Chart:
-    """Accuracy of what needs no good supervisor — shuffled weak labels, clusters, the majority class — beside the
-    student and its supervisor, pair by pair."""
+    """Accuracy of each pair's student and supervisor beside what needs no good supervisor.
+
+    That is a student of shuffled weak labels, clusters, and the majority class.
+    """
     everything = tidy(table)
     students = _once([r for r in everything if not r["control"]], "panel", "weak", "strong")  # naive where it ran
     values = [v for r in everything if r["control"] or r in students for v in _control_points(r)]
@@ -170,7 +173,7 @@ def heat_map(cells: "pl.DataFrame") -> Chart:
     values = [
         {
             **_heat(r, "difference", point),
-            "label": "×" if point is None else _signed(point),
+            "label": "×" if point is None else number(point, "+.1f"),
             "strength": "bold" if r["outcome"] in ("win", "loss") else "plain",
         }
         for r, point in zip(rows, points, strict=True)
@@ -193,7 +196,7 @@ def heat_map_pgr(cells: "pl.DataFrame") -> Chart:
     values = []
     for r in _heat_rows(cells):
         missing = "×" if r["status"] == "failed" else "–"
-        label = missing if r["pgr"] is None else f"{r['pgr']:.2f}".replace("-", "−")
+        label = missing if r["pgr"] is None else number(r["pgr"])
         values.append({**_heat(r, "pgr", r["pgr"]), "label": label, "strength": "plain"})
     about = ["0 is the supervisor, 1 the ceiling; colours end at −1 and 1.", "–: PGR undefined. ×: failed."]
     return _heat_map(values, "How much of the gap does each method recover?", about, 1.0, "PGR")
@@ -249,7 +252,7 @@ def _clipped(point: TableRow, bottom: float, top: float) -> TableRow:
     low = -math.inf if point["low"] is None else point["low"]
     high = math.inf if point["high"] is None else point["high"]
     shown = min(max(point["value"], bottom), top)
-    beyond = f"{point['value']:.1f}".replace("-", "−") if shown != point["value"] else None
+    beyond = number(point["value"], ".1f") if shown != point["value"] else None
     cut = low < bottom or high > top
     return {**point, "value": shown, "low": max(low, bottom), "high": min(high, top), "beyond": beyond, "cut": cut}
 
@@ -257,7 +260,7 @@ def _clipped(point: TableRow, bottom: float, top: float) -> TableRow:
 def _pgr_notes(points: Sequence[TableRow], num_undefined: int, bottom: float, top: float) -> list[str]:
     notes = ["Grey level lines: 0 is the supervisor, 1 the ceiling. Bars: 95 % intervals."]
     if cut := sum(p["cut"] for p in points):
-        where = f"{bottom:.1f} and {top:.1f}".replace("-", "−")
+        where = f"{number(bottom, '.1f')} and {number(top, '.1f')}"
         notes.append(f"{cut} interval{'s reach' if cut > 1 else ' reaches'} beyond the axis, which ends at {where}.")
     if beyond := sum(p["beyond"] is not None for p in points):
         notes.append(f"{beyond} point{'s lie' if beyond > 1 else ' lies'} beyond it: at its edge, with the number.")
@@ -280,10 +283,6 @@ def _heat(row: TableRow, name: str, colour: float | None) -> TableRow:
     kept = {k: row[k] for k in ("method", "kind", "task", "weak", "strong", "setting", "shown", "pair", "panel")}
     text = "failed" if row["status"] == "failed" else measured(row, name, percent=name != "pgr")
     return {**kept, "colour": colour, "text": text, "why": row["pgr_undefined"] if name == "pgr" else None}
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−") if abs(points) >= 0.05 else "0.0"
 
 
 # ---- encodings
@@ -335,9 +334,14 @@ def _of_role(role: str) -> alt.Chart:
     return alt.Chart().transform_filter(f"datum.role === '{role}'")
 
 
+def _placed(look: _Look, role: str) -> alt.Chart:
+    """What is shown of one role, each series beside the others of its student."""
+    return _of_role(role).encode(x=look.x, xOffset=look.offset, color=look.colour)
+
+
 def _lines(look: _Look, role: str, y: alt.Y, what: str) -> list[alt.Chart]:
     """Interval bars, a line and points of one role."""
-    at = _of_role(role).encode(x=look.x, xOffset=look.offset, color=look.colour)
+    at = _placed(look, role)
     line, point = at.encode(y=y), at.encode(y=y)
     if role == "student":
         line, point = line.encode(strokeDash=look.dash, detail="series:N"), point.encode(shape=look.shape)

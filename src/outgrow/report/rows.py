@@ -1,8 +1,9 @@
 """Rows of a table of results, ready to be shown: short names, panels, an order, and numbers as text."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from outgrow.models.packaged import RUNGS
 
@@ -11,14 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TableRow",
-    "TextTable",
     "as_text",
     "counted",
     "grouped",
     "measured",
+    "number",
     "strategy_order",
     "tidy",
     "tidy_cells",
+    "with_interval",
 ]
 
 TableRow: TypeAlias = dict[str, Any]
@@ -84,18 +86,26 @@ def tidy_cells(cells: "pl.DataFrame") -> list[TableRow]:
 
 
 def measured(row: TableRow, name: str, percent: bool = False) -> str:
-    """The number ``name`` of a row with its 95 % interval; an end without a bound is ∞, no number is "undefined"."""
+    """The number ``name`` of a row with its 95 % interval; no number is "undefined"."""
     if row[name] is None:
         return "undefined"
     sign = "+" if name in ("gain", "gap", "difference") else ""
+    numbers = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+    return with_interval(*numbers, form=f"{sign}.1f" if percent else f"{sign}.2f", scale=100 if percent else 1)
 
-    def text(value: float | None, unbounded: str) -> str:
-        if value is None:
-            return unbounded
-        return f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.2f}"
 
-    low, high = text(row[f"{name}_low"], "-∞"), text(row[f"{name}_high"], "∞")
-    return f"{text(row[name], '')} [{low}, {high}]".replace("-", "−")
+def with_interval(value: float, low: float | None, high: float | None, form: str = ".2f", scale: float = 1) -> str:
+    """``0.33 [0.11, 0.55]``; an end without a bound, which is None or infinite, is ∞."""
+    ends = (-math.inf if low is None else low, math.inf if high is None else high)
+    middle, start, stop = (number(scale * v, form) for v in (value, *ends))
+    return f"{middle} [{start}, {stop}]"
+
+
+def number(value: float, form: str = ".2f") -> str:
+    """A number as text, with a true minus sign, and no sign before what rounds to zero."""
+    text = format(value, form)
+    zero = not float(text.replace(",", ""))
+    return (text.lstrip("+-") if zero else text).replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
 
 
 def counted(number: int, what: str) -> str:
@@ -112,34 +122,23 @@ def grouped(rows: Iterable[TableRow], *fields: str) -> dict[Any, list[TableRow]]
     return groups
 
 
-class TextTable(NamedTuple):
-    """A table as text."""
-
-    heads: list[tuple[str, bool]]
-    """Name of each column, and whether it holds numbers."""
-    rows: list[list[str]]
-
-
-def as_text(frame: "pl.DataFrame") -> TextTable:
-    """Any data frame as text; a column ``x`` with ``x_low`` and ``x_high`` beside it becomes one, with intervals."""
+def as_text(frame: "pl.DataFrame") -> tuple[list[tuple[str, bool]], list[list[str]]]:
+    """Any data frame as text: the name of each column and whether it holds numbers, then the rows. A column ``x`` with
+    ``x_low`` and ``x_high`` beside it becomes one, with intervals."""
     bounds = {f"{name}{end}" for name in frame.columns for end in ("_low", "_high")}
     names = [name for name in frame.columns if name not in bounds]
     heads = [(name.replace("_", " ").replace("pgr", "PGR"), frame.schema[name].is_numeric()) for name in names]
-    return TextTable(heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()])
+    return heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()]
 
 
 def _cell(row: TableRow, name: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    interval = "" if low is None or high is None else f" [{_text(low)}, {_text(high)}]"
-    return _text(row[name]) + interval
-
-
-def _text(value: Any) -> str:
+    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return "–"
-    if isinstance(value, float):
-        return (f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    form = ".3f" if abs(value) < 1000 else ",.0f"
+    return number(value, form) if low is None and high is None else with_interval(value, low, high, form)
 
 
 def strategy_order(name: str) -> tuple[bool, bool, str]:

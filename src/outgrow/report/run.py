@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.errors import UserError
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import TableRow, counted, grouped, measured, tidy
+from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
 from outgrow.tasks import small_test_warning
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         pictures=shown.pictures,
         tables=shown.tables,
         facts=what_ran(rows, provenance),
-        command=provenance.get("command"),
-        config=provenance.get("config"),
+        provenance=provenance,
     )
     if shown.failures:
         lines = "; ".join(shown.failures)
@@ -116,7 +115,7 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
     if not defined:
         said.append(f"PGR is undefined in {len(students)} {of_all}.")
     else:
-        middle, low, high = (_plain(f(defined)) for f in (statistics.median, min, max))
+        middle, low, high = (number(f(defined)) for f in (statistics.median, min, max))
         value = f"Median PGR: {middle} (from {low} to {high})" if len(defined) > 1 else f"PGR: {middle}"
         said.append(f"{value}, defined in {len(defined)} {of_all}.")
     if flagged := sum(bool(r["not_above"]) for r in students):
@@ -132,10 +131,6 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are compared with the majority class only")
     return found
-
-
-def _plain(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
 
 
 def _give_or_take(row: TableRow, name: str) -> str:

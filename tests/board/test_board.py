@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outgrow import steps
+from outgrow.board import methods
 from outgrow.board.methods import default_methods, settings_of, short_name
 from outgrow.board.run import run_board
 from outgrow.board.statistics import holm, mean, median, nested_interval, sign_flip
@@ -243,12 +244,12 @@ def test_the_interval_over_cells_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_the_default_methods_are_those_of_the_registries() -> None:
-    methods = default_methods()
-    assert methods[0] == "naive"
-    assert {m for m in methods if m in STRATEGIES} == set(STRATEGIES) - set(CONTROLS)
-    assert {f"naive(transforms=({t},))" for t in TRANSFORMS} <= set(methods)
-    assert {f"naive(loss={t})" for t in LOSSES} - set(methods) == {"naive(loss=Xent)"}
-    assert all(canonical_strategy(m) == m for m in methods)
+    found = default_methods()
+    assert found[0] == "naive"
+    assert {m for m in found if m in STRATEGIES} == set(STRATEGIES) - set(CONTROLS)
+    assert {f"naive(transforms=({t},))" for t in TRANSFORMS} <= set(found)
+    assert {f"naive(loss={t})" for t in LOSSES} - set(found) == {"naive(loss=Xent)"}
+    assert all(canonical_strategy(m) == m for m in found)
 
 
 @pytest.mark.parametrize("method", default_methods())
@@ -256,6 +257,12 @@ def test_settings_to_choose_among_hold_the_default(method: str) -> None:
     settings = settings_of(method)
     assert method in settings
     assert len(set(settings)) == len(settings)
+
+
+def test_every_grid_is_of_a_loss_or_a_transform_that_is_there() -> None:
+    assert set(methods._GRIDS) <= {*LOSSES, *TRANSFORMS}
+    chosen = {method for method in default_methods() if len(settings_of(method)) > 1}
+    assert len(chosen) >= len(methods._GRIDS)
 
 
 def test_short_names() -> None:

@@ -83,6 +83,10 @@ def test_one_that_fails_is_named_after_all_else_is_written(tmp_path: Path) -> No
     def not_a_table(table: pl.DataFrame) -> Any:
         return {"gain": 1}
 
+    @analysis("unreadable")
+    def unreadable(table: pl.DataFrame) -> pl.DataFrame:
+        return pl.DataFrame({"x": ["a"], "x_low": [0.1], "x_high": [0.2]})
+
     @analysis("good")
     def good(table: pl.DataFrame) -> pl.DataFrame:
         return table.select("gain")
@@ -95,13 +99,19 @@ def test_one_that_fails_is_named_after_all_else_is_written(tmp_path: Path) -> No
         assert f"the figure broken failed in test_figures.py line {line}: ColumnNotFoundError:" in said
         assert "the figure undrawable failed in test_figures.py: SchemaValidationError:" in said
         assert "the analysis not-a-table failed in test_figures.py: TypeError: it returned a dict" in said
+        assert "the analysis unreadable failed in test_figures.py: TypeError" in said
         assert f"all else is in {tmp_path / 'index.html'}" in said
         assert "\n" not in said
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<li>the figure broken failed in test_figures.py" in text
     assert 'href="good.csv"' in text
     assert 'href="pgr.svg"' in text
-    del FIGURES._values["broken"], FIGURES._values["undrawable"], ANALYSES._values["not-a-table"]
+    del (
+        FIGURES._values["broken"],
+        FIGURES._values["undrawable"],
+        ANALYSES._values["not-a-table"],
+        ANALYSES._values["unreadable"],
+    )
     assert "failed" not in write(tmp_path)
 
 
@@ -173,6 +183,6 @@ def test_strategies_are_counted_by_intervals_and_compared_only_if_several() -> N
 
 def test_a_table_as_text_joins_intervals_and_tells_numbers() -> None:
     frame = pl.DataFrame({"x": [-0.5, None], "x_low": [-0.75, None], "x_high": [1.0, None], "y_low": [2000.4, 1.0]})
-    heads, rows = as_text(frame.with_columns(what=pl.lit("a")))
-    assert heads == [("x", True), ("y low", True), ("what", False)]
-    assert rows == [["−0.500 [−0.750, 1.000]", "2,000", "a"], ["–", "1.000", "a"]]
+    shown = as_text(frame.with_columns(what=pl.lit("a")))
+    assert shown.heads == [("x", True), ("y low", True), ("what", False)]
+    assert shown.rows == [["−0.500 [−0.750, 1.000]", "2,000", "a"], ["–", "1.000", "a"]]

@@ -1,4 +1,4 @@
-"""The methods of a board: which there are, the settings that each may be tuned over, and their short names."""
+"""The methods of a board: all there are, the settings that each can be tuned over, and short names."""
 
 import re
 
@@ -12,7 +12,7 @@ ALL = "all"
 """Stands for every method of the registries at its documented defaults."""
 REFERENCE = "naive"
 _FIXED = ("regularised(l2=(10.0,))",)
-"""A fixed setting that is no published variant and no default: strong regularisation without a choice."""
+"""Settings that are neither defaults nor published variants: here, strong regularisation without a search."""
 
 _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "LogConf": ("alpha", (0.25, 0.5, 0.75)),
@@ -40,7 +40,7 @@ _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "Selective": ("threshold", (0.6, 0.7, 0.8)),
     "NoisyChannel": ("rounds", (1, 3, 5)),
 }
-"""What ``tune`` chooses among: an option of each loss or transform, and its values."""
+"""What ``tune`` chooses from: one option of a loss or transform, and its values."""
 
 
 def default_methods() -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def default_methods() -> tuple[str, ...]:
 
 
 def settings_of(method: str) -> tuple[str, ...]:
-    """What ``tune`` chooses among for a method at its defaults; the method alone where it has no grid."""
+    """The settings that ``tune`` chooses from for a method at its defaults; the method alone if it has no grid."""
     if method == "confidence":
         return settings_of("confidence(loss=LogConf)")
     for name, (option, values) in _GRIDS.items():

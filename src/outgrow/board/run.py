@@ -34,18 +34,18 @@ def run_board(
 ) -> Board:
     """Run the methods that ``grid.strategy`` names (``all`` for every one) in every cell, and compare them.
 
-    What is stored already is not run again; a method that fails in a cell is missing there and nowhere else.
+    Stored results are reused. A method that fails in one cell is missing there and nowhere else.
 
     Args:
-        grid: tasks, pairs, seeds; its controls are run beside the methods.
-        store: where steps are kept.
-        runtime: device, batching, licences accepted.
-        monitor: told about progress.
-        tune: choose, cell by cell, among the settings of each method that stands at its defaults the one that agrees
-            best with weak validation labels.
+        grid: tasks, pairs, seeds; its controls run beside the methods.
+        store: where results are kept.
+        runtime: device, batching, licences you accept.
+        monitor: is told about progress.
+        tune: in each cell, for each method at its defaults, choose the setting that agrees best with weak validation
+            labels.
 
     Raises:
-        UserError: for anything the user can mend, before anything runs.
+        UserError: before anything runs, for an unknown name or a combination that cannot be.
     """
     wired = _Wired(grid, runtime.accept_license, tune)
     outcome, failure = _attempt(wired.targets(), store, runtime, monitor)
@@ -84,7 +84,7 @@ def _attempt(
 ) -> tuple[Outcome, StepsFailed | None]:
     try:
         return runner.run(targets, store, runtime, monitor), None
-    except StepsFailed as failure:  # what does not depend on the failed steps is done, and is shown
+    except StepsFailed as failure:  # all that does not depend on the failed steps is done and can be shown
         return failure.outcome, failure
 
 
@@ -143,12 +143,12 @@ def _kind(method: str, result: Step) -> str:
 
 
 def _agreements(result: Step) -> list[Step]:
-    """Per seed, how the student agrees with the weak labels of B_val; nothing where it can only predict T."""
+    """Per seed, how the student agrees with the weak labels of B_val; empty if it can only predict T."""
     made = []
     for student, weak in zip(result.args["student"], result.args["weak"], strict=True):
         if "parts" not in student.args or "split" not in weak.args:
             return []
-        # Settings that drop rows have a split of their own; all are judged on the rows the supervisor labelled.
+        # A setting that drops rows has a split of its own; all are judged on the rows that the supervisor labeled.
         split = weak.args["split"]
         predicted = Step(student.fn, **{**student.args, "split": split, "parts": ("B_val",)})
         made.append(Step(weak_agreement, labels=predicted, weak=weak, split=split, part="B_val"))
@@ -156,8 +156,8 @@ def _agreements(result: Step) -> list[Step]:
 
 
 def _chosen(wired: _Wired, finished: Mapping[tuple[str, Cell], Step], store: Store) -> dict[tuple[str, Cell], str]:
-    """The setting of each method in each cell: the one that agrees with most weak validation labels, of equal ones the
-    one with the lower cross-entropy; the method as it stands where that is not known."""
+    """The setting of each method in each cell: the one with the highest agreement with the weak validation labels, and
+    of equals the one with the lowest cross-entropy; the method at its defaults if the agreement is unknown."""
     chosen = {}
     for (method, settings), cell in product(wired.settings.items(), wired.cells):
         scores = {}
@@ -192,7 +192,7 @@ def _keys(steps: Sequence[Step]) -> tuple[str, ...]:
 
 
 def _entries(step: Step, results: Mapping[str, Step], store: Store) -> dict[str, Entry]:
-    """What a finished contrast found of each method, and of what it lists beside them."""
+    """What a finished contrast says of each method, and of supervisor, ceiling and majority class."""
     found = store.read(step)
     weak, reference = (np.array(found[name]["draws"]) for name in ("weak", "reference"))
     ceilings = [np.array(draws) for draws in found["ceiling_draws"]]

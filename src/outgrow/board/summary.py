@@ -1,8 +1,8 @@
-"""What a board knows of its methods: one entry per method and cell, one row per method over all cells.
+"""A board: one entry per method and cell, one row per method over all cells.
 
 A *cell* is one task and one pair of supervisor and student. In every cell all methods share supervisor, weak labels,
-splits, seeds and test rows, so their difference to ``naive`` is paired. Over cells, tasks are what is resampled and
-tested, because the pairs of one task share its rows.
+splits, seeds and test rows, so their difference to ``naive`` is paired. Across cells, tasks are
+resampled and tested, because the pairs of one task share its rows.
 """
 
 import math
@@ -53,7 +53,7 @@ class Entry:
     setting: str = ""
     """What was run: the method, or the setting of it that was chosen."""
     seconds: float | None = None
-    """Of the steps that are its own, over all seeds."""
+    """Of the steps that only it needs, over all seeds."""
     trainings: int | None = None
 
     @property
@@ -68,16 +68,16 @@ class BoardRow:
 
     method: str
     kind: str
-    """``method``; ``gold`` for one that buys gold labels; ``control``; ``reference`` for what is no student."""
+    """``method``; ``gold`` for one that uses gold labels of B; ``control``; ``reference`` for what is no student."""
     settings: int
-    """Number of settings it was chosen among in each cell; 1 if fixed."""
+    """Number of settings to choose from in each cell; 1 if fixed."""
     cells: int
-    """Cells it has a result in."""
+    """Cells with a result."""
     missing: int
     """Cells where it failed."""
     pgr: Interval | None
     pgr_cells: int
-    """Cells whose PGR is defined: what the median is over."""
+    """Cells whose PGR is defined; ``pgr`` is the median over them."""
     difference: Interval | None
     p: float | None
     p_holm: float | None
@@ -89,9 +89,10 @@ class BoardRow:
     trainings: float | None
     """Trainings per seed and cell."""
     cost: float | None
-    """Seconds of its own steps as a multiple of those of ``naive``."""
+    """Seconds of its own steps, as a multiple of those of ``naive``."""
     verdict: str
-    """``better`` or ``worse`` where corrected p-value and interval both say so; ``inconclusive`` otherwise."""
+    """``better`` or ``worse`` if ``p_holm`` is at most 0.05 and the interval of ``difference`` excludes zero, else
+    ``inconclusive``; empty for what is not tested."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,12 +119,12 @@ class Board:
 
     @property
     def least_p(self) -> float:
-        """The smallest p-value that so many tasks can give."""
+        """The smallest p-value that this number of tasks can give."""
         return 2.0 ** (1 - len(self.tasks))
 
     @property
     def compared(self) -> int:
-        """Number of methods that p-values are corrected for."""
+        """Number of methods that the p-values are corrected for."""
         return sum(row.p is not None for row in self.rows)
 
     @property

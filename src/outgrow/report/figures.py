@@ -16,6 +16,7 @@ from altair.utils.schemapi import debug_mode
 from outgrow.errors import UserError
 from outgrow.identity import is_inside, source_digest
 from outgrow.registry import Registry
+from outgrow.report.rows import TextTable, as_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -130,15 +131,15 @@ class Shown(NamedTuple):
     """What the figures and analyses made of a table."""
 
     pictures: dict[str, Picture]
-    tables: "dict[str, pl.DataFrame]"
+    tables: dict[str, TextTable]
     failures: dict[str, Exception]
     """What failed, where and why in one line, and the exception itself."""
 
 
 def show(table: "pl.DataFrame", folder: Path) -> Shown:
-    """Every figure and analysis that applies to the table; their files are written into ``folder``.
+    """Draw every figure and run every analysis that applies to the table; write their files into ``folder``.
 
-    One that fails keeps no other from being shown: the caller writes the page, then raises.
+    If one fails, the others are still shown: the caller writes the page, then raises.
     """
     import polars as pl
 
@@ -153,8 +154,8 @@ def show(table: "pl.DataFrame", folder: Path) -> Shown:
                         made.to_dict()  # checks every part, which takes longer than all else: ours are checked by tests
                     shown.pictures[name] = write_picture(name, made, folder)
                 elif isinstance(made, pl.DataFrame) and registry is ANALYSES:
+                    shown.tables[name] = as_text(made)
                     made.write_csv(folder / f"{name}.csv")
-                    shown.tables[name] = made
                 elif made is not None:
                     wanted = "an Altair chart" if registry is FIGURES else "a polars DataFrame"
                     raise TypeError(f"it returned a {type(made).__name__}; return {wanted}, or None")

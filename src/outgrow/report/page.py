@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from outgrow.report.rows import as_text, grouped, measured
+from outgrow.report.rows import grouped, measured
 from outgrow.runtime import cache_folder
 
 __all__ = ["code_files", "fingerprint", "is_current", "javascript", "write_page"]
@@ -45,7 +45,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {}  # a chart's keys in their own order
-    made.filters |= {"as_text": as_text, "base64": _base64, "grouped": grouped, "measured": measured}
+    made.filters |= {"base64": _base64, "grouped": grouped, "measured": measured}
     return made
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from outgrow.models.packaged import RUNGS
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TableRow",
+    "TextTable",
     "as_text",
     "counted",
     "grouped",
@@ -102,10 +103,9 @@ def with_interval(value: float, low: float | None, high: float | None, form: str
 
 
 def number(value: float, form: str = ".2f") -> str:
-    """A number as text, with a true minus sign, and no sign before what rounds to zero."""
-    text = format(value, form)
-    zero = not float(text.replace(",", ""))
-    return (text.lstrip("+-") if zero else text).replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
+    """A number as text, with a true minus sign. Zero has no sign; +0.0 is a little above it."""
+    text = format(value, form) if value else format(0.0, form.lstrip("+"))
+    return text.replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
 
 
 def counted(number: int, what: str) -> str:
@@ -122,23 +122,29 @@ def grouped(rows: Iterable[TableRow], *fields: str) -> dict[Any, list[TableRow]]
     return groups
 
 
-def as_text(frame: "pl.DataFrame") -> tuple[list[tuple[str, bool]], list[list[str]]]:
-    """Any data frame as text: the name of each column and whether it holds numbers, then the rows. A column ``x`` with
-    ``x_low`` and ``x_high`` beside it becomes one, with intervals."""
+class TextTable(NamedTuple):
+    """A table as text."""
+
+    heads: list[tuple[str, bool]]
+    """Name of each column, and whether it holds numbers."""
+    rows: list[list[str]]
+
+
+def as_text(frame: "pl.DataFrame") -> TextTable:
+    """Any data frame as text; a column ``x`` with ``x_low`` and ``x_high`` beside it becomes one, with intervals."""
     bounds = {f"{name}{end}" for name in frame.columns for end in ("_low", "_high")}
     names = [name for name in frame.columns if name not in bounds]
     heads = [(name.replace("_", " ").replace("pgr", "PGR"), frame.schema[name].is_numeric()) for name in names]
-    return heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()]
+    return TextTable(heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()])
 
 
 def _cell(row: TableRow, name: str) -> str:
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
+    plain = low is None and high is None
+    if value is None or (plain and not isinstance(value, float)):
+        return "–" if value is None else str(value)
     form = ".3f" if abs(value) < 1000 else ",.0f"
-    return number(value, form) if low is None and high is None else with_interval(value, low, high, form)
+    return number(value, form) if plain else with_interval(value, low, high, form)
 
 
 def strategy_order(name: str) -> tuple[bool, bool, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from outgrow.cli import app
 from outgrow.models.packaged import PACKAGED
-from outgrow.reference import write
+from outgrow.report.reference import write
 from outgrow.strategies import STRATEGIES, canonical_strategy
 from outgrow.tasks import registry, tasks_table
 
@@ -66,5 +66,5 @@ def test_the_table_of_tasks_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> No
     own = {name: entry for name, entry in registry._TASKS.items() if entry.fn.__module__.startswith("outgrow.")}
     monkeypatch.setattr(registry, "_TASKS", own)  # without those that tests register
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
-    assert page == write(page), "run: python -m outgrow.reference docs/tasks.md"
+    assert page == write(page), "run: python -m outgrow.report.reference docs/tasks.md"
     assert all(f"| `{task['name']}` |" in page for task in tasks_table())

@@ -50,4 +50,3 @@ def test_every_dependency_is_used() -> None:
     used = {name for module in imported() for name in packages_of(module)}
     unused = declared() - used - NOT_IMPORTED.keys()
     assert not unused, f"remove from dependencies in pyproject.toml, or say why they are there: {sorted(unused)}"
-

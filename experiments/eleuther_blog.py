@@ -25,7 +25,7 @@ WAYS = (
     "naive(loss=Window)",
     "naive(transforms=(KNN(k=50),))",
     "naive(transforms=(KNNFilter(k=50, drop=0.1),))",
-    "naive(transforms=(Logistic,))",
+    "naive(transforms=(LogisticRelabel,))",
     "naive(transforms=(LogisticFilter(drop=0.1),))",
     "naive(transforms=(TopoFilter,))",
     "refine(rounds=2)",

@@ -599,7 +599,7 @@ def test_pairs_of_a_grid() -> None:
 
 
 GRIDS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Grid(weak=("a",)), "weak and strong go together"),
+    (lambda: Grid(weak=("a",)), "give both --weak and --strong"),
     (lambda: Grid(seeds=0), "at least 1"),
     (lambda: Grid(strategy=()), "strategy is empty"),
     (lambda: pairs(Grid(ladder="thre")), "did you mean three"),
@@ -615,7 +615,7 @@ def test_wrong_grids(make_grid: Callable[[], object], said: str) -> None:
 def test_the_grid_of_an_experiment_holds_it_alone(make: MakeExperiment) -> None:
     experiment = make(seeds=(3, 4, 5), test_rows=20, ceiling=False)
     assert experiments_of(grid_of(experiment)) == [experiment]
-    with pytest.raises(UserError, match="do not follow each other"):
+    with pytest.raises(UserError, match="are not consecutive"):
         grid_of(make(seeds=(0, 2)))
 
 

@@ -52,10 +52,12 @@ def test_the_house_keeps_its_budget(measured: dict[str, int | float | str], what
     assert found <= most
 
 
-def test_a_type_switch_on_trainers_is_counted(house: ModuleType, tmp_path: Path) -> None:
+def test_a_type_switch_on_trainers_is_counted(
+    house: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The count of zero above means something."""
     package = tmp_path / "src" / "outgrow"
     package.mkdir(parents=True)
     (package / "a.py").write_text("def f(x):\n    return isinstance(x, Probe | int), isinstance(x, Other)\n")
-    house.frames = lambda checkout: ["one"]
+    monkeypatch.setattr(house, "frames", lambda checkout: ["one"])
     assert house.measured(tmp_path)["isinstance on trainers"] == 1

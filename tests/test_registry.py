@@ -1,7 +1,7 @@
 """One spelling of configured values: what is spelled reads back, and nothing in it is run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from outgrow.errors import UserError
 from outgrow.losses import LOSSES, LogConf, Xent
 from outgrow.models.settings import VIEWS, Probe
-from outgrow.registry import REGISTRIES, Registry, read_call, spell_call
+from outgrow.registry import REGISTRIES, Registered, Registry, read_call, spell_call
 from outgrow.strategies import STRATEGIES, TRAINERS, Confidence, Naive, parse_strategy, parse_trainer
 from outgrow.train.settings import Finetune
 
@@ -172,3 +172,24 @@ def test_nothing_is_evaluated(argument: str) -> None:
     finally:
         del REGISTRIES["thing"]
     assert RAN == []
+
+
+class Sized(Registered, Protocol):
+    large: ClassVar[bool] = False
+
+
+def test_a_class_gets_the_defaults_of_its_protocol_and_need_not_inherit() -> None:
+    things: Registry[type[Any]] = Registry("thing", "things", Sized)
+
+    class Thing:
+        version = 2
+        cost: str
+
+    try:
+        made: Any = things.add_class("thing", Thing)
+    finally:
+        del REGISTRIES["thing"]
+    assert (made.version, made.source, made.large) == (2, "", False)
+    assert made(cost="much").cost == "much"  # a field keeps its name, and stays required
+    with pytest.raises(TypeError):
+        made()

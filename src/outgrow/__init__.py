@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from outgrow.data import Examples, Features, Labels, Split
     from outgrow.engine.graph import Step, step
     from outgrow.experiment import plan, run, runs, sweep
-    from outgrow.labels.base import transform
-    from outgrow.labels.latent import label_model
+    from outgrow.labels import label_model, transform
     from outgrow.losses import loss
+    from outgrow.models.base import model
+    from outgrow.report.figures import analysis, figure
     from outgrow.strategies import strategy
+    from outgrow.strategies.trainers import Trainer, trainer
     from outgrow.supervisors import supervisor
     from outgrow.tasks import task
 
@@ -27,10 +29,12 @@ _WHERE = {
     "data": ("Examples", "Features", "Labels", "Split"),
     "engine.graph": ("Step", "step"),
     "experiment": ("plan", "run", "runs", "sweep"),
-    "labels.base": ("transform",),
-    "labels.latent": ("label_model",),
+    "labels": ("label_model", "transform"),
     "losses": ("loss",),
+    "models.base": ("model",),
+    "report.figures": ("analysis", "figure"),
     "strategies": ("strategy",),
+    "strategies.trainers": ("Trainer", "trainer"),
     "supervisors": ("supervisor",),
     "tasks": ("task",),
 }
@@ -47,9 +51,13 @@ __all__ = [
     "Runtime",
     "Split",
     "Step",
+    "Trainer",
     "UserError",
+    "analysis",
+    "figure",
     "label_model",
     "loss",
+    "model",
     "plan",
     "preset",
     "run",
@@ -59,6 +67,7 @@ __all__ = [
     "supervisor",
     "sweep",
     "task",
+    "trainer",
     "transform",
     "use",
 ]

@@ -1,4 +1,4 @@
-"""The command ``outgrow``. Every command parses, calls one function of the library, and prints."""
+"""The command ``outgrow``. Each command parses its options, calls one library function, and prints."""
 
 import contextlib
 import os
@@ -45,10 +45,10 @@ _HIDDEN = Parameter(parse=False, show=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Runtime):
-    """How and where to run; changes no result."""
+    """How and where to run. Changes no result."""
 
     data_dir: str | None = None
-    """Folder of public data sets, read in place of the hub (a folder for each set); $OUTGROW_DATA_DIR."""
+    """Read public data sets from this folder (one subfolder per set) instead of the hub. Default: $OUTGROW_DATA_DIR."""
     say: Annotated[Callable[[str], None], _HIDDEN] = Runtime.say
     scratch: Annotated[Path | None, _HIDDEN] = None
     report: Annotated[Report, _HIDDEN] = Runtime.report
@@ -64,12 +64,16 @@ class Machine(Runtime):
 
 Flat = Parameter(name="*")
 StorePlace = Annotated[
-    str | None, Parameter(help="Folder or fsspec URL of results; $OUTGROW_STORE, else outgrow-store.")
+    str | None, Parameter(help="Folder or fsspec URL for results. Default: $OUTGROW_STORE, or outgrow-store.")
 ]
-ReportPlace = Annotated[Path, Parameter(help="Folder the report is written to.")]
+ReportPlace = Annotated[Path, Parameter(help="Write the report to this folder.")]
 UseFiles = Annotated[
     tuple[str, ...],
-    Parameter(name="--use", help="Python files of yours that register losses, tasks ...; $OUTGROW_USE names more."),
+    Parameter(
+        name="--use",
+        help="Load your own losses, strategies, tasks, ... from this Python file. Repeatable. $OUTGROW_USE adds more.",
+        consume_multiple=False,  # a name may follow
+    ),
 ]
 _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
 
@@ -81,16 +85,20 @@ def run(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
     config: Annotated[
-        str | None, Parameter(help="YAML file with these options, the key of a result to rerun, or released_code.")
+        str | None,
+        Parameter(
+            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
+        ),
     ] = None,
-    print_config: Annotated[bool, Parameter(help="Print the options as YAML and stop.", negative=())] = False,
+    print_config: Annotated[bool, Parameter(help="Print all options as YAML and exit.", negative=())] = False,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Run supervisors, students and ceilings; print the table and write the report.
+    """Run supervisors, students, and ceilings; print a table and write a report.
 
-    Without arguments: the default experiment, real models and data on any laptop. What is stored already is reused.
+    With no arguments this runs the default experiment, on real models and data; a laptop is enough. Stored results are
+    reused.
     """
     if print_config:
         from outgrow.config import to_yaml
@@ -110,7 +118,7 @@ def sweep(
     report: ReportPlace = Path("outgrow-report"),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Run every grid of a file, shared steps once."""
+    """Run every grid in a YAML file. Steps that several grids share run once."""
     from outgrow.config import read_sweep
 
     _run([replace(grid, use=(*use, *grid.use)) for grid in read_sweep(file)], store, report, machine)
@@ -118,13 +126,13 @@ def sweep(
 
 @dataclass(frozen=True, kw_only=True)
 class BoardGrid(Grid):
-    """A grid whose strategies are the methods of a board."""
+    """A grid whose strategies are the methods to compare."""
 
     task: tuple[str, ...] = ("sentiment-movies", "sentiment-news", "sentiment-tweets", "sentiment-reviews")
-    """Tasks, see ``outgrow tasks``; the more, the less a method can win by luck."""
+    """Tasks to compare on, see ``outgrow tasks``. More tasks leave less to luck."""
     strategy: Annotated[tuple[str, ...], Parameter(name="--methods")] = ("all",)
-    """Strategies to be compared with naive, see ``outgrow methods``; ``all`` stands for every one of the registries
-    at its documented defaults."""
+    """Strategies to compare with naive, see ``outgrow methods``. ``all`` means every registered method at its
+    defaults."""
 
 
 _DEFAULT_BOARD = BoardGrid()
@@ -136,16 +144,19 @@ def board(
     grid: Annotated[BoardGrid, Flat] = _DEFAULT_BOARD,
     tune: Annotated[
         bool,
-        Parameter(help="Choose each method's settings per cell by weak validation labels, never gold.", negative=()),
+        Parameter(
+            help="Choose each method's settings per cell by agreement with weak validation labels, never by gold.",
+            negative=(),
+        ),
     ] = False,
-    out: Annotated[Path, Parameter(help="Folder the board is written to.")] = Path("outgrow-board"),
+    out: Annotated[Path, Parameter(help="Write the board to this folder.")] = Path("outgrow-board"),
     store: StorePlace = None,
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Compare methods over tasks and pairs, each against naive: print the scoreboard and write its page.
+    """Compare methods with naive over tasks and model pairs; print a scoreboard and write a page.
 
-    Without arguments: every method that can be trained as a probe, four small tasks, five seeds. What is stored
-    already is reused.
+    With no arguments this compares every method that can be trained as a probe, on four small tasks with five seeds.
+    Stored results are reused.
     """
     from outgrow import experiment
     from outgrow.board.run import run_board
@@ -156,7 +167,7 @@ def board(
 
     opened = experiment.open_store(store)
     if machine.device != "auto":
-        machine.torch_device()  # a device asked for by name is there or the run does not start
+        machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
         made = run_board(grid, opened, machine, progress, tune=tune)
     if made.experiments:
@@ -180,12 +191,15 @@ def plan(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
     config: Annotated[
-        str | None, Parameter(help="YAML file with these options, the key of a result, or released_code.")
+        str | None,
+        Parameter(
+            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
+        ),
     ] = None,
     store: StorePlace = None,
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Show what would run, what is reused and how long it may take, and do nothing."""
+    """Show what a run would do, what it would reuse, and how long it may take. Runs nothing."""
     from collections import Counter
 
     from outgrow import experiment
@@ -203,7 +217,9 @@ def plan(
     print(f"{len(experiments)} experiments: {len(planned.to_run)} steps to run, {sum(reused.values())} results reused")
     if planned.to_run:
         known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
-        more = f", without {planned.unknown} steps never timed in this store" if planned.unknown else ""
+        more = (
+            f", not counting {planned.unknown} steps of a kind that never ran in this store" if planned.unknown else ""
+        )
         print(f"estimated time: {known}{more}")
 
 
@@ -222,14 +238,14 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 
     opened = experiment.open_store(store)
     if machine.device != "auto":
-        machine.torch_device()  # a device asked for by name is there or the run does not start
+        machine.torch_device()  # fail now, not hours into the run, if the device is missing
     targets = experiment.wire_all(_experiments(grids, machine))
     planned = runner.plan(targets, opened)
     failure = None
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
         try:
             outcome = runner.run(targets, opened, machine, progress)
-        except runner.StepsFailed as failed:  # what does not depend on the failed steps is done, and is shown
+        except runner.StepsFailed as failed:  # everything else is done; show it
             failure, outcome = failed, failed.outcome
     if finished := [t for t in targets if opened.is_done(t)]:
         _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
@@ -259,10 +275,10 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 @app.command
 def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """List the finished experiments, or with --steps what is stored of every step.
+    """List finished experiments, or stored steps with --steps.
 
     Args:
-        steps: count stored steps by function instead.
+        steps: count the stored steps of each kind instead.
     """
     from collections import defaultdict
 
@@ -289,11 +305,11 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
 
 @app.command
 def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Print the record of a result: arguments, scores, seconds, versions, files.
+    """Print the record of one result: arguments, scores, seconds, versions, files.
 
     Args:
-        key: the key of a result, or its first digits.
-        config: print the options that rerun it, as YAML.
+        key: the key of the result, or its first characters.
+        config: print the options that rerun it as YAML instead.
     """
     import json
 
@@ -306,7 +322,7 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
 
 @app.command
 def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
-    """Write the report of everything in the store."""
+    """Write a report on everything in the store."""
     from outgrow.experiment import open_store, use_files
     from outgrow.results import finished, table_of
 
@@ -329,12 +345,12 @@ def tasks(
     use: UseFiles = (),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """List the tasks and where each would come from here, or show one: rows, classes, groups, options.
+    """List all tasks and where their data would come from, or describe one task: rows, classes, groups, options.
 
     Args:
         name: a task with its options, such as "table(path='mine.csv')".
-        limit: load at most so many rows, whole groups drawn by hash.
-        scan: look for leaks and for give-aways of the class.
+        limit: load at most this many rows. Groups stay whole.
+        scan: look for leaks and for shortcuts that give the class away.
     """
     from outgrow.experiment import use_files
     from outgrow.tasks import TaskSpec, describe, limited, tasks_table, where_from
@@ -342,7 +358,7 @@ def tasks(
     use_files(use)
     if name is None:
         if scan or limit is not None:
-            raise UserError("--scan and --limit need the name of a task")
+            raise UserError("--scan and --limit work on one task; name it: outgrow tasks NAME --scan")
         rows = [
             [
                 t["name"],
@@ -398,7 +414,7 @@ def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
 
 @app.command
 def models(*, use: UseFiles = ()) -> None:
-    """List the packaged models, weak to strong, with their licences. Hub models are written hf:org/name@commit."""
+    """List the packaged models from weak to strong, with their licences. Write hub models as hf:org/name@commit."""
     from outgrow.experiment import use_files
     from outgrow.models.packaged import models_table
 
@@ -419,7 +435,7 @@ def models(*, use: UseFiles = ()) -> None:
 
 @app.command
 def methods(*, use: UseFiles = ()) -> None:
-    """List strategies, losses, transforms of labels, trainers, and supervisors that are no models: options, sources."""
+    """List strategies, losses, label transforms, trainers, and supervisors, with their options and sources."""
     from itertools import groupby
 
     from outgrow.experiment import use_files
@@ -436,10 +452,10 @@ def methods(*, use: UseFiles = ()) -> None:
 
 @app.command
 def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
-    """Fetch models and data now, so that later runs work offline.
+    """Download models and data now, so that later runs work offline.
 
     Args:
-        names: models, ladders (three, six) or tasks; nothing for what the default experiment needs.
+        names: models, ladders (three, six), or tasks. Default: what the default experiment needs.
     """
     from outgrow.doctor import pull as fetch
 
@@ -448,7 +464,7 @@ def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> N
 
 @app.command
 def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
-    """Check devices, memory, disk, cache, versions and stored results; exit code 1 if something is wrong."""
+    """Check devices, memory, disk, cache, versions, and stored results. Exits with 1 if something is wrong."""
     from outgrow.doctor import examine
     from outgrow.experiment import open_store
 
@@ -470,9 +486,9 @@ def clean(
     """Remove what killed runs left behind.
 
     Args:
-        old: remove the results of other editions of Outgrow too; none of them is ever read.
-        results: remove all stored results too.
-        cache: remove fetched models and data too.
+        old: also remove results of other editions of Outgrow, which this one never reads.
+        results: also remove all stored results.
+        cache: also remove downloaded models and data.
     """
     from outgrow.doctor import clean as remove
     from outgrow.experiment import open_store
@@ -512,7 +528,7 @@ def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _console() -> "Console":
-    """Standard output; files and pipes get wide lines, so that nothing in them is cut."""
+    """Standard output. Files and pipes get wide lines, so that nothing is cut."""
     from rich.console import Console
 
     console = Console()
@@ -525,14 +541,14 @@ def _grid_of_record(record: dict[str, Any]) -> Grid:
 
     if not record["note"]:
         raise UserError(
-            f"{record['fn']}/{record['key'][:12]} is a step inside an experiment; rerun an experiment of `outgrow ls`"
+            f"{record['fn']}/{record['key'][:12]} is one step of an experiment; pick an experiment from `outgrow ls`"
         )
     fields = record["note"]["experiment"]
     return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
-    """The fields set by the file, preset or result named with ``--config``; flags on the command line go over them."""
+    """The fields that ``--config`` sets, by file, preset, or result. Flags on the command line override them."""
     from dataclasses import asdict
 
     value = None
@@ -559,9 +575,9 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for what the user can mend, with 1 for anything else that failed.
+    """Run the command line. Exits with 0, with 2 for an error the user can fix, with 1 for any other failure.
 
-    Of several processes that torchrun started, the first runs the command, the others help it finetune.
+    Under torchrun, rank 0 runs the command and the other ranks help it finetune.
     """
     tokens = list(sys.argv[1:] if tokens is None else tokens)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -578,7 +594,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 
 def _help_or_lead() -> None:
-    """Join the other processes; only the first comes back before all is done."""
+    """Join the other ranks. Only rank 0 returns; the others work until it is done, then exit."""
     from outgrow.train import distributed
 
     distributed.join()
@@ -596,7 +612,7 @@ def _leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _exit_code() -> Iterator[list[int]]:
-    """Say in one line what the user can mend; the list holds the exit code afterwards."""
+    """Print errors the user can fix as one line; the list holds the exit code afterwards."""
     code = [0]
     try:
         yield code
@@ -604,7 +620,7 @@ def _exit_code() -> Iterator[list[int]]:
         print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
         code[0] = 2
     except KeyboardInterrupt:
-        print("outgrow: interrupted; finished steps are kept, run the same command again to go on", file=sys.stderr)
+        print("outgrow: interrupted. Finished steps are kept; run the same command again to continue", file=sys.stderr)
         code[0] = 130
     except BrokenPipeError:
         code[0] = 1

@@ -1,4 +1,4 @@
-"""Experiments: supervisor, student and ceiling wired into one result; grids of them; and running them."""
+"""Experiments: wire supervisor, student, and ceiling into one result; expand grids; run."""
 
 import contextlib
 import functools
@@ -71,7 +71,7 @@ _TRANSFER = ("B", "B_val")
 
 
 def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """Supervisor and student of every pair. ``accepted`` are restricted models that may join a ladder."""
+    """All pairs of supervisor and student. ``accepted`` are restricted models that may join a ladder."""
     if grid.weak:
         return list(product(grid.weak, grid.strong))
     if "," in grid.ladder:
@@ -98,21 +98,21 @@ def _has_control(train: str, control: str) -> bool:
 
 
 def grid_of(experiment: Experiment) -> Grid:
-    """The grid that holds this experiment and nothing else.
+    """The grid that contains only this experiment.
 
     Raises:
-        UserError: if its seeds do not follow each other.
+        UserError: if its seeds are not consecutive.
     """
     first, last = experiment.seeds[0], experiment.seeds[-1]
     if experiment.seeds != tuple(range(first, last + 1)):
-        raise UserError(f"the seeds {list(experiment.seeds)} do not follow each other; run this experiment from Python")
+        raise UserError(f"the seeds {list(experiment.seeds)} are not consecutive; run this experiment from Python")
     single = {name: (getattr(experiment, name),) for name in ("task", "weak", "strong", "strategy", "train")}
     kept = {f.name: getattr(experiment, f.name) for f in fields(Experiment) if f.name in {g.name for g in fields(Grid)}}
     return Grid(**{**kept, **single, "seeds": len(experiment.seeds), "first_seed": first, "controls": False})
 
 
 def use_files(paths: Iterable[str]) -> None:
-    """Load files of the user's, and those of ``$OUTGROW_USE``, so that what they register can be named.
+    """Load the user's files, and those of ``$OUTGROW_USE``, so that what they register can be named.
 
     Raises:
         UserError: as :func:`outgrow.registry.use`.
@@ -123,16 +123,16 @@ def use_files(paths: Iterable[str]) -> None:
 
 
 def wire(experiment: Experiment) -> Step:
-    """The step whose result is the experiment's. Every name and option is checked here; nothing is fetched.
+    """The step whose result is the experiment's. Checks every name and option; downloads nothing.
 
     Raises:
-        UserError: for an unknown name or a combination that cannot be.
+        UserError: for an unknown name or an impossible combination.
     """
     return wire_all([experiment])[0]
 
 
 def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
-    """:func:`wire` for each; what they share is wired once, and the files that they name are looked at once.
+    """:func:`wire` for many. What they share is wired once, and the files they name are read once.
 
     Raises:
         UserError: as :func:`wire`.
@@ -145,6 +145,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         model=functools.cache(ModelSpec.parse),
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
+        used=[file._asdict() for file in used_files()],
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
     with gc_paused():
@@ -153,7 +154,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """No search for cycles meanwhile: steps form none, and half a million objects are searched again and again."""
+    """Pause garbage collection: steps form no cycles, and it would scan a sweep's half a million objects repeatedly."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -164,27 +165,29 @@ def gc_paused() -> Iterator[None]:
 
 
 class _Wiring(NamedTuple):
-    """What the experiments of one call share, each remembered by its arguments."""
+    """What the experiments of one call share, cached by arguments."""
 
     task: Callable[[str], tuple[TaskSpec, Step, Step]]
     model: Callable[..., ModelSpec]
     setup: Callable[..., tuple[Setup, Step]]
     ceiling: Callable[[Step, Step, Learner, int], Step]
+    used: list[dict[str, Any]]
+    """The user's files that were loaded."""
 
 
 class _Shared(NamedTuple):
-    """What experiments have in common that differ in nothing but their strategy."""
+    """What experiments share that differ only in strategy."""
 
     known: dict[str, Any]
-    """Their fields in the one spelling."""
+    """Their fields in canonical spelling."""
     pool: Step
     student: Learner
     setups: tuple[Setup, ...]
-    """One for each seed, as all that follow."""
+    """One per seed, as are the following."""
     truth: tuple[Step, ...]
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
-    """Of students trained in the trainer's own way."""
+    """For students trained the trainer's own way."""
 
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
@@ -210,8 +213,8 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     else:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
-    spelled["use"] = tuple(file.path for file in used_files())
-    target.note = {"experiment": spelled, "used": [file._asdict() for file in used_files()]}
+    spelled["use"] = tuple([file["path"] for file in wiring.used])
+    target.note = {"experiment": spelled, "used": wiring.used}
     return target
 
 
@@ -223,7 +226,7 @@ def _training(strategy: str) -> TrainingMethod | None:
 
 
 def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
-    """The experiment but for its strategy."""
+    """Everything about the experiment except its strategy."""
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     student = Learner(model=strong, trainer=trainer, texts=texts)
@@ -257,14 +260,14 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:
-    """A task, its pool and its texts."""
+    """A task, its pool, and its texts without gold."""
     task = TaskSpec.parse(text)
     pool = Step(steps.load, task=task)
     return task, pool, Step(steps.texts, pool=pool)
 
 
 def _form(task: TaskSpec) -> str:
-    """What a row of the task is: ``text``, ``choice`` or ``image``."""
+    """What a row of the task is: ``text``, ``choice``, or ``image``."""
     form = task.options.get("form", task.kind)
     return form if form in ("choice", "image") else "text"
 
@@ -272,7 +275,7 @@ def _form(task: TaskSpec) -> str:
 def _setup(
     pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, seed: int
 ) -> tuple[Setup, Step]:
-    """What a strategy may use for one seed, and the truth on T."""
+    """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
     weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
     gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
@@ -323,12 +326,12 @@ def _spelled(experiment: Experiment) -> dict[str, Any]:
 
 
 def open_store(root: str | None = None) -> Store:
-    """The store at ``root`` (else ``$OUTGROW_STORE``, else ``outgrow-store``), able to read every kind of result."""
+    """Open the store at ``root``. Default: ``$OUTGROW_STORE``, or ``outgrow-store``."""
     return Store(root or os.environ.get("OUTGROW_STORE") or "outgrow-store", _KINDS)
 
 
 def plan(experiments: Iterable[Experiment], store: Store) -> Plan:
-    """What running these experiments would do, without doing it."""
+    """What running these experiments would do."""
     return runner.plan(wire_all(experiments), store)
 
 
@@ -339,7 +342,7 @@ def run(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run one experiment; returns its row of :func:`outgrow.runs`. What is stored already is not run again."""
+    """Run one experiment; returns its row of :func:`outgrow.runs`. Stored results are reused."""
     return sweep([experiment], store, runtime, quiet=quiet)
 
 
@@ -350,17 +353,17 @@ def sweep(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run many experiments, shared steps once; returns their rows of :func:`outgrow.runs`.
+    """Run many experiments; shared steps run once. Returns their rows of :func:`outgrow.runs`.
 
     Args:
         experiments: a grid or a list.
-        store: folder or fsspec URL; ``$OUTGROW_STORE`` or ``outgrow-store`` where not given.
-        runtime: device, batching, licences accepted.
+        store: folder or fsspec URL. Default: ``$OUTGROW_STORE``, or ``outgrow-store``.
+        runtime: device, batching, accepted licences.
         quiet: show no progress.
 
     Raises:
-        UserError: for anything the user can mend.
-        StepsFailed: if steps failed; all others are done and stored.
+        UserError: for anything the user can fix.
+        StepsFailed: if steps failed. All others are done and stored.
     """
     runtime = runtime or Runtime()
     if isinstance(experiments, Grid):
@@ -382,6 +385,6 @@ def runs(store: str | None = None) -> "pl.DataFrame":
 def run_steps(
     experiments: Iterable[Experiment], store: Store, runtime: Runtime, monitor: Monitor | None = None
 ) -> tuple[list[Step], Outcome]:
-    """Run experiments, shared steps once; returns the step of each result and what was done."""
+    """Run experiments; shared steps run once. Returns the step of each result, and what was done."""
     targets = wire_all(experiments)
     return targets, runner.run(targets, store, runtime, monitor)

@@ -1,4 +1,4 @@
-"""Scores of predictions, performance gap recovered, and their intervals. Arrays in, numbers out."""
+"""Scores of predictions, performance gap recovered (PGR), and their intervals. Arrays in, numbers out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = [
     "scores",
 ]
 
-_EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
+_EPSILON = 1e-7  # probabilities are kept this far from 0 under a logarithm
 CONFIDENCE = 0.95
 _AT_ONCE = 250  # bootstrap replicates in one matrix product
 
@@ -42,8 +42,8 @@ class Interval(NamedTuple):
 def per_example(probs: Floats, gold: Ints) -> dict[str, Floats]:
     """Scores that are means over examples, one value per row (n,): ``accuracy`` (0 or 1), ``xent`` in nats, ``brier``.
 
-    ``probs`` is (n, C), ``gold`` (n,). The Brier score is the squared distance to the certain truth, summed over
-    classes (Brier 1950), so it lies in [0, 2].
+    ``probs`` is (n, C), ``gold`` (n,). The Brier score is the squared distance between the probabilities and the truth,
+    summed over classes (Brier 1950), so it lies in [0, 2].
     """
     rows = np.arange(len(gold))
     truth = np.zeros_like(probs, dtype=np.float64)
@@ -56,8 +56,8 @@ def per_example(probs: Floats, gold: Ints) -> dict[str, Floats]:
 
 
 def auroc(probs: Floats, gold: Ints) -> float:
-    """Area under the ROC curve; for C > 2 the mean over classes of one against the rest. NaN where a class is missing
-    in ``gold``."""
+    """Area under the ROC curve; for C > 2 the mean over classes, each against the rest. NaN if ``gold`` lacks a
+    class."""
     from sklearn.metrics import roc_auc_score
 
     num_classes = probs.shape[1]
@@ -84,8 +84,8 @@ def scores(probs: Floats, gold: Ints) -> dict[str, float]:
 
 
 def agreement(student: Ints, supervisor: Ints, gold: Ints) -> dict[str, float]:
-    """Share of rows where student and supervisor take the same class: over all, and where the supervisor is right or
-    wrong (Burns et al. 2023, figure 8). NaN where there are no such rows."""
+    """Share of rows where student and supervisor predict the same class: over all rows, and where the supervisor is
+    right or wrong (Burns et al. 2023, figure 8). NaN if there are no such rows."""
     same = (student == supervisor).astype(np.float64)
     right = supervisor == gold
 
@@ -96,28 +96,27 @@ def agreement(student: Ints, supervisor: Ints, gold: Ints) -> dict[str, float]:
 
 
 def pgr(weak: float, student: float, ceiling: float) -> float:
-    """Performance gap recovered, (student - weak) / (ceiling - weak): 0 is no better than the supervisor, 1 the whole
-    gap (Burns et al. 2023, section 3). NaN without a gap."""
+    """Performance gap recovered, (student - weak) / (ceiling - weak): 0 is no better than the supervisor, 1 is the
+    whole gap (Burns et al. 2023, section 3). NaN if there is no gap."""
     return (student - weak) / (ceiling - weak) if ceiling != weak else math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-    """Per-example values of one seed's test set, to be averaged."""
+    """Per-example values on one seed's test set, to be averaged."""
 
     groups: NDArray[np.str_]
-    """(n,) related rows share a group and are resampled together."""
+    """(n,) Related rows share a group and are resampled together."""
     values: Mapping[str, Floats]
-    """Name to (n,); rows that do not count for a mean hold NaN."""
+    """(n,) by name; rows that do not count for a mean hold NaN."""
 
 
 def bootstrap_means(seeds: Sequence[Outcomes], replicates: int = 2000, seed: int = 0) -> dict[str, Floats]:
-    """Means of every value over all seeds and rows: element 0 is the estimate, the rest are bootstrap replicates.
+    """Mean of every value over all seeds and rows: element 0 is the estimate, the rest are bootstrap replicates.
 
-    Hierarchical in both directions: each replicate draws seeds with replacement and, independently, test groups with
-    replacement; a group drawn twice counts twice in every seed that tests on it. Seeds often share test rows, and this
-    (pigeonhole, Owen 2007) bootstrap does not mistake them for new ones. All values share the draws, so differences
-    and ratios of the results are paired.
+    Each replicate draws seeds with replacement and, independently, test groups with replacement; a group drawn twice
+    counts twice in every seed that tests on it. Seeds often share test rows, and this (pigeonhole, Owen 2007) bootstrap
+    does not mistake them for new ones. All values share the draws, so differences and ratios of the results are paired.
     """
     names = list(seeds[0].values)
     groups, codes = np.unique(np.concatenate([s.groups for s in seeds]), return_inverse=True)
@@ -144,12 +143,12 @@ def bootstrap_means(seeds: Sequence[Outcomes], replicates: int = 2000, seed: int
 
 
 def _draws(rng: np.random.Generator, replicates: int, n: int) -> Floats:
-    """How often each of n things comes up in n draws with replacement (replicates, n)."""
+    """How often each of n items is drawn in n draws with replacement (replicates, n)."""
     return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates)]).astype(np.float64)
 
 
 def interval(estimate_and_replicates: Floats) -> Interval:
-    """The estimate with the central 95 % of its replicates; NaN replicates (no such rows drawn) are left out."""
+    """The estimate with the central 95 % of its replicates; NaN replicates (no such rows drawn) are skipped."""
     estimate, replicates = float(estimate_and_replicates[0]), estimate_and_replicates[1:]
     replicates = replicates[~np.isnan(replicates)]
     if not len(replicates):
@@ -162,26 +161,25 @@ def interval(estimate_and_replicates: Floats) -> Interval:
 def pgr_interval(weak: Floats, student: Floats, ceiling: Floats) -> tuple[Interval | None, str | None]:
     """PGR with its interval from paired bootstrap means, or None and the reason why it is undefined.
 
-    PGR divides by the gap between ceiling and supervisor, so it is a number only where that gap's 95 % interval lies
-    above zero; otherwise any value, however large, would be noise.
+    PGR divides by the gap between ceiling and supervisor. Where the 95 % interval of that gap does not lie above zero,
+    any value, however large, would be noise.
     """
     gap = interval(ceiling - weak)
     if not gap.low > 0:
-        span = f"{gap.value:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f}"
-        return None, f"the ceiling is not credibly above the supervisor (gap {span})"
+        span = f"{gap.value:+.3f}, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}"
+        return None, f"the ceiling is not shown to be better than the supervisor (gap {span})"
     return interval(pgr_replicates(weak, student, ceiling)), None
 
 
 def pgr_replicates(weak: Floats, student: Floats, ceiling: Floats) -> Floats:
-    """PGR of every bootstrap replicate. The few without a gap are worse than any ratio we would believe, in either
-    direction: infinite."""
+    """PGR of every bootstrap replicate; plus or minus infinity for the few without a gap, whose ratio means nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (student - weak) / (ceiling - weak)
     return np.where(ceiling > weak, ratios, np.where(student > weak, np.inf, -np.inf))
 
 
 def plain(value: Any) -> Any:
-    """Numbers and intervals as JSON: NaN and infinity become None."""
+    """Numbers and intervals as plain JSON values; NaN and infinity become None."""
     match value:
         case Interval():
             return [plain(v) for v in value]

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin
 
 from outgrow import identity
 from outgrow.errors import UserError, unknown_name
@@ -26,6 +26,7 @@ __all__ = [
     "REGISTRIES",
     "OneOf",
     "Range",
+    "Registered",
     "Registry",
     "UsedFile",
     "named_object",
@@ -103,6 +104,17 @@ _bounds_of: Callable[[Any], tuple[tuple[str, Range | OneOf], ...]] = functools.c
 # --- registries -------------------------------------------------------------------------------------------------------
 
 
+class Registered(Protocol):
+    """What a registered class says about itself, as class attributes. What it leaves out is set to these defaults."""
+
+    version: ClassVar[int] = 1
+    """Raise it by hand whenever the numbers change, so that results stored before are not taken for new ones."""
+    source: ClassVar[str] = ""
+    """The paper or code it comes from."""
+    cost: ClassVar[str] = ""
+    """What it takes, in a few words."""
+
+
 class Registry(Mapping[str, _Value], Generic[_Value]):
     """Named values of one kind, such as all losses. Whoever has a file of Python can add one.
 
@@ -121,6 +133,7 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         self.kind, self.plural, self.protocol = kind, plural, protocol
         self._values: dict[str, _Value] = {}
         self._parsed: dict[str, Any] = {}
+        self._canonical: dict[str, str] = {}
         REGISTRIES[kind] = self
 
     def __getitem__(self, name: str) -> _Value:
@@ -147,13 +160,16 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
                 f"({_place(value)}); give one of them another name"
             )
         self._values[name] = value
+        _NAMED[_title(value)] = self.kind, name
         identity.pin(getattr(value, "fn", value))
         for registry in REGISTRIES.values():  # a spelling read before may hold the value that stood here
             registry._parsed.clear()
+            registry._canonical.clear()
 
     def add_class(self, name: str, cls: _Class) -> _Class:
         """Register a class of plain fields: it becomes a frozen dataclass with keyword arguments, whose numbers are
-        held to the bounds of their annotations (:class:`Range`, :class:`OneOf`) whenever one is made.
+        held to the bounds of their annotations (:class:`Range`, :class:`OneOf`) whenever one is made. Class attributes
+        that it lacks are taken from the protocol's defaults, so it need not inherit from the protocol.
 
         Raises:
             UserError: as :meth:`add`.
@@ -170,6 +186,9 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
 
         cls.__post_init__ = check
         made = cast(_Class, dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+        for attribute in typing.get_type_hints(self.protocol) if self.protocol else ():
+            if hasattr(self.protocol, attribute) and not hasattr(made, attribute):
+                setattr(made, attribute, getattr(self.protocol, attribute))
         self.add(name, cast(Any, made))
         return made
 
@@ -189,10 +208,11 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         """The shortest text that :meth:`parse` turns back into ``value``: only what differs from the defaults."""
         return _spelled(value)
 
-    def name_of(self, value: Any) -> str | None:
-        """The name of an instance of a registered class; None where it is of none."""
-        title = _title(type(value))
-        return next((name for name, cls in self._values.items() if _title(cls) == title), None)
+    def canonical(self, text: str) -> str:
+        """The shortest spelling of what ``text`` spells."""
+        if text not in self._canonical:
+            self._canonical[text] = self.spell(self.parse(text))
+        return self._canonical[text]
 
     def entry(self, name: str) -> _Value:
         """The value of that name.
@@ -225,12 +245,13 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
+_NAMED: dict[str, tuple[str, str]] = {}
+"""Kind and name of everything registered, by module and name of its class or function."""
+
+
 def named_object(value: Any) -> tuple[str, str] | None:
-    """Kind and name of an instance of a registered class; None where it is of none."""
-    for kind, registry in REGISTRIES.items():
-        if dataclasses.is_dataclass(value) and (name := registry.name_of(value)) is not None:
-            return kind, name
-    return None
+    """Kind and name of an instance of a registered class; None for anything else."""
+    return _NAMED.get(_title(type(value)))
 
 
 def _title(value: Any) -> str:
@@ -381,9 +402,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         return type(value) is tuple and all(_is_a(v, get_args(kind)[0]) for v in value)
     if kind in _KINDS:  # True is no whole number here
         return type(value) is kind and (kind is not float or math.isfinite(value))
-    if any(r.protocol is kind and r.name_of(value) is not None for r in REGISTRIES.values()):
-        return True
-    return kind is Any or isinstance(value, kind)
+    named = named_object(value)
+    return kind is Any or isinstance(value, kind) or (named is not None and REGISTRIES[named[0]].protocol is kind)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -1,4 +1,4 @@
-"""From the store to tables: one row per experiment, and one per test example. Read from records only."""
+"""The store as data frames: one row per experiment, or one per test example."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ _SCORES = ("accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
 def finished(store: Store) -> Iterator[Record]:
-    """The records of all finished experiments in the store, of class probabilities and of written answers."""
+    """The records of all finished experiments in the store."""
     for function in ("compare", "compare_answers"):
         yield from store.records(function)
 

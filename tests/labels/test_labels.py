@@ -28,13 +28,12 @@ from outgrow.labels import (
     Harden,
     KeepConfident,
     KNNFilter,
-    Logistic,
     LogisticFilter,
+    LogisticRelabel,
     MeanVote,
     MixGold,
     NoisyChannel,
     Overlap,
-    Refine,
     Reliability,
     Selective,
     Smooth,
@@ -42,10 +41,11 @@ from outgrow.labels import (
     TopoFilter,
     Transform,
     TransformInputs,
+    TwoStage,
 )
 from outgrow.labels.latent import _log_odds
 from outgrow.labels.neighbours import change_point
-from outgrow.labels.students import cross_fitted, logistic
+from outgrow.labels.structure import logistic
 from outgrow.runtime import Runtime
 from outgrow.strategies import STRATEGIES, parse_strategy
 
@@ -132,9 +132,9 @@ NEUTRAL: list[Transform] = [
     TopoFilter(k=N - 1, outlier_k=20, zeta=0),
     Smooth(alpha=0),
     Overlap(rest=1),
-    Logistic(mix=0),
+    LogisticRelabel(mix=0),
     LogisticFilter(drop=0),
-    Refine(share=1),
+    TwoStage(share=1),
     Selective(threshold=1, alpha=0),
     NoisyChannel(rounds=0),
     AnchoredEM(rounds=0),
@@ -159,14 +159,14 @@ def test_already_balanced_and_already_certain_labels_stay() -> None:
 BETTER: list[Transform] = [
     KNN(),
     Smooth(alpha=0.9),
-    Logistic(),
+    LogisticRelabel(),
     Selective(alpha=0.9),
     NoisyChannel(),
     AnchoredEM(),
     KNNFilter(drop=0.2),
     TopoFilter(),
     LogisticFilter(drop=0.2),
-    Refine(),
+    TwoStage(),
     ConfidentLearning(),
     KeepConfident(),
     MixGold(share=0.8),
@@ -355,11 +355,10 @@ def test_soft_labels_are_weights_to_a_logistic_regression(num_classes: int) -> N
 
 def test_cross_fitting_never_speaks_of_its_own_rows() -> None:
     labels, given, _ = scene(2)
-    assert given.features is not None
-    said = cross_fitted(given.features, labels.probs, Logistic(), 0)
+    said = LogisticRelabel().predicted(given, labels.probs, 0)
     flipped = labels.probs.copy()
     flipped[7] = flipped[7][::-1]
-    again = cross_fitted(given.features, flipped, Logistic(), 0)
+    again = LogisticRelabel().predicted(given, flipped, 0)
     assert np.array_equal(said[7], again[7])
     assert not np.array_equal(said, again)
 
@@ -368,18 +367,16 @@ def test_confident_learning_is_cleanlabs() -> None:
     from cleanlab.filter import find_label_issues
 
     labels, given, _ = scene(3)
-    assert given.features is not None
-    said = cross_fitted(given.features, labels.probs, ConfidentLearning(), given.seed)
+    said = ConfidentLearning().predicted(given, labels.probs, given.seed)
     wrong = find_label_issues(labels=labels.hard, pred_probs=said, return_indices_ranked_by="self_confidence", n_jobs=1)
     assert set(labels.ids) - set(ConfidentLearning()(labels, given).ids) == set(labels.ids[wrong])
 
 
 def test_the_noisy_channel_by_hand() -> None:
     labels, given, _ = scene(3)
-    assert given.features is not None
     truth, heard = labels.probs.astype(np.float64), labels.hard
     for _ in range(3):
-        believed = cross_fitted(given.features, truth, NoisyChannel(), given.seed)
+        believed = NoisyChannel().predicted(given, truth, given.seed)
         channel = np.ones((3, 3))
         for i in range(N):
             for c in range(3):
@@ -478,13 +475,13 @@ def test_label_models_join_by_id_and_know_one_from_many() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("KNN(k=0)", "k is 0"),
-        ("KeepConfident(share=1.5)", "share is 1.5"),
-        ("Temperature(t=0.0)", "t is 0"),
-        ("Logistic(folds=1)", "folds is 1"),
+        ("KNN(k=0)", "k of KNN is 0"),
+        ("KeepConfident(share=1.5)", "share of KeepConfident is 1.5"),
+        ("Temperature(t=0.0)", "t of Temperature is 0"),
+        ("LogisticRelabel(folds=1)", "folds of LogisticRelabel is 1"),
         ("ConfidentLearning(filter_by='both_')", "did you mean both"),
-        ("AnchoredEM(shrinkage=0.0)", "shrinkage is 0"),
-        ("MixGold(share=-0.1)", "share is -0.1"),
+        ("AnchoredEM(shrinkage=0.0)", "shrinkage of AnchoredEM is 0"),
+        ("MixGold(share=-0.1)", "share of MixGold is -0.1"),
     ],
 )
 def test_wrong_options_are_one_line(options: str, said: str) -> None:
@@ -500,9 +497,33 @@ def test_too_few_rows_are_one_line() -> None:
     with pytest.raises(UserError, match="KNN looks at 20 neighbours and there are 4 rows"):
         KNN()(few, fewer)
     with pytest.raises(UserError, match="at least 5 rows"):
-        Logistic()(few, fewer)
+        LogisticRelabel()(few, fewer)
     with pytest.raises(UserError, match="equally sure"):
         Overlap()(Harden()(labels, given), given)
+
+
+class Losing(Transform):
+    """One row less than it was given, without saying so."""
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        return labels.take(labels.ids[1:])
+
+
+class Inventing(Transform):
+    """A row that it was not given in place of the first."""
+
+    drops = True
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        return replace(labels, ids=np.array(["new", *labels.ids[1:]]))
+
+
+@pytest.mark.parametrize("transform", [Losing(), Inventing()])
+def test_rows_that_are_lost_or_made_up_are_one_line(transform: Transform) -> None:
+    labels, _, _ = scene(2)
+    split = Split(parts={"B": labels.ids[:100], "B_val": labels.ids[100:]})
+    with pytest.raises(UserError, match=f"{type(transform).__name__} returned .* rows for {N}; .*drops = True"):
+        steps.relabel(labels, split, transform)
 
 
 def test_soft_transforms_do_not_follow_harden(make: MakeExperiment) -> None:

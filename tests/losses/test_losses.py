@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,9 +266,9 @@ def test_losses_of_other_kinds_cannot_be_stacked() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"alpha": 1.01}, "alpha is 1.01"),
-        ({"alpha": float("nan")}, "alpha is nan"),
-        ({"warmup": -0.1}, "warmup is -0.1"),
+        ({"alpha": 1.01}, "alpha of LogConf is 1.01"),
+        ({"alpha": float("nan")}, "alpha of LogConf is nan"),
+        ({"warmup": -0.1}, "warmup of LogConf is -0.1"),
         ({"marginals": "weakly"}, "did you mean weak"),
         ({"schedule": "linea"}, "did you mean linear"),
     ],
@@ -289,9 +289,7 @@ def test_every_registered_loss_keeps_the_protocols() -> None:
 
 def test_a_loss_without_targets_is_a_loss_too() -> None:
     @dataclass(frozen=True)
-    class Square:
-        per_example: ClassVar[bool] = True
-
+    class Square(Loss):
         def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
             return ((logits.softmax(-1) - targets) ** 2).sum(-1)
 
@@ -704,10 +702,8 @@ def test_finetuning_remembers_across_epochs_in_any_microbatch(kind: type[Any], m
 
 
 @dataclass(frozen=True)
-class Forgetful:
+class Forgetful(Loss):
     """ELR of examples that are always new: what an engine without memory would train with."""
-
-    per_example: ClassVar[bool] = True
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         return ELR()(logits, targets, progress)
@@ -723,10 +719,10 @@ def test_an_untrained_evidential_head_has_a_slope() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: GCE(q=1.5), "GCE q is 1.5"),
-        (lambda: AdaptConf(temperature=0), "temperature is 0"),
+        (lambda: GCE(q=1.5), "q of GCE is 1.5"),
+        (lambda: AdaptConf(temperature=0), "temperature of AdaptConf is 0"),
         (lambda: Product(beta=-1), "at 0 or above"),
-        (lambda: EDL(gamma=float("nan")), "gamma is nan"),
+        (lambda: EDL(gamma=float("nan")), "gamma of EDL is nan"),
     ],
 )
 def test_numbers_out_of_range_are_one_line(make: Callable[[], Loss], said: str) -> None:

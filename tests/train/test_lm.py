@@ -228,7 +228,7 @@ def test_pgr_is_zero_at_the_supervisor_and_one_at_the_ceiling() -> None:
     assert compared(right, weak, ceiling, ceiling)["pgr"][0] == 1
     undefined = compared(right, weak, ceiling, weak)
     assert undefined["pgr"] is None
-    assert "not credibly above" in undefined["pgr_undefined"]
+    assert "not shown to be better" in undefined["pgr_undefined"]
 
 
 def test_gold_answers_come_from_the_tasks_column() -> None:

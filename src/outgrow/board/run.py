@@ -76,9 +76,9 @@ _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "Temperature": ("t", (0.25, 0.5, 2.0)),
     "KeepConfident": ("share", (0.25, 0.5, 0.75)),
     "Reliability": ("strength", (0.25, 0.5, 1.0)),
-    "Logistic": ("mix", (0.25, 0.5, 1.0)),
+    "LogisticRelabel": ("mix", (0.25, 0.5, 1.0)),
     "LogisticFilter": ("drop", (0.05, 0.1, 0.2)),
-    "Refine": ("share", (0.25, 0.5, 0.75)),
+    "TwoStage": ("share", (0.25, 0.5, 0.75)),
     "Selective": ("threshold", (0.6, 0.7, 0.8)),
     "NoisyChannel": ("rounds", (1, 3, 5)),
 }

@@ -1,8 +1,8 @@
 """Steps: plain functions with their arguments, identified by the hash of both.
 
 Knows no machine learning. A step's key depends on what was asked for and on the code that does it, never on where or
-how fast it runs (:class:`outgrow.runtime.Runtime` is handed over separately and cannot be hashed). Our own functions
-and classes enter keys with name and version, a user's with module, name, version and a digest of the source.
+how fast it runs (:class:`outgrow.runtime.Runtime` is passed separately and is never hashed). Functions and classes of
+this package enter keys with name and version, a user's with module, name, version, and a digest of the source.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 EDITION = 2
-"""Of keys and records. A result of another edition is never read."""
+"""Part of every key and record. Results of other editions are never read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFunction:
-    """What the runner knows of a function that was marked with :func:`step`."""
+    """What the runner knows about a function marked with :func:`step`."""
 
     fn: Callable[..., Any]
     version: int
@@ -41,17 +41,17 @@ class StepFunction:
 
     @cached_property
     def name(self) -> str:
-        """``fit_probe``, or ``my_steps.fit_probe`` where a user defines it: the folder of its results."""
+        """``fit_probe``, or ``my_steps.fit_probe`` for a user's: names the folder of its results."""
         return identity.code_name(self.fn).replace("<locals>.", "")
 
     @cached_property
     def takes_runtime(self) -> bool:
-        """Whether it is told device, batching and where to report progress: the mark of a step that takes long."""
+        """Whether it takes the runtime (device, batching, progress): the mark of a step that takes long."""
         return "runtime" in self.signature.parameters
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """Its arguments in order, with their defaults; ``inspect.Parameter.empty`` for none."""
+        """Its arguments in order, with their defaults (``inspect.Parameter.empty`` if there is none)."""
         return {name: p.default for name, p in self.signature.parameters.items() if name != "runtime"}
 
     @cached_property
@@ -61,7 +61,7 @@ class StepFunction:
 
     @cached_property
     def form(self) -> str:
-        """The canonical JSON of its arguments, sorted by name, for :meth:`str.format` to fill in by their places."""
+        """A template for the canonical JSON of its arguments, sorted by name, for :meth:`str.format`."""
         places = sorted((name, place) for place, name in enumerate(self.defaults))
         return "{{" + ",".join([f'"{name}":{{{place}}}' for name, place in places]) + "}}"
 
@@ -77,13 +77,18 @@ class StepFunction:
 
     @property
     def head(self) -> str:
-        """What is hashed before the arguments."""
+        """What is hashed before the arguments. A notebook may change it for a user's function."""
         return key_head(self.name, self.version, self.source)
+
+    @cached_property
+    def own_head(self) -> str:
+        """:attr:`head` of one of ours, which never changes."""
+        return self.head
 
 
 @cache
 def key_head(name: str, version: int, source: str | None) -> str:
-    """Edition, function, version and digest, as they open what is hashed."""
+    """Edition, function, version, and source digest, as text: the first part of what is hashed."""
     return json.dumps([EDITION, name, version, source])
 
 
@@ -98,7 +103,7 @@ _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
 def step(
     *, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()
 ) -> Callable[[F], F]:
-    """Mark a plain function as a step; it stays callable as it is.
+    """Mark a plain function as a step. It can still be called as before.
 
     Its result is stored: plain JSON values, a numpy array, a mapping of arrays, a polars frame, or an object with
     ``save(folder)`` and ``load(folder)``. A function outside this package says which by its return annotation.
@@ -121,8 +126,8 @@ def step(
 class Step:
     """A function bound to its arguments, some of which may be other steps.
 
-    Binding happens here, so a wrong argument name is a ``TypeError`` at plan time. A parameter called ``runtime``
-    is filled in by the runner and is not part of the identity.
+    A wrong argument name is a ``TypeError`` here, before anything runs. The runner fills in a parameter called
+    ``runtime``; it is not part of the identity.
     """
 
     __slots__ = ("args", "fn", "function", "inputs", "key", "note")
@@ -134,24 +139,25 @@ class Step:
         if function.is_users:
             _check_result(fn)
         if "runtime" in args:
-            raise TypeError("runtime is handed over by the runner and is no argument of a step")
+            raise TypeError("the runner passes runtime; it is not an argument of a step")
         if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
             # Says what is wrong.
             function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
         self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
-        # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
+        # Computed now, not lazily: the inputs have their keys already, so long chains need no recursion.
         found: dict[str, Step] = {}
         args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
-        self.key = key_of(function.head, args_text)
+        head = function.head if function.is_users else function.own_head
+        self.key = hashlib.sha256(f"{head}{args_text}".encode()).hexdigest()
         """sha256 over the function's name, version and source, and the canonical arguments."""
         self.inputs = tuple(found.values())
-        """The steps this one needs, each once, in the order of the arguments."""
+        """The steps this one needs, each once, in argument order."""
         self.note: dict[str, Any] | None = None
-        """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
+        """Kept in the record for readers, such as the experiment behind a result. Not part of the identity."""
 
     @property
     def canonical_args(self) -> str:
-        """The arguments as canonical JSON, input steps replaced by their keys. Not kept: a sweep holds many steps."""
+        """The arguments as canonical JSON, input steps replaced by their keys. Not cached: sweeps hold many steps."""
         return self.function.form.format(*[_text(value, {}) for value in self.args.values()])
 
     def __eq__(self, other: object) -> bool:
@@ -165,10 +171,10 @@ class Step:
 
 
 def canonical(value: Any) -> Any:
-    """``value`` as plain JSON, one form for one meaning.
+    """``value`` as plain JSON: one form per meaning.
 
-    Dataclasses become class, version and fields, and a user's class a digest of its source; steps become their keys;
-    tuples and lists are the same.
+    Dataclasses become class, version, and fields, plus a source digest for a user's class. Steps become their keys.
+    Tuples and lists are the same.
 
     Raises:
         TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
@@ -177,14 +183,14 @@ def canonical(value: Any) -> Any:
 
 
 def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) -> str:
-    """The canonical form as JSON text, keys sorted; written at once, as a sweep asks for it a hundred thousand times.
+    """The canonical form as JSON text with sorted keys. Written directly, as a sweep needs it a hundred thousand times.
 
-    The steps in ``value`` are added to ``found``, by key. ``owner`` is the dataclass that it is in.
+    Adds the steps in ``value`` to ``found``, by key. ``owner`` is the dataclass that holds the value.
     """
     kind = type(value)
     if kind is Step:
         if owner is not None:
-            raise TypeError(f"a {owner.__name__} cannot hold steps; hand them over as arguments of their own")
+            raise TypeError(f"a {owner.__name__} cannot hold steps; pass them as arguments of their own")
         found.setdefault(value.key, value)
         return f'{{"$step":"{value.key}"}}'
     if isinstance(value, str):
@@ -214,7 +220,7 @@ def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) ->
 
 _quoted = json.encoder.encode_basestring
 _LAST: dict[type[Any], tuple[Any, str]] = {}
-"""Of each dataclass the last value and its text: the steps of a sweep get the same trainer, the same loss in turn."""
+"""The last value of each dataclass and its text: consecutive steps of a sweep share trainers and losses."""
 
 
 def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
@@ -227,7 +233,7 @@ def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
 
 
 def _title(kind: type[Any]) -> str:
-    """What a class is called in keys: its name, its version where it has one, and the digest of a user's."""
+    """How a class appears in keys: name, version if it has one, and source digest if it is a user's."""
     title = f'"$class":{_quoted(identity.code_name(kind))}'
     if (source := identity.source_digest(kind)) is not None:
         title += f',"$source":"{source}"'
@@ -236,7 +242,7 @@ def _title(kind: type[Any]) -> str:
 
 
 def _cannot_change(value: Any) -> bool:
-    """Frozen, and all that it holds has a hash, as lists and dictionaries have none."""
+    """Whether it is frozen and everything in it is hashable."""
     try:
         return value.__dataclass_params__.frozen and hash(value) is not None
     except TypeError:
@@ -244,7 +250,7 @@ def _cannot_change(value: Any) -> bool:
 
 
 def identity_fields(kind: type[Any]) -> tuple[str, ...]:
-    """The fields of a dataclass that make it what it is, sorted."""
+    """The fields that are part of a dataclass's identity, sorted."""
     return tuple(sorted(f.name for f in dataclasses.fields(kind) if f.compare))
 
 
@@ -252,7 +258,7 @@ _fields_of: Callable[[Any], tuple[str, ...]] = cache(identity_fields)
 
 
 def forget() -> None:
-    """Look at code anew: a user may have replaced a class or function since keys were last made."""
+    """Digest code anew: a user may have replaced a class or function since the last keys were made."""
     _LAST.clear()
     identity.forget()
 
@@ -263,7 +269,9 @@ def _check_result(fn: Callable[..., Any]) -> None:
     try:
         returns = typing.get_type_hints(fn).get("return", Any)
     except NameError as error:
-        raise UserError(f"the step {identity.code_name(fn)} has an annotation that names nothing: {error}") from None
+        raise UserError(
+            f"the step {identity.code_name(fn)} has an annotation that cannot be resolved: {error}"
+        ) from None
     if not _is_storable(returns):
         raise UserError(
             f"the step {identity.code_name(fn)} must say what it returns, as a type that can be stored: dict, list, "
@@ -290,11 +298,11 @@ def _is_storable(hint: Any) -> bool:
 
 
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:
-    """Every step needed for ``targets``, inputs first, each once; what lies behind a finished step is left out."""
+    """Every step that ``targets`` need, inputs first, each once. Stops at finished steps."""
     ordered: dict[str, Step] = {}
     opened: set[str] = set()
     stack = list(targets)[::-1]
-    while stack:  # a stack, not recursion: chains of thousands of steps are legal
+    while stack:  # a stack, not recursion: chains may have thousands of steps
         current = stack[-1]
         if current.key in ordered:
             stack.pop()

@@ -1,8 +1,8 @@
-"""Results of steps, a folder per key: ``<root>/<function>/<key>/`` with its files and ``record.json``.
+"""Stored results, one folder per key: ``<root>/<function>/<key>/`` with files and ``record.json``.
 
-The record is written last and is the only sign that a step is done, so a process killed at any instant leaves either a
-finished result or none. Whoever reads verifies the checksums of all files, and that the record's function, version and
-arguments give the key of the folder it lies in. Any fsspec URL serves as root.
+The record is written last and is the only sign that a step is done, so a process killed at any moment leaves either a
+finished result or none. Every read verifies the checksums of all files, and that the record's function, version, source
+and arguments give the key of its folder. The root can be any fsspec URL.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from outgrow.errors import UserError
 __all__ = ["Damaged", "OtherEdition", "Record", "Store"]
 
 Record = dict[str, Any]
-_LOOKS = 100  # one by one, of the steps of a function; to list a store of a million results takes longer than these
+_LOOKS = 100  # single look-ups per function; listing a store of a million results takes longer than that many
 
 
 class Damaged(Exception):
-    """A stored result that is not what was written: a file missing or altered, or lying under a key not its own."""
+    """A stored result that is not what was written: a file is missing or altered, or it lies under another key."""
 
 
 class OtherEdition(Damaged):
-    """A result of another edition of Outgrow, whose keys meant something else."""
+    """A result from another edition of Outgrow, whose keys mean something else."""
 
 
 class Store:
@@ -45,7 +45,7 @@ class Store:
     """
 
     def __init__(self, root: str, kinds: Iterable[str]) -> None:
-        """Open the store; nothing is created until the first result is written."""
+        """Open the store. Nothing is created until the first result is written."""
         import fsspec
 
         self.root = str(root)
@@ -62,20 +62,20 @@ class Store:
         return f"{self.path}/{step.function.name}/{step.key}"
 
     def scratch(self, step: Step) -> Path:
-        """A local folder for the checkpoints of a step that is under way."""
+        """A local folder for the checkpoints of a running step."""
         root = Path(self.path) if self.is_local else Path(tempfile.gettempdir()) / "outgrow"
         return root / "unfinished" / f"{step.function.name}-{step.key}"
 
     def is_done(self, step: Step) -> bool:
-        """Whether a finished result is there; one look-up, whatever the size of the store."""
+        """Whether a finished result exists. One look-up, whatever the size of the store."""
         record = f"{self.folder(step)}/record.json"
         return os.path.exists(record) if self.is_local else bool(self.fs.exists(record))
 
     def batch_is_done(self) -> Callable[[Step], bool]:
         """:meth:`is_done` for the many steps of one plan.
 
-        From the hundredth step of a function on, the folders of the function are listed, once, and only a step that
-        has one is looked up: a sweep asks for a hundred thousand steps, and a store may be far away.
+        From the hundredth step of a function on, the function's folders are listed once and only steps that have one
+        are looked up: a sweep asks for a hundred thousand steps, and the store may be remote.
         """
         asked: Counter[str] = Counter()
         listed: dict[str, set[str]] = {}
@@ -92,7 +92,7 @@ class Store:
         return is_done
 
     def _keys(self, function: str) -> set[str]:
-        """The keys of a function's results, unfinished ones among them."""
+        """The keys of a function's results, including unfinished ones."""
         folder = f"{self.path}/{function}"
         self.fs.invalidate_cache(folder)  # others may have written since it was last listed
         try:
@@ -146,7 +146,7 @@ class Store:
         """Store a result; ``facts`` (seconds, versions, host ...) go into the record.
 
         Raises:
-            UserError: if there is no space left or the place cannot be written; finished steps stay.
+            UserError: if the disk is full or not writable. Finished steps are kept.
         """
         with disk_errors(self.root), tempfile.TemporaryDirectory(prefix="outgrow-") as temporary:
             local = Path(temporary)
@@ -166,7 +166,7 @@ class Store:
                 **facts,
             }
             text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-            record: Record = json.loads(text)  # exactly what a reader will see
+            record: Record = json.loads(text)  # exactly what a reader will get
             (local / "record.json").write_text(
                 json.dumps({"sha256": _digest(record), "record": record}, ensure_ascii=False, indent=1),
                 encoding="utf-8",
@@ -175,11 +175,11 @@ class Store:
         return record
 
     def delete(self, step: Step) -> None:
-        """Forget a result."""
+        """Delete a result."""
         self.delete_folder(self.folder(step))
 
     def delete_folder(self, folder: str) -> None:
-        """Forget the result stored in ``folder``; its record goes first, so that it never counts as done half gone."""
+        """Delete the result in ``folder``, record first, so that a half-deleted result never counts as done."""
         if self.fs.exists(f"{folder}/record.json"):
             self.fs.rm(f"{folder}/record.json")
         if self.fs.exists(folder):
@@ -191,13 +191,13 @@ class Store:
             yield record.rsplit("/", 1)[0]
 
     def records(self, function: str | None = None) -> Iterator[Record]:
-        """The records of all finished results; a damaged one is left out (``outgrow doctor`` finds those)."""
+        """The records of all finished results. Damaged ones are skipped; ``outgrow doctor`` reports them."""
         for folder in self.folders(function):
             with contextlib.suppress(Damaged):
                 yield self._read_record(folder)
 
     def of_other_editions(self) -> list[str]:
-        """The folders of results that another edition of Outgrow stored; none of them is ever read."""
+        """The folders of results from other editions of Outgrow. They are never read."""
         found = []
         for folder in self.folders():
             try:
@@ -212,7 +212,7 @@ class Store:
         """The record whose key starts with ``key``.
 
         Raises:
-            UserError: if none or more than one does.
+            UserError: if there is none, or more than one.
         """
         return self._read_record(self._folder_of(key))
 
@@ -231,7 +231,7 @@ class Store:
         return found[0].rsplit("/", 1)[0]
 
     def _matching(self, pattern: str) -> list[str]:
-        """The paths of all records in folders that match; the root itself may hold characters of patterns."""
+        """The paths of all records in matching folders. The root is escaped, as it may contain glob characters."""
         return [str(r) for r in self.fs.glob(f"{glob.escape(self.path)}/{pattern}/record.json")]
 
     def _read_record(self, folder: str) -> Record:
@@ -244,7 +244,7 @@ class Store:
                 raise OtherEdition(
                     f"{folder} was stored by another edition of Outgrow; `outgrow clean --old` removes it"
                 )
-            for name in record["files"]:  # others may write to a shared store: a name must not lead out of the folder
+            for name in record["files"]:  # others may write to a shared store: file names must stay inside the folder
                 if name in ("", ".", "..") or "/" in name or "\\" in name:
                     raise Damaged(f"{folder}/record.json names {name!r}, which is no file of its folder")
             if (found := _place_of(record)) != tuple(folder.rsplit("/", 2)[1:]):
@@ -255,7 +255,7 @@ class Store:
 
     @contextlib.contextmanager
     def _local(self, folder: str, files: Mapping[str, str]) -> Iterator[Path]:
-        """The files of a result on this machine, verified: where they lie, or a temporary copy of a remote store."""
+        """The verified files of a result on this machine: in place, or as a temporary copy from a remote store."""
         with contextlib.ExitStack() as stack:
             if self.is_local:
                 local = Path(folder)
@@ -297,15 +297,15 @@ def _digest(record: Record) -> str:
 
 @contextlib.contextmanager
 def disk_errors(root: str) -> Iterator[None]:
-    """Turn what the disk refuses into one line."""
+    """Turn disk errors into one line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(tempfile.gettempdir()).free
             raise UserError(
-                f"no space left while writing to {root} (temporary folder: {free >> 20} MiB free); free some and run "
-                "again, finished steps are kept"
+                f"no space left while writing to {root} (temporary folder: {free >> 20} MiB free); free some space and "
+                "run again; finished steps are kept"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"cannot write to {root}: {error.strerror}; choose another with --store") from None

@@ -1,5 +1,6 @@
-"""What a transform of labels is, what it may use, and what several of them share."""
+"""What a transform of labels is, what it may use, and what several of them share; and what a label model is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
@@ -7,18 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from outgrow.data import Floats, Ids, Ints, Labels
-from outgrow.errors import UserError
-from outgrow.registry import Registry
+from outgrow.registry import Registered, Registry
 
 __all__ = [
+    "LABEL_MODELS",
     "TRANSFORMS",
+    "LabelModel",
     "Transform",
     "TransformInputs",
     "between",
     "confidence",
     "handed",
     "highest",
-    "in_range",
+    "highest_of_each",
+    "label_model",
     "relabelled",
     "shared_certain",
     "transform",
@@ -26,30 +29,31 @@ __all__ = [
 
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=type[Any])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransformInputs:
-    """What a transform may use beside the labels; only what it ``needs`` is there."""
+    """What a transform may use besides the labels; only what it ``needs`` is there."""
 
     features: Doubles | None = None
-    """(n, d) of the student's frozen model, standardized, one row for each label."""
+    """(n, d) from the student's frozen model, standardized, one row for each label."""
     unlabelled: Doubles | None = None
-    """(m, d) of the supervisor's rows, on the same scale: more texts, without any label."""
+    """(m, d) for the supervisor's rows, on the same scale: more texts, without any label."""
     gold: Labels | None = None
-    """The truth of the rows that it may be bought for."""
+    """The truth for the rows whose gold can be bought."""
     seed: int = 0
 
 
 @runtime_checkable
-class Transform(Protocol):
+class Transform(Registered, Protocol):
     """Labels in, labels out: other probabilities, or fewer rows. A frozen dataclass with defaults."""
 
-    needs: ClassVar[frozenset[str]]
-    """Of ``features``, ``unlabelled``, ``gold`` and ``seed``. Who needs gold says so in its name."""
-    drops: ClassVar[bool]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Of ``features``, ``unlabelled``, ``gold`` and ``seed``. A transform that needs gold says so in its name."""
+    drops: ClassVar[bool] = False
     """Whether rows may be left out; if not, the result has the ids it was given."""
-    soft: ClassVar[bool]
+    soft: ClassVar[bool] = False
     """Whether certain labels would tell it nothing: then no ``Harden`` may come before it."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
@@ -60,8 +64,6 @@ class Transform(Protocol):
 TRANSFORMS: Registry[type[Any]] = Registry("transform", "transforms", Transform)
 """Every transform by the name that spells it, which is its class name."""
 
-T = TypeVar("T", bound=type[Any])
-
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def transform(cls: T) -> T:
@@ -69,14 +71,33 @@ def transform(cls: T) -> T:
     return TRANSFORMS.add_class(cls.__name__, cls)
 
 
+@runtime_checkable
+class LabelModel(Registered, Protocol):
+    """Makes one set of labels from those of several supervisors on the same rows."""
+
+    def __call__(self, votes: Sequence[Labels]) -> Labels:
+        """Labels with the ids of the first, in its order."""
+        ...
+
+
+LABEL_MODELS: Registry[type[Any]] = Registry("label model", "label models", LabelModel)
+"""Every label model by the name that spells it, which is its class name."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def label_model(cls: T) -> T:
+    """Register a class as a label model, by its own name; see :meth:`outgrow.registry.Registry.add_class`."""
+    return LABEL_MODELS.add_class(cls.__name__, cls)
+
+
 def handed(value: Any) -> Any:
-    """What the step has handed over because the transform needs it."""
+    """What the step has passed because the transform needs it."""
     assert value is not None
     return value
 
 
 def relabelled(labels: Labels, probs: Floats, by: Any) -> Labels:
-    """The same rows with other probabilities (n, C), which are made to sum to 1."""
+    """The same rows with other probabilities (n, C), scaled to sum to 1."""
     probs = probs / probs.sum(axis=1, keepdims=True)
     return replace(labels, probs=probs.astype(np.float32), source=f"{labels.source}, {type(by).__name__}")
 
@@ -87,7 +108,7 @@ def between(share: float, new: Floats, old: Floats) -> Doubles:
 
 
 def shared_certain(probs: Floats) -> Doubles:
-    """Probability 1 (n, C) on the most probable class, shared equally where several are."""
+    """Probability 1 (n, C) on the most probable class, shared equally where several tie."""
     top = (probs == probs.max(axis=1, keepdims=True)).astype(np.float64)
     return np.asarray(top / top.sum(axis=1, keepdims=True))
 
@@ -99,7 +120,7 @@ def confidence(probs: Floats) -> Doubles:
 
 
 def highest(values: Floats, count: int, ids: Ids) -> Mask:
-    """Which of the n rows have the ``count`` highest values; of equal ones, those with the first ids."""
+    """Which of the n rows have the ``count`` highest values; among equal ones, the first ids win."""
     chosen = np.zeros(len(values), dtype=bool)
     chosen[np.lexsort((ids, -values))[:count]] = True
     return chosen
@@ -112,12 +133,3 @@ def highest_of_each(values: Floats, share: float, classes: Ints, ids: Ids) -> Ma
         here = np.flatnonzero(classes == c)
         chosen[here] = highest(values[here], int(np.ceil(share * len(here) - 1e-9)), ids[here])
     return chosen
-
-
-def in_range(value: Any, low: float, high: float, *names: str) -> None:
-    """Raises :class:`UserError` unless the dataclass's numbers lie in [low, high]."""
-    for name in names:
-        number = getattr(value, name)
-        if not low <= number <= high:
-            wanted = f"in [{low:g}, {high:g}]" if high < float("inf") else f"at {low:g} or above"
-            raise UserError(f"{type(value).__name__} {name} is {number}; it must lie {wanted}")

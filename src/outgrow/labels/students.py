@@ -1,8 +1,7 @@
 """Transforms that ask a logistic regression on the student's features: what a first student would say."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
@@ -10,103 +9,99 @@ from outgrow.data import Floats, Labels
 from outgrow.errors import UserError
 from outgrow.labels.base import (
     Doubles,
+    Transform,
     TransformInputs,
     between,
     confidence,
     handed,
     highest_of_each,
-    in_range,
     relabelled,
     transform,
 )
 from outgrow.labels.neighbours import drop_most, smoothed
+from outgrow.labels.structure import logistic
+from outgrow.registry import OneOf, Range
 
-__all__ = [
-    "ConfidentLearning",
-    "Logistic",
-    "LogisticFilter",
-    "NoisyChannel",
-    "Refine",
-    "Selective",
-    "cross_fitted",
-    "logistic",
-]
+__all__ = ["ConfidentLearning", "LogisticFilter", "LogisticRelabel", "NoisyChannel", "Selective", "TwoStage"]
 
 _PROBES = "blog.eleuther.ai/weak-to-strong and EleutherAI/w2s, probe.py"
-_FITS = "a logistic regression for each fold"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CrossFitting(Transform):
+    """Asks, about each row, a logistic regression that was fitted on the other folds."""
+
+    needs = frozenset({"features", "seed"})
+    cost = "a logistic regression for each fold"
+
+    l2: Annotated[float, Range(0)] = 0.01
+    """Weight of |w|^2 / 2 beside the mean loss, as in a probe."""
+    folds: Annotated[int, Range(2)] = 5
+
+    def predicted(self, given: TransformInputs, probs: Floats, seed: int) -> Doubles:
+        """What the regressions on the labels ``probs`` (n, C) say (n, C)."""
+        features = handed(given.features)
+        n = len(features)
+        if n < self.folds:
+            raise UserError(f"{type(self).__name__} needs at least {self.folds} rows for its folds, there are {n}")
+        place = np.random.default_rng([seed, 2]).permutation(n) % self.folds
+        found = np.zeros(probs.shape, dtype=np.float64)
+        for fold in range(self.folds):
+            here = place == fold
+            found[here] = logistic(features[~here], probs[~here], self.l2)(features[here])
+        return found
 
 
 @transform
-class Logistic:
+class LogisticRelabel(_CrossFitting):
     """Each label becomes what a logistic regression says that was fitted on the labels of the other folds."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "seed"})
-    drops: ClassVar[bool] = False
-    soft: ClassVar[bool] = False
-    source: ClassVar[str] = f"{_PROBES}, logreg relabel"
-    cost: ClassVar[str] = _FITS
+    version = 1
+    source = f"{_PROBES}, logreg relabel"
 
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-    folds: int = 5
-    mix: float = 1.0
+    mix: Annotated[float, Range(0, 1)] = 1.0
     """Share of the regression in the new label; 0 leaves the labels as they are."""
 
-    def __post_init__(self) -> None:
-        _check(self)
-        in_range(self, 0, 1, "mix")
-
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        said = cross_fitted(handed(given.features), labels.probs, self, given.seed)
-        return relabelled(labels, between(self.mix, said, labels.probs), self)
+        found = self.predicted(given, labels.probs, given.seed)
+        return relabelled(labels, between(self.mix, found, labels.probs), self)
 
 
 @transform
-class LogisticFilter:
-    """Without the rows whose label is furthest from what a logistic regression on the other folds says."""
+class LogisticFilter(_CrossFitting):
+    """Drops the rows whose label is furthest from what a logistic regression on the other folds says."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "seed"})
-    drops: ClassVar[bool] = True
-    soft: ClassVar[bool] = False
-    source: ClassVar[str] = f"{_PROBES}, logreg filter"
-    cost: ClassVar[str] = _FITS
+    version = 1
+    drops = True
+    source = f"{_PROBES}, logreg filter"
 
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-    folds: int = 5
-    drop: float = 0.1
-    """Share of rows left out."""
-
-    def __post_init__(self) -> None:
-        _check(self)
-        in_range(self, 0, 1, "drop")
+    drop: Annotated[float, Range(0, 1)] = 0.1
+    """Share of rows dropped."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        return drop_most(labels, cross_fitted(handed(given.features), labels.probs, self, given.seed), self.drop)
+        return drop_most(labels, self.predicted(given, labels.probs, given.seed), self.drop)
 
 
 @transform
-class Refine:
-    """Two stages: the sure rows with their weak labels, and of the rest those a first student is sure of, as it says.
+class TwoStage(Transform):
+    """Two stages: the sure rows with their weak labels, then those of the rest that a first student is sure of.
 
-    Shi et al. 2025, where sure means the same answer in several samples and both students are finetuned. Here the first
-    student is a logistic regression on the frozen features, and sure means among the highest probabilities of a class.
+    Two-stage refinement of Shi et al. 2025, where sure means the same answer in several samples and both students are
+    finetuned. Here the first student is a logistic regression on the frozen features, which labels the rows of the
+    second stage, and sure means among the highest probabilities of a class.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    drops: ClassVar[bool] = True
-    soft: ClassVar[bool] = True
-    source: ClassVar[str] = "Shi et al. 2025 (arXiv 2503.04249), two-stage refinement"
-    cost: ClassVar[str] = "one logistic regression"
+    version = 1
+    needs = frozenset({"features"})
+    drops = True
+    soft = True
+    source = "Shi et al. 2025 (arXiv 2503.04249), two-stage refinement"
+    cost = "one logistic regression"
 
-    share: float = 0.5
+    share: Annotated[float, Range(0, 1)] = 0.5
     """Share of each class kept, first of the supervisor's, then of the student's; 1 keeps the weak labels."""
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-
-    def __post_init__(self) -> None:
-        _check(self)
-        in_range(self, 0, 1, "share")
+    l2: Annotated[float, Range(0)] = 0.01
+    """Weight of |w|^2 / 2 beside the mean loss, as in a probe."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         features = handed(given.features)
@@ -123,73 +118,52 @@ class Refine:
 
 
 @transform
-class Selective:
+class Selective(_CrossFitting):
     """The student's own label where it seems to know, P(IK), else the weak label smoothed over the graph of rows.
 
-    Lang et al. 2025 train the classifier P(IK) on questions known to be answered rightly. Without gold, here knowing is
-    foretold from agreement: a logistic regression, fitted on other folds, says whether the student's answer (of another
-    regression, fitted on other folds) will be the supervisor's.
+    Lang et al. 2025 train the classifier P(IK) on questions known to be answered correctly. Here, without gold, knowing
+    is predicted from agreement: a logistic regression, fitted on other folds, says whether the student's answer (from
+    another regression, fitted on other folds) will be the supervisor's.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "seed"})
-    drops: ClassVar[bool] = False
-    soft: ClassVar[bool] = False
-    source: ClassVar[str] = "Lang et al. 2025 (arXiv 2511.14166), selective W2SG; P(IK) from agreement"
-    cost: ClassVar[str] = "two logistic regressions for each fold; all distances"
+    version = 1
+    source = "Lang et al. 2025 (arXiv 2511.14166), selective W2SG; P(IK) from agreement"
+    cost = "two logistic regressions for each fold; all distances"
 
-    threshold: float = 0.7
-    """P(IK) above which the own label is taken; 1 never."""
-    k: int = 20
-    alpha: float = 0.5
+    threshold: Annotated[float, Range(0, 1)] = 0.7
+    """P(IK) above which the student's own label is taken; 1 never takes it."""
+    k: Annotated[int, Range(1)] = 20
+    alpha: Annotated[float, Range(0, 0.999)] = 0.5
     """How far weak labels travel; 0 (with ``threshold`` 1) leaves the labels as they are."""
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-    folds: int = 5
-
-    def __post_init__(self) -> None:
-        _check(self)
-        in_range(self, 0, 1, "threshold")
-        in_range(self, 1, float("inf"), "k")
-        in_range(self, 0, 0.999, "alpha")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        features = handed(given.features)
-        own = cross_fitted(features, labels.probs, self, given.seed)
+        own = self.predicted(given, labels.probs, given.seed)
         same = (own.argmax(axis=1) == labels.hard).astype(np.float64)
-        knows = cross_fitted(features, np.stack([1 - same, same], axis=1), self, given.seed + 1)[:, 1]
-        weak = smoothed(labels.probs, features, self.k, self.alpha, self)
+        knows = self.predicted(given, np.stack([1 - same, same], axis=1), given.seed + 1)[:, 1]
+        weak = smoothed(labels.probs, given, self)
         return relabelled(labels, np.where((knows > self.threshold)[:, None], own, weak), self)
 
 
 @transform
-class NoisyChannel:
+class NoisyChannel(_CrossFitting):
     """The truth as the hidden word of a noisy channel: posterior p(y | x, weak) of student and channel, by EM.
 
-    q(y | x, w) is proportional to p(y | x) p(w | y), with w the supervisor's class. In turns: a logistic regression is
-    fitted to q (and speaks of other folds only), the channel's C x C table is counted from q, and q is made anew.
+    q(y | x, w) is proportional to p(y | x) p(w | y), with w the supervisor's class. In turns, a logistic regression is
+    fitted to q (and asked about other folds only), the channel's C x C table is counted from q, and q is updated.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "seed"})
-    drops: ClassVar[bool] = False
-    soft: ClassVar[bool] = False
-    source: ClassVar[str] = "idea list of safety-research/automated-w2s-research; Dawid & Skene 1979 with features"
-    cost: ClassVar[str] = "a logistic regression for each fold and round"
+    version = 1
+    source = "idea list of safety-research/automated-w2s-research; Dawid & Skene 1979 with features"
+    cost = "a logistic regression for each fold and round"
 
-    rounds: int = 3
+    rounds: Annotated[int, Range(0)] = 3
     """0 leaves the labels as they are."""
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-    folds: int = 5
-
-    def __post_init__(self) -> None:
-        _check(self)
-        in_range(self, 0, float("inf"), "rounds")
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         truth, heard = labels.probs.astype(np.float64), np.eye(labels.probs.shape[1])[labels.hard]
         for _ in range(self.rounds):
-            believed = cross_fitted(handed(given.features), truth, self, given.seed)
-            channel = truth.T @ heard + 1  # one word more of each, so that none is impossible
+            believed = self.predicted(given, truth, given.seed)
+            channel = truth.T @ heard + 1  # one more word of each kind, so that none is impossible
             channel /= channel.sum(axis=1, keepdims=True)
             truth = believed * (heard @ channel.T)
             truth /= truth.sum(axis=1, keepdims=True)
@@ -197,96 +171,27 @@ class NoisyChannel:
 
 
 @transform
-class ConfidentLearning:
-    """Without the rows that confident learning takes for mislabelled, by a logistic regression on the other folds.
+class ConfidentLearning(_CrossFitting):
+    """Drops the rows that confident learning takes for mislabelled, by a logistic regression on the other folds.
 
     cleanlab's ``find_label_issues`` on the hardened labels.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "seed"})
-    drops: ClassVar[bool] = True
-    soft: ClassVar[bool] = False
-    source: ClassVar[str] = "Northcutt et al. 2021 (arXiv 1911.00068), by cleanlab"
-    cost: ClassVar[str] = _FITS
+    version = 1
+    drops = True
+    source = "Northcutt et al. 2021 (arXiv 1911.00068), by cleanlab"
 
-    filter_by: str = "prune_by_noise_rate"
-    """As in cleanlab: ``prune_by_noise_rate``, ``prune_by_class``, ``both``, ``confident_learning``,
-    ``predicted_neq_given``."""
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss, as of a probe."""
-    folds: int = 5
-
-    def __post_init__(self) -> None:
-        from outgrow.errors import unknown_name
-
-        known = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given")
-        if self.filter_by not in known:
-            raise unknown_name("ConfidentLearning filter_by", self.filter_by, known)
-        _check(self)
+    filter_by: Annotated[
+        str,
+        OneOf("prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given"),
+    ] = "prune_by_noise_rate"
+    """As in cleanlab."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
         from cleanlab.filter import find_label_issues
 
         if len(np.unique(labels.hard)) < labels.probs.shape[1]:
             raise UserError("ConfidentLearning needs labels of every class; the supervisor gave some class to no row")
-        said = cross_fitted(handed(given.features), labels.probs, self, given.seed)
-        wrong = find_label_issues(labels=labels.hard, pred_probs=said, filter_by=self.filter_by, n_jobs=1)
+        found = self.predicted(given, labels.probs, given.seed)
+        wrong = find_label_issues(labels=labels.hard, pred_probs=found, filter_by=self.filter_by, n_jobs=1)
         return replace(labels, source=f"{labels.source}, {type(self).__name__}").take(labels.ids[~wrong])
-
-
-def logistic(features: Doubles, probs: Floats, l2: float) -> Callable[[Doubles], Doubles]:
-    """Logistic regression on soft labels (n, C): mean cross-entropy + l2/2 |w|^2; a function of features (m, d).
-
-    Solved to scikit-learn's own tolerance. That takes a soft label only as C weighted rows, at C times the price.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import logsumexp
-
-    there = np.flatnonzero(probs.any(axis=0))  # a class that no row has is never said
-    if len(there) < 2:
-        alone = np.eye(probs.shape[1])[there[0]]
-        return lambda others: np.tile(alone, (len(others), 1))
-    wanted, vectors = probs[:, there].astype(np.float64), 1 if len(there) == 2 else len(there)
-
-    def odds(flat: Doubles, rows: Doubles) -> Doubles:
-        weight = flat.reshape(vectors, -1)
-        z = rows @ weight[:, :-1].T + weight[:, -1]
-        z = z if vectors > 1 else np.concatenate([np.zeros_like(z), z], axis=1)
-        return np.asarray(z - logsumexp(z, axis=1, keepdims=True))
-
-    def loss(flat: Doubles) -> tuple[float, Doubles]:
-        logs, weight = odds(flat, features), flat.reshape(vectors, -1)
-        slope = (np.exp(logs) - wanted)[:, -vectors:] / len(features)
-        gradient = np.concatenate([slope.T @ features + l2 * weight[:, :-1], slope.sum(axis=0)[:, None]], axis=1)
-        value = l2 / 2 * np.square(weight[:, :-1]).sum() - (wanted * logs).sum() / len(features)
-        return float(value), gradient.ravel()
-
-    start = np.zeros(vectors * (features.shape[1] + 1))
-    options = {"gtol": 1e-4, "ftol": 64 * np.finfo(np.float64).eps, "maxiter": 2000}
-    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-
-    def said(others: Doubles) -> Doubles:
-        found = np.zeros((len(others), probs.shape[1]))
-        found[:, there] = np.exp(odds(flat, others))
-        return found
-
-    return said
-
-
-def cross_fitted(features: Doubles, probs: Floats, of: Any, seed: int) -> Doubles:
-    """What a logistic regression says (n, C) of each row that was fitted on the other folds."""
-    n, folds = len(features), of.folds
-    if n < folds:
-        raise UserError(f"{type(of).__name__} needs at least {folds} rows for its folds, there are {n}")
-    place = np.random.default_rng([seed, 2]).permutation(n) % folds
-    said = np.zeros(probs.shape, dtype=np.float64)
-    for fold in range(folds):
-        here = place == fold
-        said[here] = logistic(features[~here], probs[~here], of.l2)(features[here])
-    return said
-
-
-def _check(value: Any) -> None:
-    in_range(value, 0, float("inf"), "l2")
-    if hasattr(value, "folds"):
-        in_range(value, 2, float("inf"), "folds")

@@ -12,25 +12,6 @@ from outgrow.losses.mixed import KL, AdaptConf, LogConf, Product, Xent
 from outgrow.losses.robust import CACE, EDL, GCE, Entropy, ReverseKL, ReverseXent, Symmetric, Window
 
 __all__ = [
-    "CACE",
-    "EDL",
-    "ELR",
-    "GCE",
-    "KL",
-    "LOSSES",
-    "AdaptConf",
-    "Entropy",
-    "LogConf",
-    "Loss",
-    "MixesTargets",
-    "Product",
-    "ReverseKL",
-    "ReverseXent",
-    "StatefulLoss",
-    "Symmetric",
-    "Window",
-    "Xent",
-    "harden",
-    "loss",
-    "stacked",
-]
+    "CACE", "EDL", "ELR", "GCE", "KL", "LOSSES", "AdaptConf", "Entropy", "LogConf", "Loss", "MixesTargets", "Product",
+    "ReverseKL", "ReverseXent", "StatefulLoss", "Symmetric", "Window", "Xent", "harden", "loss", "stacked",
+]  # fmt: skip

@@ -4,33 +4,20 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
-from outgrow.errors import UserError, unknown_name
-from outgrow.registry import Registry
+from outgrow.registry import Registered, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "LOSSES",
-    "Loss",
-    "MixesTargets",
-    "StatefulLoss",
-    "certain",
-    "in_range",
-    "loss",
-    "one_of",
-    "ramp",
-    "smoothed",
-    "stacked",
-]
+__all__ = ["LOSSES", "Loss", "MixesTargets", "StatefulLoss", "certain", "loss", "ramp", "smoothed", "stacked"]
 
 
 @runtime_checkable
-class Loss(Protocol):
+class Loss(Registered, Protocol):
     """Logits and soft labels in, one loss per example out."""
 
-    per_example: ClassVar[bool]
-    """False where an example's loss depends on the rest of its batch; the engine then keeps the batch whole."""
+    per_example: ClassVar[bool] = True
+    """False where an example's loss depends on the rest of its batch; the batch is then kept whole."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """Loss (..., n) from logits and targets (..., n, C) and ``progress`` in [0, 1]."""
@@ -43,16 +30,20 @@ class MixesTargets(Protocol):
 
     def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """The changed targets, from logits and labels (..., n, C), or from one column holding the log-odds and the
-        probability of the second of two classes (..., n, 1). No gradient flows through them."""
-        ...
+        probability of the second of two classes (..., n, 1). No gradient flows through them. By default the labels."""
+        return targets
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        """The loss (..., n) that the changed targets stand for."""
+        return -(self.targets(logits.detach(), targets, progress) * logits.log_softmax(dim=-1)).sum(dim=-1)
 
 
 @runtime_checkable
 class StatefulLoss(Protocol):
-    """A loss that goes by what the student said of each example before, in earlier epochs.
+    """A loss that depends on what the student said about each example in earlier epochs.
 
-    The engine holds C numbers for each of the student's training examples, zeros at first. At every update it takes
-    those of the batch, replaces them by :meth:`remember`, and trains on the loss :meth:`with_memory` them.
+    Training keeps C numbers for each of the student's examples, zeros at first. Every update takes those of its batch,
+    replaces them by :meth:`remember`, and trains on the loss :meth:`with_memory` of them.
     """
 
     def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
@@ -61,7 +52,7 @@ class StatefulLoss(Protocol):
         ...
 
     def with_memory(self, memory: "Tensor") -> Loss:
-        """The loss of the examples that this memory (..., n, C) is of."""
+        """The loss of the examples that this memory (..., n, C) belongs to."""
         ...
 
 
@@ -99,11 +90,6 @@ def stacked(losses: Sequence[Loss]) -> Loss:
     return dataclasses.replace(first, **changed)  # type: ignore[no-any-return]
 
 
-def cross_entropy(loss: MixesTargets, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-    """The loss (..., n) that the changed targets stand for."""
-    return -(loss.targets(logits.detach(), targets, progress) * logits.log_softmax(dim=-1)).sum(dim=-1)
-
-
 def ramp(warmup: "float | Tensor", progress: float) -> "Tensor":
     """Share in [0, 1] that rises linearly over the first ``warmup`` of training; 1 at once without a warm-up."""
     import torch
@@ -124,18 +110,3 @@ def smoothed(targets: "Tensor", eps: "float | Tensor") -> "Tensor":
 
     mixed = targets * (1 - eps) + eps / targets.shape[-1]
     return mixed.clamp_min(torch.finfo(targets.dtype).tiny)
-
-
-def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises :class:`UserError` unless ``value`` is known."""
-    if value not in known:
-        raise unknown_name(what, value, known)
-
-
-def in_range(loss: Any, low: float, high: float, *names: str) -> None:
-    """Raises :class:`UserError` unless the loss's numbers lie in [low, high]. Stacked ones were looked at before."""
-    for name in names:
-        value = getattr(loss, name)
-        if isinstance(value, int | float) and not low <= value <= high:
-            wanted = f"in [{low:g}, {high:g}]" if high < float("inf") else f"at {low:g} or above"
-            raise UserError(f"{type(loss).__name__} {name} is {value}; it must lie {wanted}")

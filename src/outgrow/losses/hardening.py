@@ -1,4 +1,4 @@
-"""Certain predictions whose classes come out as often as they should."""
+"""Predictions made certain, with each class as often as asked."""
 
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,13 @@ _NEVER = 1e4  # in log probability, below anything that a model says
 def harden(logits: "Tensor", marginals: "Tensor") -> "Tensor":
     """Certain predictions (..., n, C) whose classes occur as often as ``marginals`` (..., 1, C) says, to rounding.
 
-    A row takes the class whose log probability stands highest above that class's threshold. For two classes the
-    threshold lies between the n * marginal highest and the rest (Hazen's quantile): the shares are exact. For more, all
-    thresholds move at once, each half of the way to where its class would win its share against the others as they
-    stand, until every class is less than one row off; this is the assignment of rows to classes with the highest total
-    log probability, found from its prices (an auction). It rarely ends a row further off, never so far in the tests as
-    two. Rows at a threshold are shared equally among the tied classes. One column (..., n, 1) holds the log-odds of
-    the second of two classes.
+    A row takes the class whose log probability lies highest above that class's threshold. For two classes the threshold
+    lies between the n * marginal highest rows and the rest (Hazen's quantile), so the shares are exact. For more, all
+    thresholds move at once, each half of the way to where its class would win its share against the others as they are,
+    until every class is less than one row off. This is the assignment of rows to classes with the highest total log
+    probability, found through its prices (an auction). Rarely a class ends one row further off; two never occurred in
+    the tests. Rows at a threshold are shared equally among the tied classes. One column (..., n, 1) holds the log-odds
+    of the second of two classes.
     """
     import torch
 

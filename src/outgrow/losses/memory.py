@@ -1,9 +1,10 @@
-"""A loss that holds on to what the student said of an example before it began to learn the label's errors by heart."""
+"""A loss that holds on to what the student said about an example before it began to memorize wrong labels."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-from outgrow.losses.base import Loss, in_range, loss
+from outgrow.losses.base import Loss, MixesTargets, StatefulLoss, loss
+from outgrow.registry import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,30 +15,26 @@ _LEAST = 1e-4  # of 1 - <f, t>; the authors' code keeps f itself this far from 0
 
 
 @loss
-class ELR:
+class ELR(StatefulLoss, Loss):
     """Early-learning regularization: CE(f, weak) + strength log(1 - <f, t>), t the mean of the student's past beliefs.
 
     Liu et al. 2020 (equation 6; t by temporal ensembling, equation 8): at every sight of an example, t becomes
-    beta t + (1 - beta) f, from zeros, and no gradient flows through it. The term falls as f agrees with what it said in
-    earlier epochs, so that a label the student did not believe early pulls ever less. 1 - <f, t> is kept at 1e-4 or
-    above, and has no slope there.
+    beta t + (1 - beta) f, starting from zeros; no gradient flows through it. The term falls as f agrees with what it
+    said in earlier epochs, so a label that the student did not believe early on pulls less and less. 1 - <f, t> is kept
+    at 1e-4 or above, and has no slope there.
 
-    Called as it is, this is the loss of examples seen for the first time; the engines hold t, see
+    Called directly, this is the loss of examples seen for the first time; training keeps t, see
     :class:`outgrow.losses.StatefulLoss`. With one epoch it does little: t is then f itself, times 1 - beta.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Liu et al. 2020 (arXiv 2007.00151), ELR, eq. 6 and 8, and its code"
-    cost: ClassVar[str] = "as Xent, and C numbers in memory for each example of each student"
+    version = 1
+    source = "Liu et al. 2020 (arXiv 2007.00151), ELR, eq. 6 and 8, and its code"
+    cost = "as Xent, and C numbers in memory for each example of each student"
 
-    strength: float = 3.0
-    """Lambda; the paper's for CIFAR-10, from memory (7 for CIFAR-100); 0 is Xent."""
-    beta: float = 0.7
-    """Share of t that stays at each sight; the paper's for CIFAR-10, from memory (0.9 for CIFAR-100); 1 is Xent."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, float("inf"), "strength")
-        in_range(self, 0, 1, "beta")
+    strength: Annotated[float, Range(0)] = 3.0
+    """Lambda; the paper's value for CIFAR-10, from memory (7 for CIFAR-100); 0 is Xent."""
+    beta: Annotated[float, Range(0, 1)] = 0.7
+    """Share of t kept at each sight; the paper's value for CIFAR-10, from memory (0.9 for CIFAR-100); 1 is Xent."""
 
     def remember(self, memory: "Tensor", logits: "Tensor") -> "Tensor":
         """The running mean t (..., n, C) after this sight; see :class:`outgrow.losses.StatefulLoss`."""
@@ -56,16 +53,14 @@ class ELR:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _WithMemory:
+class _WithMemory(MixesTargets, Loss):
     """The loss of one batch. Its gradient in the logits is softmax minus changed targets, in closed form."""
-
-    per_example: ClassVar[bool] = True
 
     strength: "float | Tensor"
     memory: "Tensor"
 
     def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """Labels moved by -strength times the slope of log(1 - <f, t>), which sums to 0 over the classes."""
+        """Labels moved by -strength times the slope of log(1 - <f, t>); the move sums to 0 over the classes."""
         beliefs = _beliefs(logits)
         agreed = (beliefs * self.memory).sum(dim=-1, keepdim=True)
         apart = 1 - agreed

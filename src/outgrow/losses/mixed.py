@@ -1,9 +1,10 @@
 """Cross-entropies with changed targets: their gradient in the logits is softmax minus targets, no autograd needed."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-from outgrow.losses.base import certain, cross_entropy, in_range, loss, one_of, ramp
+from outgrow.losses.base import Loss, MixesTargets, certain, loss, ramp
 from outgrow.losses.hardening import harden
+from outgrow.registry import OneOf, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,73 +13,58 @@ __all__ = ["KL", "AdaptConf", "LogConf", "Product", "Xent"]
 
 
 @loss
-class Xent:
+class Xent(MixesTargets, Loss):
     """Cross-entropy with soft targets: -sum_c target_c log softmax(logits)_c."""
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 3"
-    cost: ClassVar[str] = "the least"
-
-    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """The labels themselves."""
-        return targets
-
-    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        return cross_entropy(self, logits, targets, progress)
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 3"
+    cost = "the least"
 
 
 @loss
-class KL:
-    """Forward divergence KL(weak || f) = sum_c weak_c log(weak_c / f_c): trains as Xent does, its least value is 0.
+class KL(MixesTargets, Loss):
+    """Forward divergence KL(weak || f) = sum_c weak_c log(weak_c / f_c): trains as Xent does, and its minimum is 0.
 
-    It is the cross-entropy less the entropy of the label, which no weight of the student changes.
+    It is the cross-entropy minus the entropy of the label, which does not depend on the student.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "EleutherAI/weak-to-strong, loss kl; Mulgund & Pabbaraju 2025 (arXiv 2501.19105)"
-    cost: ClassVar[str] = "as Xent"
-
-    def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        """The labels themselves."""
-        return targets
+    version = 1
+    source = "EleutherAI/weak-to-strong, loss kl; Mulgund & Pabbaraju 2025 (arXiv 2501.19105)"
+    cost = "as Xent"
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        return cross_entropy(self, logits, targets, progress) + targets.xlogy(targets).sum(dim=-1)
+        return super().__call__(logits, targets, progress) + targets.xlogy(targets).sum(dim=-1)
 
 
 @loss
-class LogConf:
+class LogConf(MixesTargets, Loss):
     """The auxiliary confidence loss: (1 - a) CE(f, weak) + a CE(f, hardened f).
 
     Burns et al. 2023 (section 4.3.2, appendix A.4), for C classes. Hardened f is the student's own prediction made
-    certain and no gradient flows through it. ``a`` rises linearly from 0 to ``alpha`` over the first ``warmup`` of
+    certain; no gradient flows through it. ``a`` rises linearly from 0 to ``alpha`` over the first ``warmup`` of
     training.
 
-    A class is taken where the student's log probability stands highest above that class's threshold, and the thresholds
-    are set in every batch such that the classes come out as often as ``marginals`` says, to rounding: with ``uniform``
-    half of the batch each for two classes, as in the paper; for more it is our extension. A row exactly at its
-    threshold (an untrained head: all rows) has no belief to trust and is shared equally, where the released code gives
-    the whole batch to class 0.
+    A row takes the class whose log probability lies highest above that class's threshold. In every batch the thresholds
+    are set such that the classes come out as often as ``marginals`` says, to rounding: with ``uniform``, half of the
+    batch each for two classes, as in the paper; for more classes this is our extension. A row exactly at its threshold
+    (all rows of an untrained head) has no belief to trust and is shared equally; the released code gives the whole
+    batch to class 0.
     """
 
-    per_example: ClassVar[bool] = False
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2, appendix A.4"
-    cost: ClassVar[str] = "a sort of each batch; finetuned in microbatches, one more forward pass"
+    version = 1
+    per_example = False
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2, appendix A.4"
+    cost = "a sort of each batch; finetuned in microbatches, one more forward pass"
 
-    alpha: float = 0.5
-    """Final weight of the student's own beliefs; the paper took 0.75 for its largest students and 0.5 otherwise."""
-    warmup: float = 0.2
+    alpha: Annotated[float, Range(0, 1)] = 0.5
+    """Final weight of the student's own beliefs; the paper uses 0.75 for its largest students and 0.5 otherwise."""
+    warmup: Annotated[float, Range(0, 1)] = 0.2
     """Share of training over which the weight rises."""
-    marginals: str = "uniform"
+    marginals: Annotated[str, OneOf("uniform", "weak")] = "uniform"
     """``uniform`` (the paper) or ``weak``: the mean of the weak labels in the batch (the released code)."""
-    schedule: str = "linear"
+    schedule: Annotated[str, OneOf("linear", "released")] = "linear"
     """``linear`` (the paper) or ``released``: progress itself up to ``warmup``, then 1 at once, so the weight jumps
     from ``warmup * alpha`` to ``alpha`` in one step (openai/weak-to-strong loss.py line 96)."""
-
-    def __post_init__(self) -> None:
-        one_of("LogConf marginals", self.marginals, ("uniform", "weak"))
-        one_of("LogConf schedule", self.schedule, ("linear", "released"))
-        in_range(self, 0, 1, "alpha", "warmup")
 
     def weight(self, progress: float) -> "Tensor":
         """The weight ``a`` at this share of training."""
@@ -97,29 +83,23 @@ class LogConf:
         shares = targets.mean(dim=-2, keepdim=True) if self.marginals == "weak" else torch.as_tensor(marginals)
         return torch.lerp(targets, harden(logits, shares), self.weight(progress).to(targets.dtype))
 
-    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        return cross_entropy(self, logits, targets, progress)
-
 
 @loss
-class Product:
+class Product(MixesTargets, Loss):
     """The product confidence loss: CE(f, t) with t proportional to f^beta weak^alpha, a log-linear pool.
 
     openai/weak-to-strong loss.py lines 37 to 68, where alpha = beta = 1; no gradient flows through t. The released
-    code's warm-up is an argument that it never reads; there is none here. A certain label stays as it is.
+    code has a warm-up argument that it never reads; there is none here. A certain label stays as it is.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "openai/weak-to-strong, loss.py, product_loss_fn; Burns et al. 2023, appendix"
-    cost: ClassVar[str] = "as Xent"
+    version = 1
+    source = "openai/weak-to-strong, loss.py, product_loss_fn; Burns et al. 2023, appendix"
+    cost = "as Xent"
 
-    alpha: float = 1.0
+    alpha: Annotated[float, Range(0)] = 1.0
     """Exponent of the weak label."""
-    beta: float = 1.0
+    beta: Annotated[float, Range(0)] = 1.0
     """Exponent of the student's own belief; 0 (with ``alpha`` 1) is Xent."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, float("inf"), "alpha", "beta")
 
     def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """The pool of the label and the student's belief."""
@@ -131,32 +111,25 @@ class Product:
             return (self.beta * logits + self.alpha * (log_targets - (1 - targets).clamp_min(tiny).log())).sigmoid()
         return (self.beta * logits + self.alpha * log_targets).softmax(dim=-1)
 
-    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        return cross_entropy(self, logits, targets, progress)
-
 
 @loss
-class AdaptConf:
-    """Adaptive confidence: (1 - b) CE(f, weak) + b CE(f, own class), with b set by each example.
+class AdaptConf(MixesTargets, Loss):
+    """Adaptive confidence: (1 - b) CE(f, weak) + b CE(f, own class), with its own b for each example.
 
     Guo et al. 2024, as in ggjy/vision_weak_to_strong adaptconf.py:
-    b = exp(CE(f, own) / T) / (exp(CE(f, own) / T) + exp(CE(f, weak class) / T)), no gradient through it. Since the own
-    class is the student's best, b is at most 1/2, reached where student and supervisor agree; where they differ, b
-    falls with the student's conviction against the weak class.
+    b = exp(CE(f, own) / T) / (exp(CE(f, own) / T) + exp(CE(f, weak class) / T)), no gradient through it. The own class
+    is the student's best, so b is at most 1/2, which it reaches where student and supervisor agree; where they differ,
+    b falls the more the student is convinced against the weak class.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Guo et al. 2024 (arXiv 2402.03749), adaptive confidence loss, and its code"
-    cost: ClassVar[str] = "as Xent"
+    version = 1
+    source = "Guo et al. 2024 (arXiv 2402.03749), adaptive confidence loss, and its code"
+    cost = "as Xent"
 
-    temperature: float = 0.5
+    temperature: Annotated[float, Range(1e-3)] = 0.5
     """T; a small one makes b all or nothing."""
-    warmup: float = 0.0
+    warmup: Annotated[float, Range(0, 1)] = 0.0
     """Share of training over which b rises from 0; the code ramps only its other, constant weight."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 1e-3, float("inf"), "temperature")
-        in_range(self, 0, 1, "warmup")
 
     def targets(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         """The label mixed with the student's own class."""
@@ -171,6 +144,3 @@ class AdaptConf:
             behind = (logits * (weak - own)).sum(dim=-1, keepdim=True)
         weight = (behind / self.temperature).sigmoid() * ramp(self.warmup, progress)
         return torch.lerp(targets, own, weight.to(targets.dtype))
-
-    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
-        return cross_entropy(self, logits, targets, progress)

@@ -1,9 +1,10 @@
-"""Losses of other shapes: bounded, mode-seeking, windowed, evidential. Probes take their gradient by autograd."""
+"""Other losses: bounded, mode-seeking, windowed, evidential. Probes take their gradient by autograd."""
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-from outgrow.losses.base import certain, in_range, loss, ramp, smoothed
+from outgrow.losses.base import Loss, certain, loss, ramp, smoothed
+from outgrow.registry import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,25 +15,22 @@ _AUTOGRAD = "autograd on the logits"
 
 
 @loss
-class Entropy:
-    """Confidence without hardening: (1 - a) CE(f, weak) + a H(f), the student's entropy being made small.
+class Entropy(Loss):
+    """Confidence without hardening: (1 - a) CE(f, weak) + a H(f), H the student's entropy.
 
-    EleutherAI's soft form of the confidence loss. Their code (w2s/loss.py) takes CE(f, f) with no gradient through
-    the second f, whose gradient is zero, so that there the entropy changes nothing but the size of the steps; here the
-    entropy itself is differentiated.
+    EleutherAI's soft form of the confidence loss. Their code (w2s/loss.py) takes CE(f, f) without a gradient through
+    the second f. The gradient of that term is zero, so it changes nothing but the size of the steps; here the entropy
+    itself is differentiated.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "EleutherAI/w2s, loss entropy (blog.eleuther.ai/weak-to-strong)"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "EleutherAI/w2s, loss entropy (blog.eleuther.ai/weak-to-strong)"
+    cost = _AUTOGRAD
 
-    alpha: float = 0.5
+    alpha: Annotated[float, Range(0, 1)] = 0.5
     """Final weight of the entropy; 0 is Xent."""
-    warmup: float = 0.2
+    warmup: Annotated[float, Range(0, 1)] = 0.2
     """Share of training over which the weight rises."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "alpha", "warmup")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         log_probs = logits.log_softmax(dim=-1)
@@ -41,22 +39,19 @@ class Entropy:
 
 
 @loss
-class Window:
+class Window(Loss):
     """Cross-entropy only where the student is unsure: its highest probability is below 1/C + radius; else 0.
 
-    EleutherAI/w2s confidence_window_loss, with 1/2 as 1/C. Its other choice of radius, the median weak confidence
-    (``midweak``), is a number of the labels: give it.
+    EleutherAI/w2s confidence_window_loss, which has 1/2 for 1/C. For its other choice of radius, the median weak
+    confidence (``midweak``), compute that number from the labels and pass it.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "EleutherAI/w2s, loss window (blog.eleuther.ai/weak-to-strong)"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "EleutherAI/w2s, loss window (blog.eleuther.ai/weak-to-strong)"
+    cost = _AUTOGRAD
 
-    radius: float = 0.15
-    """1 takes every example: Xent."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "radius")
+    radius: Annotated[float, Range(0, 1)] = 0.15
+    """1 takes every example, which is Xent."""
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         log_probs = logits.log_softmax(dim=-1)
@@ -65,22 +60,19 @@ class Window:
 
 
 @loss
-class ReverseKL:
+class ReverseKL(Loss):
     """Mode-seeking divergence KL(f || weak) = sum_c f_c log(f_c / weak_c), the label smoothed by eps.
 
-    Yao et al. 2025: the student may leave out what the supervisor spreads its doubt on. Without smoothing a certain
-    label would make the loss infinite.
+    Yao et al. 2025: the student may ignore the classes over which the supervisor spreads its doubt. Without smoothing,
+    a certain label would make the loss infinite.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Yao et al. 2025 (arXiv 2502.11107), reverse KL"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "Yao et al. 2025 (arXiv 2502.11107), reverse KL"
+    cost = _AUTOGRAD
 
-    eps: float = 0.01
+    eps: Annotated[float, Range(0, 1)] = 0.01
     """Share of the uniform distribution in the label."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         log_probs = logits.log_softmax(dim=-1)
@@ -88,49 +80,42 @@ class ReverseKL:
 
 
 @loss
-class ReverseXent:
+class ReverseXent(Loss):
     """Reverse cross-entropy -sum_c f_c log weak_c, the label smoothed by eps: linear in the student's probabilities.
 
-    Yao et al. 2025; arXiv 2505.24313 shows that it depends less on the supervisor's own doubt. A label in
-    the middle asks for nothing.
+    Yao et al. 2025; arXiv 2505.24313 shows that it depends less on the supervisor's own doubt. A label with even odds
+    has no gradient.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Yao et al. 2025 (arXiv 2502.11107); arXiv 2505.24313"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "Yao et al. 2025 (arXiv 2502.11107); arXiv 2505.24313"
+    cost = _AUTOGRAD
 
-    eps: float = 0.01
+    eps: Annotated[float, Range(0, 1)] = 0.01
     """Share of the uniform distribution in the label; bounds the loss by log(C / eps)."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         return _reverse(logits, targets, self.eps).sum(dim=-1)
 
 
 @loss
-class Symmetric:
+class Symmetric(Loss):
     """Symmetric cross-entropy: alpha CE(f, weak) + beta RCE(f, weak), the second with the label smoothed by eps.
 
-    Wang et al. 2019 for noisy labels, where the logarithm of 0 is cut at -4; arXiv 2505.24313 takes it to
-    weak labels with alpha 1 and beta 0.1 in its code.
+    Wang et al. 2019 for noisy labels, where the logarithm of 0 is cut at -4; the code of arXiv 2505.24313 uses it for
+    weak labels, with alpha 1 and beta 0.1.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Wang et al. 2019 (arXiv 1908.06112); arXiv 2505.24313"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "Wang et al. 2019 (arXiv 1908.06112); arXiv 2505.24313"
+    cost = _AUTOGRAD
 
-    alpha: float = 1.0
+    alpha: Annotated[float, Range(0)] = 1.0
     """Weight of the cross-entropy."""
-    beta: float = 0.1
+    beta: Annotated[float, Range(0)] = 0.1
     """Weight of the reverse cross-entropy; 0 (with ``alpha`` 1) is Xent."""
-    eps: float = 0.01
+    eps: Annotated[float, Range(0, 1)] = 0.01
     """Share of the uniform distribution in the label of the reverse cross-entropy."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, float("inf"), "alpha", "beta")
-        in_range(self, 0, 1, "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         forward = -targets * logits.log_softmax(dim=-1)
@@ -138,24 +123,21 @@ class Symmetric:
 
 
 @loss
-class CACE:
+class CACE(Loss):
     """Confidence-adaptive cross-entropy: CE where the supervisor is sure, reverse CE where it is not.
 
-    arXiv 2505.24313 and its code: sure is |weak - 1/2| >= threshold for two classes, here max_c weak_c - 1/C >=
-    threshold for C.
+    arXiv 2505.24313 and its code: sure means |weak - 1/2| >= threshold for two classes; for C classes, here,
+    max_c weak_c - 1/C >= threshold.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "arXiv 2505.24313, CACE, and Gengze/W2SG-Bregman loss.py"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "arXiv 2505.24313, CACE, and Gengze/W2SG-Bregman loss.py"
+    cost = _AUTOGRAD
 
-    threshold: float = 0.1
-    """0 takes every supervisor for sure: Xent. The code's default is 0.01; its runs take quantiles of the labels."""
-    eps: float = 0.01
+    threshold: Annotated[float, Range(0, 1)] = 0.1
+    """0 counts every label as sure, which is Xent. The code's default is 0.01; its runs use quantiles of the labels."""
+    eps: Annotated[float, Range(0, 1)] = 0.01
     """Share of the uniform distribution in the label of the reverse cross-entropy."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "threshold", "eps")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         sure = targets.amax(dim=-1, keepdim=True) - 1 / logits.shape[-1] >= self.threshold
@@ -164,21 +146,18 @@ class CACE:
 
 
 @loss
-class GCE:
+class GCE(Loss):
     """Generalized cross-entropy sum_c weak_c (1 - f_c^q) / q: cross-entropy at q = 0, absolute error at q = 1.
 
-    Zhang & Sabuncu 2018 (equation 6), linear in the soft label. Bounded by 1/q: an example far off pulls little.
+    Zhang & Sabuncu 2018 (equation 6), linear in the soft label. Bounded by 1/q, so an example far off pulls little.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Zhang & Sabuncu 2018 (arXiv 1805.07836), eq. 6"
-    cost: ClassVar[str] = _AUTOGRAD
+    version = 1
+    source = "Zhang & Sabuncu 2018 (arXiv 1805.07836), eq. 6"
+    cost = _AUTOGRAD
 
-    q: float = 0.7
+    q: Annotated[float, Range(0, 1)] = 0.7
     """0.7 is the paper's; 0 is Xent."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "q")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         import torch
@@ -190,27 +169,24 @@ class GCE:
 
 
 @loss
-class EDL:
-    """Evidential loss of Bayesian WeakS-to-Strong: the logits are evidence of a Dirichlet distribution over beliefs.
+class EDL(Loss):
+    """Evidential loss of Bayesian WeakS-to-Strong: the logits are evidence for a Dirichlet distribution over beliefs.
 
-    Cui et al. 2024 (equations 4 and 5) with one supervisor: (1 - gamma) sum_k weak_k l_k + gamma l_own, own being the
-    student's class, and l_k = log S - log alpha_k + progress KL(Dir(alpha with alpha_k = 1) || Dir(1)), where
+    Cui et al. 2024 (equations 4 and 5) with one supervisor: (1 - gamma) sum_k weak_k l_k + gamma l_own, where own is
+    the student's class, l_k = log S - log alpha_k + progress KL(Dir(alpha with alpha_k = 1) || Dir(1)),
     alpha = relu(z) + 1 and S = sum_c alpha_c.
 
-    Here z are the logits less their mean: in Outgrow only differences of logits mean anything (a two-class head may be
-    one log-odds), so evidence for all classes at once cannot be said. Classes are predicted as by the Dirichlet's mean;
-    the student's probabilities are the softmax, as everywhere.
+    Here z are the logits minus their mean: in Outgrow only differences of logits mean anything (a two-class head may be
+    one log-odds), so evidence for all classes at once cannot be expressed. The predicted class is that of the
+    Dirichlet's mean; the student's probabilities are the softmax, as everywhere.
     """
 
-    per_example: ClassVar[bool] = True
-    source: ClassVar[str] = "Cui et al. 2024 (arXiv 2406.03199), eq. 4-5"
-    cost: ClassVar[str] = "autograd through gamma functions on the logits"
+    version = 1
+    source = "Cui et al. 2024 (arXiv 2406.03199), eq. 4-5"
+    cost = "autograd through gamma functions on the logits"
 
-    gamma: float = 0.5
+    gamma: Annotated[float, Range(0, 1)] = 0.5
     """Weight of the student's own class; 0 trusts the labels alone."""
-
-    def __post_init__(self) -> None:
-        in_range(self, 0, 1, "gamma")
 
     def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
         num_classes = logits.shape[-1]

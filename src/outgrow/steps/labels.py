@@ -1,11 +1,13 @@
-"""Steps that change labels: transforms, several supervisors joined, and the controls. Gold only if handed over."""
+"""Steps that change labels: transforms, several supervisors combined, and controls. Gold comes only as an argument."""
 
 import numpy as np
 
-from outgrow.data import Features, Floats, Ints, Labels, Split, hardened, positions
+from outgrow.data import Features, Floats, Ints, Labels, Split, positions
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
 from outgrow.labels import LabelModel, Transform, TransformInputs
+from outgrow.labels.base import Doubles
+from outgrow.labels.structure import clustered, picked_by_component, safe_scale, standardized
 
 __all__ = ["cluster", "combine", "relabel", "shuffle"]
 
@@ -22,36 +24,41 @@ def relabel(
     gold: Labels | None = None,
     seed: int | None = None,
 ) -> Labels:
-    """Labels of B and B_val after one transform; T plays no part. What the transform does not need is None."""
+    """Labels of B and B_val after one transform; T plays no part. Leave out what the transform does not need.
+
+    Raises:
+        UserError: if it needs one vector for each example and gets choices, or loses or invents rows.
+    """
     from threadpoolctl import threadpool_limits
 
     weak = labels.take(split.ids(_TRANSFER))
-    matrix = unlabelled = None
+    given = {}
     if features is not None:
         assert view is not None
         whole = features.views[view]
         if whole.ndim != 2:
             raise UserError(
                 f"{type(transform).__name__} compares examples by one vector each, and a choice has one for each "
-                "candidate; take transforms of the labels alone, such as Harden or KeepConfident"
+                "candidate; use transforms that look at the labels alone, such as Harden or KeepConfident"
             )
-        matrix = whole[positions(weak.ids, features.ids)].astype(np.float64)
-        center, scale = matrix.mean(axis=0), matrix.std(axis=0)
-        scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, 1.0)
-        matrix = (matrix - center) / scale
+        ids = {"features": weak.ids}
         if "unlabelled" in transform.needs:
-            rows = positions(split.ids(("A", "A_val")), features.ids)
-            unlabelled = (whole[rows].astype(np.float64) - center) / scale
+            ids["unlabelled"] = split.ids(("A", "A_val"))
+        rows = [whole[positions(wanted, features.ids)].astype(np.float64) for wanted in ids.values()]
+        given = dict(zip(ids, standardized(*rows), strict=True))
     with threadpool_limits(limits=1):  # a fixed number of threads: sums in one order, the same bits
-        made = transform(weak, TransformInputs(features=matrix, unlabelled=unlabelled, gold=gold, seed=seed or 0))
-    same = np.isin(made.ids, weak.ids).all() and (transform.drops or len(made) == len(weak))
-    assert same, "a transform made up rows, or lost some without saying so"
+        made = transform(weak, TransformInputs(**given, gold=gold, seed=seed or 0))
+    if not np.isin(made.ids, weak.ids).all() or (len(made) != len(weak) and not transform.drops):
+        raise UserError(
+            f"{type(transform).__name__} returned {len(made)} rows for {len(weak)}; return rows that it was given, and "
+            "set drops = True in the class if it leaves some out"
+        )
     return made
 
 
 @step(version=1)
 def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
-    """One set of labels of several supervisors on the same rows."""
+    """One set of labels from those of several supervisors on the same rows."""
     return model(labels)
 
 
@@ -60,54 +67,40 @@ def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
 
 @step(version=1)
 def shuffle(labels: Labels, seed: int) -> Labels:
-    """The same labels dealt to other rows at random: all that is left of them is how often each class occurs."""
+    """The same labels, dealt to the rows at random: all they still tell is how often each class occurs."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return Labels(ids=labels.ids, probs=labels.probs[order], source=f"shuffled {labels.source}")
 
 
-@step(version=1)
+@step(version=2)
 def cluster(features: Features, labels: Labels, split: Split, view: str, seed: int) -> Labels:
-    """No-label baseline on T: k-means with k = C on the features of B, clusters named by the weak majority.
+    """No-label baseline on T: k-means with k = C on the features of B; the weak majority names the clusters.
 
     The weak labels say only which cluster is which class: log2(C!) bits.
 
-    Choices have no classes to cluster. There, what differs most between candidates of one example scores them: the
-    first principal component of the features minus their mean over the example's candidates (the CRC-TPC of Burns et
-    al. 2022, "Discovering latent knowledge", appendix), the weak majority saying only which end of it is better: 1 bit.
+    Choices have no classes to cluster. Their candidates are scored by the first principal component of the features
+    minus their mean over the example's candidates (CRC-TPC of Burns et al. 2022, "Discovering latent knowledge",
+    appendix). The weak majority says only which end of it is better: 1 bit.
     """
-    from threadpoolctl import threadpool_limits
-
-    from outgrow.data import positions
-
     matrix = features.views[view].astype(np.float64)
     train, test = (matrix[positions(split.parts[p], features.ids)] for p in ("B", "T"))
     weak = labels.take(split.parts["B"])
-    with threadpool_limits(limits=1):  # a fixed number of threads: sums in one order, the same bits
-        found = _clusters(train, test, weak.probs, seed) if matrix.ndim == 2 else _contrast(train, test, weak.probs)
-    return Labels.from_classes(split.parts["T"], found, weak.probs.shape[1], "clusters")
+    find = _by_cluster if matrix.ndim == 2 else _by_contrast
+    return Labels.from_classes(split.parts["T"], find(train, test, weak.probs, seed), weak.probs.shape[1], "clusters")
 
 
-def _clusters(train: Floats, test: Floats, weak: Floats, seed: int) -> Ints:
+def _by_cluster(train: Doubles, test: Doubles, weak: Floats, seed: int) -> Ints:
     """Classes of ``test`` (m, d) by k-means on ``train`` (n, d), named by the ``weak`` probabilities (n, C)."""
     from scipy.optimize import linear_sum_assignment
-    from sklearn.cluster import KMeans
 
-    center, scale = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-9)
-    means = KMeans(weak.shape[1], n_init=4, random_state=seed)
-    found = means.fit_predict((train - center) / scale)
+    found, of_test = clustered(weak.shape[1], seed, *standardized(train, test))
     votes = np.array([weak[found == k].sum(axis=0) for k in range(weak.shape[1])])
-    _, names = linear_sum_assignment(-votes)
-    classes: Ints = names[means.predict((test - center) / scale)]
+    classes: Ints = linear_sum_assignment(-votes)[1][of_test]
     return classes
 
 
-def _contrast(train: Floats, test: Floats, weak: Floats) -> Ints:
-    """Candidates of ``test`` (m, C, d) taken by the first principal component of ``train`` (n, C, d) within examples,
-    its sign by the ``weak`` probabilities (n, C)."""
-    scale = np.maximum(train.std(axis=(0, 1)), 1e-9)
+def _by_contrast(train: Doubles, test: Doubles, weak: Floats, seed: int) -> Ints:
+    """Candidates of ``test`` (m, C, d) by the first principal component of ``train`` (n, C, d) within examples."""
+    scale = safe_scale(train, axis=(0, 1))
     within, of_test = ((part - part.mean(axis=1, keepdims=True)) / scale for part in (train, test))
-    flat = within.reshape(-1, within.shape[-1])
-    direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    rows = np.arange(len(weak))
-    up, down = (weak[rows, hardened(sign * (within @ direction))].sum() for sign in (1, -1))
-    return hardened((of_test @ direction) * (1 if up >= down else -1))
+    return picked_by_component(within, of_test, weak)

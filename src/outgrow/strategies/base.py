@@ -316,9 +316,9 @@ def parse_trainer(text: str) -> Head | Finetune | Generate:
 
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
-    return STRATEGIES.spell(parse_strategy(text))
+    return STRATEGIES.canonical(text)
 
 
 def canonical_trainer(text: str) -> str:
     """The shortest spelling of the same trainer."""
-    return TRAINERS.spell(parse_trainer(text))
+    return TRAINERS.canonical(text)

@@ -82,7 +82,8 @@ def test_models_are_known_by_their_spelling() -> None:
 
 @pytest.mark.parametrize("options", [{"rows": 5}, {"dims": 0}, {"teacher_width": -1}, {"seed": -1}])
 def test_what_cannot_be_made(options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="cannot be made"):
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=f"{name} of task synthetic-gaussian is {value}; it must lie at"):
         made(**options)
 
 

@@ -145,7 +145,7 @@ def test_what_errors_cannot_be_made_of() -> None:
     unknown = replace(examples, gold=np.where(np.arange(len(examples)) % 2, -1, examples.gold))
     with pytest.raises(UserError, match="have no gold label"):
         erring(unknown, split)
-    with pytest.raises(UserError, match="no column difficulty; take kind='hardest'"):
+    with pytest.raises(UserError, match="no column difficulty; use kind='hardest'"):
         erring(replace(examples, meta={}), split, kind="difficulty")
     with pytest.raises(UserError, match="classes are 0 to 1"):
         erring(examples, split, kind="class", of_class=2)

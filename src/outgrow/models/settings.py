@@ -1,4 +1,4 @@
-"""What the engines of linear heads read; apart from the engines, so that it needs no torch."""
+"""How a linear head is trained on frozen features. Apart from the engines, so that reading it needs no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,8 @@ VIEWS = {
     "mean": "the mean over tokens at the last layer",
     "mid_mean": "the mean over tokens at two thirds of the depth",
 }
-"""The views of a text that feature extraction stores, all from one pass; images have their own reading of them."""
+"""The views of a text that feature extraction stores, all from one pass; :mod:`outgrow.models.images` has those of
+images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,11 @@ class HeadSettings:
     view: Annotated[str, OneOf(*VIEWS)] = "mid_mean"
     """Which features: a layer and a pooling, see ``VIEWS``."""
     l2: Annotated[float, Range(0)] = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
+    """Weight of |w|^2 / 2, added to the mean loss; features are standardized, and the bias is free."""
     max_tokens: Annotated[int, Range(1)] = 128
-    """Texts are cut to their first so many tokens, special tokens included."""
+    """Texts are cut to their first so many tokens, including special tokens."""
     precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
-    """What a transformer computes the features in: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
+    """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

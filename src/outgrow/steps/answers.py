@@ -40,9 +40,9 @@ def finetune_lm(
     seed: int,
     runtime: Runtime,
 ) -> Any:
-    """A language model that learned the answers of ``part``, or, where ``answers`` is None, the texts themselves.
+    """A language model that learned the answers of ``part`` and ``part_val``, or the texts if ``answers`` is None.
 
-    Those of ``part_val`` too: nothing is stopped early, so no row need be held out for it.
+    Nothing is stopped early, so no rows are held out for it.
     """
     from outgrow.train.lm import finetune_lm as train
 

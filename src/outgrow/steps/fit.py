@@ -37,7 +37,7 @@ def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runt
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
-    """Train all probes over the same features in one go; one at a time and together give the same."""
+    """Train all probes on the same features together; each comes out the same as if it were alone."""
     from outgrow.models.probe import ProbeJob, fit_probes
 
     jobs = [ProbeJob(*_rows_of(a), a["loss"], a["probe"], a["seed"]) for a in arguments]
@@ -45,7 +45,7 @@ def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> lis
 
 
 def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
-    """Solve all heads over the same features in one go; one at a time and together give the same."""
+    """Solve all heads on the same features together; each comes out the same as if it were alone."""
     from outgrow.models.logistic import LogisticJob, fit_logistic
 
     jobs = [LogisticJob(*_rows_of(a), a["logistic"]) for a in arguments]
@@ -53,14 +53,14 @@ def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> 
 
 
 def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
-    """Row numbers into the features and labels, of what is trained on and of the held-out rows."""
+    """Row numbers into the features, and labels: to train on, and held out."""
     train, val = _taught(a["labels"], a["split"], a["part"], a["rows"])
     rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
     return rows, train.probs, val_rows, val.probs
 
 
 def _taught(labels: Labels, split: Split, part: str, rows: Labels | None) -> tuple[Labels, Labels]:
-    """The labels to train on, and those that are held out."""
+    """The labels to train on, and the held-out ones."""
     return labels.take(split.parts[part]) if rows is None else rows, labels.take(split.parts[f"{part}_val"])
 
 
@@ -87,7 +87,7 @@ def fit_probe(
 ) -> Any:
     """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``.
 
-    ``rows`` are labels of drawn rows to train on in place of the part's; a row drawn twice counts twice.
+    ``rows`` are labels of drawn rows to train on instead of the part's; a row drawn twice counts twice.
     """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_probes([arguments], runtime)[0]
@@ -103,9 +103,9 @@ def fit_logistic(
     runtime: Runtime,
     rows: Labels | None = None,
 ) -> Any:
-    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted.
+    """The exact logistic regression on the labels of ``part``, or on ``rows`` as in :func:`fit_probe`.
 
-    ``rows`` as in :func:`fit_probe`.
+    Its history tells how well it fits the labels of ``part_val``.
     """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_logistics([arguments], runtime)[0]
@@ -140,15 +140,16 @@ def finetune(
     """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``.
 
     ``rows`` as in :func:`fit_probe`. ``start`` is a result whose ``begin`` gives tensors of the untrained classifier to
-    start from; ``anchor`` is the weight of |w - w at the start|^2 / 2 beside the loss.
+    start from; ``anchor`` is the weight of |w - w at the start|^2 / 2, added to the loss.
     """
     from outgrow.train.loop import finetune as finetune_model
 
     folder = model.folder(runtime)
     train, val = _taught(labels, split, part, rows)
-    inputs, val_inputs = ([texts.readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
+    readings, begin = texts.readings, start.begin if start else None
+    inputs, val_inputs = ([readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
     given = (inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
-    return finetune_model(folder, *given, start=start and start.begin, anchor=anchor)
+    return finetune_model(folder, *given, start=begin, anchor=anchor)
 
 
 @step(version=2)

@@ -35,56 +35,17 @@ from outgrow.strategies.trainers import (
 from outgrow.strategies.training import LPFT, Anchored, GenerativeFinetuning, Oracle, Regularised
 
 __all__ = [
-    "CCS",
-    "CONTROLS",
-    "CRC",
-    "ICM",
-    "LPFT",
-    "STRATEGIES",
-    "TRAINERS",
-    "VARIANTS",
-    "Anchored",
-    "Boosted",
-    "Bootstrap",
-    "Clusters",
-    "CoSupervised",
-    "Confidence",
-    "Direct",
-    "Ensemble",
-    "FewShot",
-    "FitRequest",
-    "GenerativeFinetuning",
-    "GoldMatched",
-    "Learner",
-    "Naive",
-    "Oracle",
-    "Raven",
-    "Refine",
-    "Regularised",
-    "Setup",
-    "Shuffled",
-    "Strategy",
-    "Trainer",
-    "TrainingMethod",
-    "ZeroShot",
-    "canonical_strategy",
-    "canonical_trainer",
-    "parse_strategy",
-    "parse_trainer",
-    "strategy",
-    "trainer",
-]
+    "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Boosted", "Bootstrap",
+    "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot", "FitRequest", "GenerativeFinetuning",
+    "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine", "Regularised", "Setup", "Shuffled", "Strategy",
+    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "canonical_trainer", "parse_strategy",
+    "parse_trainer", "strategy", "trainer",
+]  # fmt: skip
 
-VARIANTS = (
-    (
-        "Burns et al. 2023, largest students",
-        "auxiliary confidence loss with α 0.75",
-        "confidence(loss=LogConf(alpha=0.75))",
-    ),
-    (
-        "openai/weak-to-strong, as released",
-        "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
-        "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))",
-    ),
-)
-"""Further configurations of one method that a paper or its code used: paper, what, spelling."""
+VARIANTS = (  # paper, what, spelling
+    ("Burns et al. 2023, largest students", "auxiliary confidence loss with α 0.75",
+     "confidence(loss=LogConf(alpha=0.75))"),
+    ("openai/weak-to-strong, as released", "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
+     "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))"),
+)  # fmt: skip
+"""Other configurations of a method that a paper or its code used."""

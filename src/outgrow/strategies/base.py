@@ -32,7 +32,7 @@ __all__ = [
 class Setup:
     """What a strategy may use: texts, the split, weak labels, the learners, the supervisor's gold of A, a seed.
 
-    No gold of B or T, but for two that say so by their names: the transform ``MixGold`` and the strategy ``oracle``.
+    Gold of B is only for the transform ``MixGold`` and the strategy ``oracle``, whose names say so. There is none of T.
     """
 
     split: Step
@@ -41,13 +41,13 @@ class Setup:
     student: Learner
     seed: int
     gold_b: Step | None = None
-    """Gold of B, for a transform that says in its name that it buys some; nothing else may use it."""
+    """Gold of B, for a transform whose name says that it buys some; nothing else may use it."""
     supervisor: Learner | None = None
-    """The supervisor's model and trainer; None where the supervisor is no model (own labels, a rater, simulated)."""
+    """The supervisor's model and trainer; None if the supervisor is not a model (own labels, a rater, simulated)."""
     gold_a: Step | None = None
-    """The supervisor's own labels: gold of A and A_val. None where there is no ``supervisor``."""
+    """What the supervisor learned: gold of A and A_val. None if there is no ``supervisor``."""
     gold_b_val: Step | None = None
-    """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and no method."""
+    """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and not a method."""
     form: str = "text"
     """What a row is: ``text``, ``choice`` or ``image``, see :class:`outgrow.data.Examples`."""
 
@@ -56,10 +56,10 @@ class Setup:
         return self.student.fit(FitRequest(labels=self.weak, split=self.split, part="B", loss=loss, seed=self.seed))
 
     def transformed(self, *transforms: Transform) -> "Setup":
-        """The same with weak labels of B and B_val that went through the transforms in turn, and the rows still left.
+        """The setup after the transforms, in turn, of the weak labels of B and B_val; some may drop rows.
 
         Raises:
-            UserError: for a transform that cannot be where it is.
+            UserError: if a transform cannot be used here, or not in this order.
         """
         if not transforms:
             return self
@@ -68,11 +68,11 @@ class Setup:
         for place, transform in enumerate(transforms):
             name = type(transform).__name__
             if transform.soft and any(isinstance(t, Harden) for t in transforms[:place]):
-                raise UserError(f"{name} needs soft labels and Harden before it makes them certain; put Harden last")
+                raise UserError(f"{name} needs soft labels, and Harden before it makes them certain; put Harden last")
             uses: dict[str, Any] = {}
             if "features" in transform.needs and self.form == "choice":
                 raise UserError(
-                    f"{name} compares examples by one vector each, and a choice has one for each candidate; take "
+                    f"{name} compares examples by one vector each, and a choice has one for each candidate; use "
                     "transforms of the labels alone, such as Harden or KeepConfident"
                 )
             if "features" in transform.needs:
@@ -81,7 +81,7 @@ class Setup:
                 uses["seed"] = self.seed
             if "gold" in transform.needs:
                 if self.gold_b is None:
-                    raise UserError(f"{name} buys gold of B and this setup has none to sell")
+                    raise UserError(f"{name} buys gold of B, and this setup has none to sell")
                 uses["gold"] = self.gold_b
             weak = Step(steps.relabel, labels=weak, split=split, transform=transform, **uses)
             if transform.drops:
@@ -89,14 +89,14 @@ class Setup:
         return replace(self, split=split, weak=weak)
 
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
-        """The student's class probabilities."""
+        """What the trained student says about some parts."""
         return self.student.predict(fitted, self.split, parts)
 
     def only(self, what: str, *forms: str) -> None:
-        """Fail at plan time where rows are of another form.
+        """Check that the task's rows are of one of these forms.
 
         Raises:
-            UserError: saying that ``what`` cannot read these.
+            UserError: if ``what`` cannot read them.
         """
         if self.form not in forms:
             raise UserError(
@@ -104,25 +104,25 @@ class Setup:
             )
 
     def supervised(self, what: str) -> tuple[Learner, Step]:
-        """The supervisor's learner and gold of A, of which ``what`` makes more supervisors.
+        """The supervisor's learner and its gold of A, from which ``what`` trains more supervisors.
 
         Raises:
-            UserError: where the supervisor is no model, or writes answers.
+            UserError: if the supervisor is not a model, or writes answers.
         """
         if self.supervisor is None or self.gold_a is None:
             raise UserError(
-                f"{what} trains further supervisors on the gold of A, and here the supervisor is no model (own labels, "
-                "a rater, or simulated errors); name a model as weak, such as glove"
+                f"{what} trains more supervisors on the gold of A, and here the supervisor is no model (own labels, a "
+                "rater, or simulated errors); name a model as weak, such as glove"
             )
         self.supervisor.check_classifies(f"{what} joins")
         return self.supervisor, self.gold_a
 
 
 class Strategy(Registered, Protocol):
-    """Wires a student: from what it may use to the step that predicts T."""
+    """Wires a student: maps what it may use to the step that predicts T."""
 
     writes: ClassVar[bool] = False
-    """Whether it does as well with written answers as with class probabilities."""
+    """Whether it also works with written answers instead of class probabilities."""
 
     def __call__(self, setup: Setup) -> Step:
         """The step whose result is the student's :class:`outgrow.data.Labels` on T."""
@@ -151,7 +151,7 @@ class Naive(Strategy):
     cost = "one training"
 
     transforms: tuple[Transform, ...] = ()
-    """What is done to the weak labels of B and B_val first, in this order."""
+    """Applied to the weak labels of B and B_val first, in this order."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
@@ -175,7 +175,7 @@ class Confidence(Strategy):
 
 @strategy("shuffled")
 class Shuffled(Strategy):
-    """Control: train on the weak labels dealt to the wrong rows. Better than chance means that something leaks."""
+    """Control: train on the weak labels dealt to the wrong rows. A result above chance means that something leaks."""
 
     version = 1
     writes = True
@@ -200,7 +200,7 @@ class Clusters(Strategy):
 
 
 CONTROLS = ("shuffled", "clusters")
-"""Run beside every pair; with the majority class they say what a student must beat."""
+"""Run for every pair; with the majority class, they show what a student must beat."""
 
 
 def parse_strategy(text: str) -> Strategy:

@@ -1,4 +1,4 @@
-"""Chains of students, each supervised by the one before: bootstrapping with its controls, and refinement by itself."""
+"""Chains of students, each supervised by the one before: bootstrapping and its controls, and self-refinement."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,13 +27,12 @@ class Bootstrap(Strategy):
     """A chain: the supervisor teaches a slightly stronger model, that one the next, the last the student.
 
     Burns et al. 2023, section 4.3.1: M1 labels for M2, M2 for M3, and so on to the student. For chess every model had
-    fresh puzzles; ``fresh`` does so with equal shares of B, which are then smaller by as much as there are models. Not
-    fresh, every model is trained on all of B and labels the very rows it was trained on. Models between are trained as
-    the student is and stopped early by the labels they are given. Without any it is ``naive``.
+    fresh puzzles; ``fresh`` gives each model an equal share of B, so more models have fewer rows each. Otherwise every
+    model is trained on all of B and labels the very rows it was trained on. Models between are trained as the student
+    is, and stopped early by the labels they are given. With no models between, it is ``naive``.
 
     Its direct control is ``naive``, or for fresh shares ``direct(shares=...)`` with as many shares as trained models:
-    the supervisor's labels on the very rows of the chain's last stage. What errors handed on cost is told by
-    ``gold-matched``.
+    the supervisor's labels on the rows of the chain's last stage. ``gold-matched`` shows what inherited errors cost.
     """
 
     version = 1
@@ -54,10 +53,10 @@ class Bootstrap(Strategy):
 
 @strategy("direct")
 class Direct(Strategy):
-    """Control of a fresh chain: the supervisor's labels on the same last share of B, no models between.
+    """Control of a fresh chain: the supervisor's labels on the same last share of B, with no models between.
 
-    ``direct(shares=3)`` has the rows, and so the number of rows, of the last stage of a fresh ``bootstrap`` through two
-    models. One share is ``naive``.
+    ``direct(shares=3)`` has the rows of the last stage of a fresh ``bootstrap`` through two models. One share is
+    ``naive``.
     """
 
     version = 1
@@ -66,7 +65,7 @@ class Direct(Strategy):
     cost = "one training"
 
     shares: Annotated[int, Range(1)] = 1
-    """Into how many shares B is cut; the last is used."""
+    """How many shares B is cut into; the last one is used."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
@@ -75,14 +74,14 @@ class Direct(Strategy):
 
 @strategy("gold-matched")
 class GoldMatched(Strategy):
-    """Control of a chain: its last supervisor replaced by the same model, as accurate, that learned from gold.
+    """Control of a chain: its last supervisor is replaced by the same model, equally accurate, that learned from gold.
 
     A student may be good because its last supervisor is accurate, or bad because errors were handed down the chain.
-    Here the last model between is trained on gold of A, on 1/32 to all of its rows, and that one of the six labels for
-    the student whose accuracy on A_val is nearest to the chain's: equally accurate, its errors its own. The accuracies
-    are compared on the supervisor's held-out rows, so no gold of B or T is used; as the six are stopped early on those
-    rows, theirs is a little flattered. Our own construction; Falcontwirl's replication has a control of that name
-    whose making we do not know.
+    Here the last model between is trained on gold of A, on six shares from 1/32 to all of its rows. Of the six, the one
+    whose accuracy on A_val is nearest to the chain's labels for the student: it is as accurate, but its errors are its
+    own. The accuracies are compared on the supervisor's held-out rows, so no gold of B or T is used; the six are
+    stopped early on those rows, which flatters them a little. This is our own construction; Falcontwirl's replication
+    has a control of the same name, and we do not know how it was made.
     """
 
     version = 1
@@ -90,7 +89,7 @@ class GoldMatched(Strategy):
     cost = "the chain without its student, and seven trainings"
 
     through: tuple[str, ...] = ()
-    """The models of the chain it is a control of; at least one."""
+    """The models of the chain that it is a control for; at least one."""
     fresh: bool = False
     """As in ``bootstrap``."""
     loss: Loss = field(default_factory=Xent)
@@ -115,10 +114,10 @@ class GoldMatched(Strategy):
 
 @strategy("refine")
 class Refine(Strategy):
-    """The student relabels B for a fresh copy of itself, round after round; no rounds is ``naive``.
+    """The student relabels B for a fresh copy of itself, round after round; zero rounds is ``naive``.
 
     Born-again networks (Furlanello et al. 2018, eq. 3); EleutherAI's strong-to-strong training, in which two rounds
-    were reported to give no consistent gain.
+    gave no consistent gain.
     """
 
     version = 1
@@ -128,7 +127,7 @@ class Refine(Strategy):
 
     rounds: Annotated[int, Range(0)] = 1
     keep: Annotated[float, Range(0, 1, above=True)] = 1.0
-    """Share of each class's rows, the surest, that the next student is trained on."""
+    """Share of each class's rows that the next student is trained on: the most confident ones."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
@@ -142,12 +141,12 @@ class Refine(Strategy):
 
 
 class _End(NamedTuple):
-    """Where a chain stands when its student's turn comes."""
+    """Where a chain stands when it is the student's turn."""
 
     labels: Step
     split: Step
     model: Learner | None
-    """The last model between, None where there is none."""
+    """The last model between; None if there is none."""
     fitted: Step | None
 
 
@@ -174,21 +173,21 @@ def _share(setup: Setup, shares: int, number: int) -> Step:
 
 @step(version=1)
 def share_of_b(texts: Examples, split: Split, shares: int, number: int) -> Split:
-    """The split with share ``number`` (from 0) of B and of B_val in their place; related rows stay together.
+    """The split with B and B_val replaced by their share ``number`` (from 0); related rows stay together.
 
-    Groups stand in the order of their sha256, and that order is cut into runs as equal in rows as groups allow.
+    Groups are sorted by their sha256, and that order is cut into runs with numbers of rows as equal as groups allow.
     """
     parts = dict(split.parts)
     for name in _TRANSFER:
         ids = split.parts[name]
         parts[name] = ids[_shares(texts.groups[positions(ids, texts.ids)], shares) == number]
     if not len(parts["B"]):
-        raise UserError(f"B has too few groups of rows for {shares} fresh shares; take fewer models, or fresh=False")
+        raise UserError(f"B has too few groups of rows for {shares} fresh shares; use fewer models, or fresh=False")
     return Split(parts=parts)
 
 
 def _shares(groups: Ids, shares: int) -> Ints:
-    """(n,) The share of each row: that in which the middle of its group's rows falls."""
+    """(n,) The share of each row: the one that the middle of its group's rows falls into."""
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hashed = [hashlib.sha256(str(name).encode()).digest() for name in names]
     order = sorted(range(len(names)), key=lambda i: hashed[i])
@@ -199,7 +198,7 @@ def _shares(groups: Ids, shares: int) -> Ints:
 
 @step(version=1)
 def some_of_a(split: Split, share: float, seed: int) -> Split:
-    """The split with a random share of A; a smaller one of the same seed lies within a larger one."""
+    """The split with a random share of A; with the same seed, a smaller share lies within a larger one."""
     ids = split.parts["A"]
     drawn = np.sort(np.random.default_rng(seed).permutation(len(ids))[: max(2, round(share * len(ids)))])
     return Split(parts={**split.parts, "A": ids[drawn]})
@@ -207,9 +206,9 @@ def some_of_a(split: Split, share: float, seed: int) -> Split:
 
 @step(version=1)
 def as_accurate(gold: Labels, wanted: Labels, held_out: tuple[Labels, ...], offered: tuple[Labels, ...]) -> Labels:
-    """Of the ``offered`` labels those whose giver's accuracy on ``held_out`` rows is nearest to that of ``wanted``.
+    """Of the ``offered`` labels, those whose model's accuracy on ``held_out`` rows is nearest to that of ``wanted``.
 
-    Of equally near ones, the first.
+    A tie goes to the first.
     """
 
     def accuracy(labels: Labels) -> float:

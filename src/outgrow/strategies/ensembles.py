@@ -1,8 +1,8 @@
-"""Several supervisors for one student: the same weak model with other seeds, rows or tasks, or other weak models.
+"""Several supervisors for one student: the same weak model with other seeds or rows, or other weak models.
 
-All are trained on the supervisor's own gold of A, and the first is always the supervisor itself; so an ensemble of one
-is ``naive``, bitwise. The weak accuracy of a result stays that of the supervisor alone: what an ensemble of supervisors
-gains counts as gain, whether or not the student has a part in it.
+All are trained on the supervisor's own gold of A, and the first is always the supervisor itself, so an ensemble of one
+is ``naive`` to the last bit. The weak accuracy of a result stays that of the supervisor alone: what an ensemble of
+supervisors gains counts as gain, whether or not the student contributes to it.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _Kind = Annotated[str, OneOf("bagging", "seeds")]
 class Ensemble(Strategy):
     """Train on the joint labels of several supervisors: the baseline that boosting and learned weights must beat.
 
-    Bagging (Breiman 1996) trains each member but the first on as many rows of A as there are, drawn with replacement.
+    Bagging (Breiman 1996) trains every member but the first on as many rows as A has, drawn with replacement.
     """
 
     version = 1
@@ -41,13 +41,13 @@ class Ensemble(Strategy):
     cost = "one supervisor's training for each further member"
 
     size: Annotated[int, Range(1)] = 5
-    """Supervisors of the weak model, itself included."""
+    """How many supervisors of the weak model there are, including the supervisor itself."""
     kind: _Kind = "bagging"
-    """How they differ: ``bagging`` or ``seeds``."""
+    """What makes them different: ``bagging`` or ``seeds``."""
     models: tuple[str, ...] = ()
-    """Further weak models, trained as the supervisor is."""
+    """Other weak models, trained as the supervisor is."""
     by: LabelModel = field(default_factory=MeanVote)
-    """Makes one label of theirs: ``MeanVote`` or ``DawidSkene``."""
+    """Combines their labels: ``MeanVote`` or ``DawidSkene``."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
@@ -58,13 +58,14 @@ class Ensemble(Strategy):
 
 @strategy("boosted")
 class Boosted(Strategy):
-    """AdaBoost of supervisors: each next one sees more of the rows of A that those before got wrong.
+    """AdaBoost of supervisors: each one sees more of the rows of A that those before it got wrong.
 
-    EnsemW2S (Agrawal et al. 2024), for any number of classes SAMME (Zhu et al. 2009, algorithm 2): with e the weighted
-    error, alpha = log((1 - e) / e) + log(C - 1); weights of wrong rows times exp(alpha). Members are trained on as many
-    rows as A has, drawn with these weights, as our learners know no weights; e is taken on A itself, so a supervisor
-    that fits A to the last row leaves nothing to boost. One no better than chance gets no vote and changes no weight.
-    The student's labels are the members' probabilities, averaged by alpha.
+    EnsemW2S (Agrawal et al. 2024), with SAMME (Zhu et al. 2009, algorithm 2) for any number of classes: with e the
+    weighted error, alpha = log((1 - e) / e) + log(C - 1), and the weights of wrong rows are multiplied by exp(alpha).
+    Our learners take no weights, so members are trained on as many rows as A has, drawn with these weights. e is
+    measured on A itself, so a supervisor that fits every row of A leaves nothing to boost. A member no better than
+    chance gets no vote and changes no weight. The student's labels are the members' probabilities, averaged with the
+    weights alpha.
     """
 
     version = 1
@@ -72,9 +73,9 @@ class Boosted(Strategy):
     cost = "one supervisor's training for each further member, one after the other"
 
     size: Annotated[int, Range(1)] = 5
-    """Supervisors, itself included."""
+    """How many supervisors there are, including the supervisor itself."""
     hard: bool = False
-    """Members vote with their class, as in SAMME, and not with their probabilities."""
+    """Members vote with their class, as in SAMME, instead of their probabilities."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
@@ -94,12 +95,12 @@ class Boosted(Strategy):
 
 @strategy("co-supervised")
 class CoSupervised(Strategy):
-    """Specialists take turns: each row of B is labelled by the one the student of the round before agrees with most.
+    """Specialists share the work: each row of B is labeled by the one that the previous student agrees with most.
 
-    Liu & Alahi 2024: x goes to the specialist k of least CE(f(x), w_k(x)), and stays if specialist and student name one
-    class. Their further check, of local against global labels, is left out. Their specialists are given domains; ours
-    are the clusters (k-means) of A in the supervisor's features, each a supervisor trained on the gold of its cluster.
-    The first student has the supervisor's own labels; no rounds is ``naive``.
+    Liu & Alahi 2024: x goes to the specialist k with the least CE(f(x), w_k(x)), and stays if specialist and student
+    name the same class. We leave out their further check of local against global labels. Their specialists come from
+    given domains; ours are supervisors trained on the gold of one cluster each (k-means of A in the supervisor's
+    features). The first student has the supervisor's own labels; zero rounds is ``naive``.
     """
 
     version = 1
@@ -107,7 +108,7 @@ class CoSupervised(Strategy):
     cost = "k-means, a supervisor's training for each specialist, a student for each round"
 
     size: Annotated[int, Range(1)] = 3
-    """Specialists."""
+    """How many specialists there are."""
     rounds: Annotated[int, Range(0)] = 1
     consistent: bool = True
     """Leave out rows where specialist and student name different classes."""
@@ -133,13 +134,13 @@ class CoSupervised(Strategy):
 
 @strategy("raven")
 class Raven(Strategy):
-    """Learned trust: supervisors weighted by how well the student, first taught where they all agree, agrees with them.
+    """Learned trust: supervisors count by how well the student, taught first where they all agree, agrees with them.
 
-    RAVEN (2025): the student's loss is CE(f, sum_m pi_m w_m) with pi learned beside the student, after a start on easy
-    rows. There pi follows the gradient in the same training; here student and pi take turns, so that any learner will
-    do: for a student f, pi = softmax(-mean CE(f, w_m) / temperature), which is the minimum over pi of the paper's loss
-    plus temperature times KL(pi || uniform), and then a fresh student learns all rows with that pi. No rounds is the
-    mean of ``ensemble``, and so is a very high temperature.
+    RAVEN (2025): the student's loss is CE(f, sum_m pi_m w_m), and pi is learned with the student after a start on easy
+    rows. In the paper pi follows the gradient in the same training. Here student and pi take turns, so any learner can
+    be used: for a student f, pi = softmax(-mean CE(f, w_m) / temperature), the minimum over pi of the paper's loss plus
+    temperature times KL(pi || uniform); then a fresh student learns all rows with that pi. Zero rounds is the mean of
+    ``ensemble``, and so is a very high temperature.
     """
 
     version = 1
@@ -174,7 +175,7 @@ def _seed(setup: Setup, number: int) -> int:
 
 
 def _taught(learner: Learner, own: Step, setup: Setup, number: int = 0, rows: Step | None = None) -> Step:
-    """The learner trained on gold of A, or on drawn rows of it, stopped early by all of A_val."""
+    """Member ``number`` trained on gold of A, or on drawn rows of it, and stopped early by all of A_val."""
     request = FitRequest(labels=own, split=setup.split, part="A", seed=_seed(setup, number), rows=rows)
     return learner.fit(request)
 
@@ -202,14 +203,14 @@ def _votes(setup: Setup, size: int, kind: str, models: Sequence[str], name: str)
 
 @step(version=1)
 def draw(gold: Labels, split: Split, seed: int) -> Labels:
-    """As many rows of A as there are, drawn with replacement: an id may come several times."""
+    """As many rows as A has, drawn from it with replacement: an id may occur several times."""
     ids = split.parts["A"]
     return gold.take(ids[np.random.default_rng(seed).integers(len(ids), size=len(ids))])
 
 
 @step(version=1)
 def draw_hard(gold: Labels, split: Split, answers: tuple[Labels, ...], seed: int) -> Labels:
-    """As many rows of A as there are, drawn with the weights that boosting gives them after these answers on A."""
+    """As many rows as A has, drawn from it with the weights that boosting gives them after these answers on A."""
     ids = split.parts["A"]
     own = gold.take(ids)
     _, weights = samme(np.stack([a.take(ids).hard != own.hard for a in answers]), own.probs.shape[1])
@@ -223,11 +224,11 @@ def cluster_of_a(
     """The rows of A in cluster ``number`` of ``size``, by k-means on standardized features; of a choice, their mean."""
     ids = split.parts["A"]
     if len(ids) < size:
-        raise UserError(f"A has {len(ids)} rows for {size} specialists; take fewer")
+        raise UserError(f"A has {len(ids)} rows for {size} specialists; use fewer")
     matrix = features.views[view][positions(ids, features.ids)].astype(np.float64)
     (found,) = clustered(size, seed, *standardized(matrix.mean(axis=1) if matrix.ndim == 3 else matrix))
     if not (found == number).any():
-        raise UserError(f"A falls into fewer than {size} clusters of different texts; take fewer specialists")
+        raise UserError(f"A falls into fewer than {size} clusters of different texts; use fewer specialists")
     return gold.take(ids[found == number])
 
 
@@ -237,8 +238,9 @@ def cluster_of_a(
 def samme(wrong: Floats, num_classes: int) -> tuple[Floats, Floats]:
     """The vote of each of m members (m,), and the weight of each of n rows (n,) after all of them.
 
-    Zhu et al. 2009, algorithm 2: ``wrong`` (m, n) says who erred where, in the order of boosting. The weighted error is
-    kept half a row away from 0, where the vote would be infinite; a member no better than chance has the vote 0.
+    Zhu et al. 2009, algorithm 2: ``wrong`` (m, n) says which member errs on which row, in the order of boosting. The
+    weighted error is at least half a row, as the vote would be infinite at 0; a member no better than chance has the
+    vote 0.
     """
     num_rows = wrong.shape[1]
     weights = np.full(num_rows, 1 / num_rows)
@@ -254,17 +256,17 @@ def samme(wrong: Floats, num_classes: int) -> tuple[Floats, Floats]:
 
 @step(version=1)
 def boost(gold: Labels, answers: tuple[Labels, ...], votes: tuple[Labels, ...], hard: bool) -> Labels:
-    """The members' labels averaged by the votes that their answers on A have earned them."""
+    """The members' labels, averaged with the votes that their answers on A earned them."""
     own = gold.take(answers[0].ids)
     earned, _ = samme(np.stack([a.take(own.ids).hard != own.hard for a in answers]), own.probs.shape[1])
     if not earned.sum():
-        raise UserError("no supervisor is better than chance on its own rows, so boosting has none to follow")
+        raise UserError("no supervisor is better than chance on its own rows; boost a stronger weak model")
     return _averaged(votes, earned, "boosted", hard=hard)
 
 
 @step(version=1)
 def assign(student: Labels, votes: tuple[Labels, ...], consistent: bool) -> Labels:
-    """For each row the label of the specialist that the student's probabilities are nearest to in cross-entropy."""
+    """For each row, the label of the specialist nearest to the student's probabilities in cross-entropy."""
     told = np.stack([v.take(student.ids).probs for v in votes])
     costs = _cross_entropy(student, told)
     rows = np.arange(len(student))
@@ -283,7 +285,7 @@ def unanimous(votes: tuple[Labels, ...]) -> Labels:
 
 @step(version=1)
 def trusted(student: Labels, votes: tuple[Labels, ...], temperature: float) -> Labels:
-    """The supervisors' labels averaged by the student's trust in each."""
+    """The supervisors' labels, averaged with the student's trust in each."""
     told = np.stack([v.take(student.ids).probs for v in votes])
     costs = _cross_entropy(student, told).mean(axis=1) / temperature
     trust = np.exp(costs.min() - costs)

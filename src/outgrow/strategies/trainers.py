@@ -1,7 +1,7 @@
-"""Trainers: how a model learns labels. Each is one object with all that is particular to it.
+"""Trainers: how a model learns labels. A trainer is a frozen dataclass whose fields are the settings its engine reads.
 
-A trainer is a frozen dataclass whose fields are the settings its engine reads. Register another with :func:`trainer`;
-its name and fields are then spelled the same in Python, YAML and on the command line.
+Register another with :func:`trainer`; its name and fields are then spelled the same in Python, in YAML and on the
+command line.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,21 +37,21 @@ class FitRequest:
     labels: Step
     split: Step
     part: str
-    """Its rows are trained on; those of ``<part>_val`` decide early stopping."""
+    """The rows to train on; early stopping looks at those of ``<part>_val``."""
     loss: Loss = field(default_factory=Xent)
     seed: int
     rows: Step | None = None
-    """Labels of drawn rows to train on in place of the part's; a row drawn twice counts twice."""
+    """Labels of drawn rows to train on instead of the part's; a row drawn twice counts twice."""
     start: Step | None = None
-    """A stored result whose ``begin`` gives the tensors of an untrained classifier to start from."""
+    """A result whose ``begin`` gives tensors of the untrained classifier to start from."""
     anchor: float = 0.0
-    """Weight of |w - w at the start|^2 / 2 beside the loss."""
+    """Weight of |w - w at the start|^2 / 2, added to the loss."""
 
 
 class Trainer(Registered, Protocol):
-    """How a model learns labels and then gives its own. Inherit from it: what you do not override stays as it is here.
+    """How a model learns labels and then gives its own. Inherit from this class and override what differs.
 
-    A trainer refuses what it cannot do with a :class:`UserError`, when experiments are planned.
+    A trainer does all that a :class:`FitRequest` asks, or raises :class:`UserError` while the experiment is planned.
     """
 
     output: ClassVar[str] = "probs"
@@ -59,26 +59,26 @@ class Trainer(Registered, Protocol):
     seeded: ClassVar[bool] = True
     """Whether the result depends on the seed."""
     early_stopping: bool = False
-    """Whether held-out labels decide when training stops."""
+    """Whether held-out labels decide when training stops. Most trainers make it a field."""
 
     def check(self, learner: "Learner") -> None:
-        """Refuse a model that cannot be trained this way."""
+        """Raise :class:`UserError` for a model that cannot be trained this way."""
         return
 
     def probed(self) -> "Trainer":
-        """A linear probe that reads as much of each text as this trainer; itself where it is one."""
+        """The linear probe that reads as much of each text as this trainer does; the trainer itself if it is one."""
         return Probe()
 
     def features(self, learner: "Learner") -> tuple[Step, str]:
-        """Frozen features of all texts, as the model is before any training, and the view of them that is probed."""
+        """Features of all texts from the model before any training, and the name of the view that a probe reads."""
         return self.probed().features(learner)
 
     def with_l2(self, values: Sequence[float]) -> "list[Trainer]":
-        """This trainer at each strength of L2, for models of which held-out labels choose one."""
+        """This trainer with each of these strengths of L2; held-out labels choose among the models it makes."""
         raise UserError("regularised is a probe's L2; to keep finetuned weights near their start take anchored")
 
     def finetuning(self, what: str) -> FinetuneSettings:
-        """The settings of the finetuning that ``what`` (a strategy's name) changes by a start or an anchor."""
+        """The settings of the finetuning to which ``what``, a strategy's name, adds a start or an anchor."""
         name = TRAINERS.name_of(self)
         raise UserError(f"{what} changes how a classifier is finetuned, which {name} does not do; train with finetune")
 
@@ -87,8 +87,8 @@ class Trainer(Registered, Protocol):
         ...
 
     def predict(self, learner: "Learner", fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """The step whose result is what a trained model says of some parts: :class:`outgrow.data.Labels`, or
-        :class:`outgrow.data.Answers` where the output is text."""
+        """The step whose result is the trained model's :class:`outgrow.data.Labels` on some parts, or its
+        :class:`outgrow.data.Answers` if the output is text."""
         ...
 
 
@@ -113,7 +113,7 @@ class Learner:
     texts: Step
     """The task's pool of texts, without gold."""
     training: "TrainingMethod | None" = None
-    """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
+    """A strategy that changes how the trainer trains; the ceiling is then trained the same way."""
 
     def __post_init__(self) -> None:
         self.trainer.check(self)
@@ -125,23 +125,23 @@ class Learner:
 
     @property
     def writes(self) -> bool:
-        """Whether it learns and gives written answers, not class probabilities."""
+        """Whether it works with written answers instead of class probabilities."""
         return self.trainer.output == "text"
 
     def check_classifies(self, what: str) -> None:
-        """Refuse written answers.
+        """Check that it works with class probabilities, as ``what`` does.
 
         Raises:
-            UserError: saying that ``what`` is done with class probabilities.
+            UserError: if it writes answers.
         """
         if self.writes:
             raise UserError(f"{what} class probabilities, and {TRAINERS.name_of(self.trainer)} writes answers")
 
     def for_model(self, text: str) -> "Learner":
-        """Another model, trained in the trainer's own way.
+        """A learner of the model that ``text`` spells, with the same trainer.
 
         Raises:
-            UserError: for an unknown model, or one that reads something else.
+            UserError: if the model is unknown, or reads images and this one texts, or the other way round.
         """
         model, reads = ModelSpec.parse(text), self.model.reads
         if reads is not None and model.reads not in (None, reads):
@@ -149,32 +149,38 @@ class Learner:
         return Learner(model=model, trainer=self.trainer, texts=self.texts)
 
     def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """The truth on some parts, in the form that this learner takes."""
+        """The truth on some parts, as classes or written answers."""
         return Step(steps.gold_answers if self.writes else steps.gold, pool=pool, split=split, parts=parts)
 
     def shuffled(self, labels: Step, seed: int) -> Step:
-        """The same labels, in the form that this learner takes, dealt to other rows."""
+        """The same labels or answers, dealt to other rows."""
         if self.writes:
             return Step(steps.shuffle_answers, answers=labels, seed=seed)
         return Step(steps.shuffle, labels=labels, seed=seed)
 
     def fit(self, request: FitRequest) -> Step:
-        """The trained model."""
+        """The step whose result is the trained model.
+
+        Raises:
+            UserError: if the trainer cannot do what is requested.
+        """
+        if request.start is not None or request.anchor:
+            self.trainer.finetuning("a start or an anchor")
         if self.training is not None:
             return self.training.fit(replace(self, training=None), request)
         return self.trainer.fit(self, request)
 
     def predict(self, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """What a trained model says of some parts."""
+        """The step whose result is what the trained model says about some parts."""
         return self.trainer.predict(self, fitted, split, parts)
 
 
 @runtime_checkable
 class TrainingMethod(Protocol):
-    """A strategy that changes how a model is trained and not on what, so that its ceiling must be trained so too."""
+    """A strategy that changes how a model is trained, and not on what: its ceiling must be trained the same way."""
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
-        """The model that ``learner`` makes of what is requested, trained in this strategy's way."""
+        """The step whose result is the learner's model, trained in this strategy's way."""
         ...
 
 
@@ -208,9 +214,6 @@ class _Head(HeadSettings, Trainer):
         return Step(steps.predict_probe, fitted=fitted, features=learner.features[0], split=split, parts=parts)
 
     def _given(self, learner: Learner, request: FitRequest) -> dict[str, Any]:
-        """What both fitting steps take."""
-        if request.start is not None or request.anchor:
-            self.finetuning("a start or an anchor")
         given = {"labels": request.labels, "split": request.split, "part": request.part, "rows": request.rows}
         return {"features": learner.features[0], **given}
 
@@ -239,29 +242,25 @@ class Logistic(LogisticSettings, _Head):
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         if request.loss != Xent():
-            raise UserError(
-                f"logistic solves cross-entropy to its one minimum; {type(request.loss).__name__} depends on the way, "
-                "so train with probe"
-            )
+            name = type(request.loss).__name__
+            raise UserError(f"logistic solves cross-entropy exactly and takes no other loss; to use {name}, take probe")
         return Step(steps.fit_logistic, logistic=self, **self._given(learner, request))
 
 
 # --- a transformer's own weights --------------------------------------------------------------------------------------
 
 
-def _check_has_weights(model: ModelSpec) -> None:
-    if model.is_static:
-        raise UserError(f"{model} has frozen features only and cannot be finetuned; train it with probe")
+class _Transformer(Trainer):
+    def check(self, learner: Learner) -> None:
+        if learner.model.is_static:
+            raise UserError(f"{learner.model} has frozen features only and cannot be finetuned; train it with probe")
 
 
 @trainer("finetune")
-class Finetune(FinetuneSettings, Trainer):
+class Finetune(FinetuneSettings, _Transformer):
     """A transformer with a linear head, finetuned on soft labels: all weights, or LoRA adapters."""
 
     version = 1
-
-    def check(self, learner: Learner) -> None:
-        _check_has_weights(learner.model)
 
     def probed(self) -> Trainer:
         return Probe(max_tokens=self.max_tokens)
@@ -278,17 +277,14 @@ class Finetune(FinetuneSettings, Trainer):
 
 
 @trainer("generate")
-class Generate(GenerateSettings, Trainer):
-    """A language model that learns to write answers, by the loss of their tokens, and writes its own."""
+class Generate(GenerateSettings, _Transformer):
+    """A language model that learns to write answers from the loss of their tokens, and then writes its own."""
 
     version = 1
     output = "text"
 
-    def check(self, learner: Learner) -> None:
-        _check_has_weights(learner.model)
-
     def features(self, learner: Learner) -> tuple[Step, str]:
-        raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
+        raise UserError("generate writes answers, so there are no features to relabel or cluster by; train with probe")
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         if request.loss != Xent():
@@ -296,10 +292,8 @@ class Generate(GenerateSettings, Trainer):
                 f"generate learns written answers by the language-model loss; {type(request.loss).__name__} needs "
                 "class probabilities, so take the strategy naive, or another trainer"
             )
-        if request.start is not None or request.anchor or request.rows is not None:
-            raise UserError(
-                "generate learns all answers of a part from the pretrained weights; take the strategy naive"
-            )
+        if request.rows is not None:
+            raise UserError("generate learns all answers of a part, not drawn ones; take the strategy naive")
         given = {"answers": request.labels, "split": request.split, "part": request.part, "seed": request.seed}
         return Step(steps.finetune_lm, model=learner.model, texts=learner.texts, settings=self, **given)
 

@@ -1,9 +1,9 @@
-"""Other ways to train a student on the same labels: its ceiling is trained in the same way (design law 4).
+"""Other ways to train a student on the same labels; its ceiling is trained in the same way (design law 5).
 
-And one that is no method: ``oracle``, early stopping by ground truth, for analysis only.
+And one that is not a method: ``oracle``, early stopping by ground truth, for analysis only.
 """
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,14 +22,22 @@ from outgrow.train.settings import GenerateSettings
 __all__ = ["LPFT", "Anchored", "GenerativeFinetuning", "Oracle", "Regularised"]
 
 
-@strategy("regularised")
-class Regularised(Strategy):
-    """A probe with the L2 of a grid that agrees best with held-out weak labels; one value is that value.
+@dataclass(frozen=True, kw_only=True)
+class _Training(Strategy, TrainingMethod):
+    loss: Loss = field(default_factory=Xent)
 
-    Strong regularisation as a method: tried in the appendix of Burns et al. 2023; in theory what keeps a student from
-    fitting its supervisor's errors (Medvedev et al. 2025, Dong et al. 2025). Held-out weak labels hold the same errors,
-    so they may choose too little of it; a single strong value, ``l2=(10.0,)``, is the fixed form. The ceiling chooses
-    from the same grid.
+    def __call__(self, setup: Setup) -> Step:
+        return Naive(loss=self.loss)(replace(setup, student=replace(setup.student, training=self)))
+
+
+@strategy("regularised")
+class Regularised(_Training):
+    """A probe whose L2 is chosen from a grid by agreement with held-out weak labels; a single value is used as it is.
+
+    Strong regularization as a method: tried in the appendix of Burns et al. 2023; in theory it keeps a student from
+    fitting its supervisor's errors (Medvedev et al. 2025, Dong et al. 2025). Held-out weak labels have the same errors,
+    so they may choose too small a value; one strong value, ``l2=(10.0,)``, avoids the choice. The ceiling chooses from
+    the same grid.
     """
 
     version = 1
@@ -37,15 +45,11 @@ class Regularised(Strategy):
     cost = "one probe for each value, all in one product"
 
     l2: Annotated[tuple[float, ...], Range(0)] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    """The grid; of values that agree equally well, in both agreement and cross-entropy, the first is taken."""
-    loss: Loss = field(default_factory=Xent)
+    """The grid. Of values with equal agreement and equal cross-entropy, the first is taken."""
 
     def __post_init__(self) -> None:
         if not self.l2:
             raise UserError("l2 of regularised is empty; give at least one number")
-
-    def __call__(self, setup: Setup) -> Step:
-        return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         fits = [replace(learner, trainer=trainer).fit(request) for trainer in learner.trainer.with_l2(self.l2)]
@@ -53,12 +57,12 @@ class Regularised(Strategy):
 
 
 @strategy("lp-ft")
-class LPFT(Strategy):
-    """Finetuning that starts from a linear probe's head, so that the first updates need not bend the features.
+class LPFT(_Training):
+    """Finetuning that starts from the head of a linear probe, so that the first updates need not bend the features.
 
-    Kumar et al. 2022, section 3.3; in the appendix of Burns et al. 2023 with modest gains. The head, without bias as in
-    all our finetuning, is the minimum of mean cross-entropy + ``l2`` / 2 |head|^2 on the same labels, with features
-    scaled to a mean square of 1.
+    Kumar et al. 2022, section 3.3; modest gains in the appendix of Burns et al. 2023. The head, without bias as in all
+    our finetuning, is the minimum of mean cross-entropy + ``l2`` / 2 |head|^2 on the same labels, with features scaled
+    to a mean square of 1. ``loss`` is that of the finetuning.
     """
 
     version = 1
@@ -66,11 +70,6 @@ class LPFT(Strategy):
     cost = "one pass for features, then as finetuning"
 
     l2: Annotated[float, Range(0, above=True)] = 0.01
-    loss: Loss = field(default_factory=Xent)
-    """Of the finetuning; the probe has cross-entropy."""
-
-    def __call__(self, setup: Setup) -> Step:
-        return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         settings = learner.trainer.finetuning("lp-ft")
@@ -82,11 +81,11 @@ class LPFT(Strategy):
 
 
 @strategy("anchored")
-class Anchored(Strategy):
-    """Finetuning held near the pretrained weights: ``strength`` / 2 |w - start|^2 beside the mean loss (L2-SP).
+class Anchored(_Training):
+    """Finetuning held near the pretrained weights: ``strength`` / 2 |w - start|^2 is added to the mean loss (L2-SP).
 
     Li et al. 2018, eq. 3, with one strength for body and head (their beta is of the order of alpha); the head starts at
-    zero, where this is plain weight decay. In the appendix of Burns et al. 2023 without consistent gain. Strength 0 is
+    zero, where this is plain weight decay. No consistent gain in the appendix of Burns et al. 2023. Strength 0 is
     ``naive``.
     """
 
@@ -95,25 +94,21 @@ class Anchored(Strategy):
     cost = "one more copy of the weights"
 
     strength: Annotated[float, Range(0)] = 0.01
-    loss: Loss = field(default_factory=Xent)
-
-    def __call__(self, setup: Setup) -> Step:
-        return _trained_by(self, setup, self.loss)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
-        if self.strength and learner.trainer.finetuning("anchored").lora:
+        if learner.trainer.finetuning("anchored").lora and self.strength:
             raise UserError("anchored holds weights near their start, which LoRA's adapters are not; set lora=0")
         return learner.fit(replace(request, anchor=self.strength))
 
 
 @strategy("generative-finetuning")
-class GenerativeFinetuning(Strategy):
-    """The student first reads the texts of B as a language model, no labels involved, then learns the weak labels.
+class GenerativeFinetuning(_Training):
+    """The student first reads the texts of B as a language model, without labels, and then learns the weak labels.
 
-    Burns et al. 2023, section 5.2.2: there for reward models, on dialogs and completions with the preferences ignored;
-    of a choice, all candidates are read. Every text begins with the tokenizer's first special token and ends, where it
-    is cut too, with the end of text; a text's loss is the sum over its tokens. The ceiling reads the same. No epochs is
-    ``naive``.
+    Burns et al. 2023, section 5.2.2: there for reward models, on dialogs and completions with the preferences ignored.
+    All candidates of a choice are read. Every text begins with the tokenizer's first special token and ends with the
+    end of text, even if it is cut; its loss is the sum over its tokens. The ceiling reads the same texts. Zero epochs
+    is ``naive``.
     """
 
     version = 1
@@ -125,11 +120,7 @@ class GenerativeFinetuning(Strategy):
     lr: Annotated[float, Range(0, 1, above=True)] = 1e-5
     """Peak learning rate of the reading."""
     max_tokens: Annotated[int, Range(3)] = 128
-    """Texts are cut to so many tokens, one before and one after them included."""
-    loss: Loss = field(default_factory=Xent)
-
-    def __call__(self, setup: Setup) -> Step:
-        return _trained_by(self, setup, self.loss)
+    """Texts are cut to this many tokens, including the one before and the one after them."""
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         name = "generative-finetuning"
@@ -154,11 +145,11 @@ class GenerativeFinetuning(Strategy):
 
 @strategy("oracle")
 class Oracle(Strategy):
-    """Analysis, no method: weak labels, but stopped early by the gold of B_val, which no student may see.
+    """Analysis, not a method: weak labels, but early stopping by the gold of B_val, which no student may see.
 
-    The ground-truth early stopping of Burns et al. 2023, section 5.1.1 and figures 7, 13 and 17 (there "cheating", on
-    the test set; here on held-out rows of B, so that the test stays untouched): what stopping at the right time would
-    have given. The one strategy that breaks the law that gold of B never reaches a student.
+    The ground-truth early stopping of Burns et al. 2023, section 5.1.1 and figures 7, 13 and 17. They call it
+    "cheating", as it uses the test set; ours uses held-out rows of B, so the test stays untouched. It shows what
+    stopping at the right time would have gained. No other strategy lets gold of B reach a student.
     """
 
     version = 1
@@ -173,10 +164,6 @@ class Oracle(Strategy):
         assert setup.gold_b_val is not None
         labels = Step(oracle_stop, labels=setup.weak, gold=setup.gold_b_val, split=setup.split)
         return Naive(loss=self.loss)(replace(setup, weak=labels))
-
-
-def _trained_by(training: TrainingMethod, setup: Setup, loss: Loss) -> Step:
-    return Naive(loss=loss)(replace(setup, student=replace(setup.student, training=training)))
 
 
 # --- their steps ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The checkpoint of a training run: a folder of safetensors, one from each rank, put in place as a whole.
 
-A tensor that is cut over ranks stands in every rank's file with that rank's rows, so any number of processes can go on
-from it. Whatever is read is numbers and JSON; nothing in it can run.
+If a tensor is cut over ranks, every rank's file has that rank's rows, so any number of processes can resume from it.
+Only numbers and JSON are read; nothing in a checkpoint can run.
 """
 
 import json
@@ -25,7 +25,7 @@ from outgrow.train import distributed
 __all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "trained", "write"]
 
 SECONDS = 120.0
-"""Least time between two checkpoints; a kill loses at most this much work."""
+"""Time between two checkpoints; a kill loses at most this much work."""
 _NAME = "checkpoint"
 _log = logging.getLogger(__name__)
 
@@ -37,25 +37,25 @@ class Best:
     agreement: float
     cross_entropy: float
     state: dict[str, Tensor]
-    """As :func:`snapshot` gave them."""
+    """From :func:`snapshot`."""
 
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a run is. Order, dropout and learning rate follow from ``update``, so no random state is kept."""
+    """How far a run is. Order, dropout and learning rate follow from ``update``, so there is no random state."""
 
     update: int = 0
     """Updates done."""
     losses: list[float] = field(default_factory=list)
-    """Loss of each update since the last check."""
+    """The loss of each update since the last entry of the history."""
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
     memory: Tensor | None = None
-    """(n, C), what a loss that remembers holds of each training example."""
+    """(n, C), what a stateful loss remembers of each training example."""
 
 
 def identity_of(model: nn.Module, *parts: object) -> str:
-    """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
+    """A digest of the first weights and all arguments, which a checkpoint must share with the run that resumes it."""
     digest = sha256()
     for name, parameter in trained(model).items():
         digest.update(name.encode())
@@ -71,16 +71,16 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, pieces: dict[str, Tensor]) -> None:
-    """Put back what :func:`snapshot` took."""
+    """Put back what :func:`snapshot` gave."""
     with torch.no_grad():
         for name, parameter in trained(model).items():
             distributed.own(parameter).copy_(pieces[name])
 
 
 def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half.
+    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half of one.
 
-    Of a model that is cut, every rank must call. Processes on several machines must share ``folder``, or there is none.
+    If the model is cut, every rank must call. Processes on several machines must share ``folder``, or nothing is kept.
     """
     ranks = distributed.size() if distributed.is_cut(model) else 1
     beside = folder / f"{_NAME}-{os.getpid()}.tmp"
@@ -118,16 +118,16 @@ def _put_in_place(beside: Path, place: Path, ranks: int) -> None:
 
 
 def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put the checkpoint's weights and optimizer state in place and say where it stands.
+    """Load the checkpoint's weights and optimizer state, and return its position.
 
-    Without a checkpoint, or with one that is damaged or of another run, training starts anew; the log says why.
+    Without a checkpoint, or if it is damaged or from another run, training starts from the beginning; the log says why.
     """
     for place in sorted(folder.glob(f"{_NAME}-*[0-9]"), reverse=True):
         try:
             with ExitStack() as stack:
                 written = _Written(place, stack)
                 if written.about["identity"] != identity:
-                    _log.warning("training starts anew: the checkpoint %s is of another run", place)
+                    _log.warning("training starts anew: the checkpoint %s is from another run", place)
                     continue
                 weights, states, position = _as_now(written, model, optimizer)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
@@ -140,7 +140,7 @@ def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
 
 
 class _Written:
-    """A checkpoint on disk, of however many ranks."""
+    """A checkpoint on disk, from any number of ranks."""
 
     def __init__(self, place: Path, stack: ExitStack) -> None:
         ranks = int(next(place.iterdir()).stem.rpartition("-")[2])
@@ -150,7 +150,7 @@ class _Written:
         self.about: dict[str, str] = self.files[0].metadata()
 
     def rows(self, name: str, span: tuple[int, int] | None = None) -> Tensor:
-        """A tensor whole, or ``span``: the first row and how many."""
+        """A whole tensor, or ``span`` of it: the first row and how many rows."""
         holders = [file for file, names in zip(self.files, self.names, strict=True) if name in names]
         if span is None:
             parts = [file.get_tensor(name) for file in holders]
@@ -177,7 +177,7 @@ def _as_now(
             name, _, key = rest.rpartition(".")
             parameter = tensors[name]
             value = written.rows(full, None if _is_whole(key, parameter) else spans[name])
-            # Ours keeps bare pieces; torch's AdamW keeps what is cut as the tensor is.
+            # Our Adafactor keeps bare pieces; torch's AdamW keeps tensors that are cut as the weights are.
             bare = _is_whole(key, parameter) or isinstance(optimizer, distributed.Adafactor)
             states[numbers[parameter]][key] = value if bare else distributed.cut_as(parameter, value)
     position = Position(**json.loads(written.about["position"]))
@@ -189,7 +189,7 @@ def _as_now(
 
 
 def _is_whole(key: str, parameter: Tensor) -> bool:
-    """Whether an optimizer keeps this whole on every rank: it is not as long as the tensor itself."""
+    """Whether every rank's optimizer keeps all of this, since it is not as long as the tensor itself."""
     return key == "step" or (key == "col_var" and parameter.ndim == 2)
 
 

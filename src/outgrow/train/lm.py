@@ -1,7 +1,7 @@
 """Language models that write answers: finetuning on the answers' tokens alone, and greedy decoding.
 
 As Burns et al. 2023 did for chess: the weak model learns gold answers, writes its own for B, and the strong model
-learns those. What is shared with the finetuning of classifiers is imported from there.
+learns those.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,14 @@ __all__ = ["GenerativeModel", "decode", "finetune_lm"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerativeModel(TrainedWeights):
-    """The result of :func:`finetune_lm`. The history has four entries an epoch."""
+    """The result of :func:`finetune_lm`. The history has four entries in each epoch."""
 
     name = "generative"
     read_settings = GenerateSettings
     settings: GenerateSettings
 
     def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
-        """The tensors of an untrained classifier that begin as this model's: its body."""
+        """The body for an untrained classifier to start from."""
         prefix = f"{untrained.body.base_model_prefix}."
         body = {f"body.{name.removeprefix(prefix)}": t for name, t in self.state.items() if name.startswith(prefix)}
         wanted = {name for name, _ in untrained.named_parameters() if name.startswith("body.")}
@@ -72,21 +72,22 @@ def finetune_lm(
 ) -> GenerativeModel:
     """Finetune the language model in ``folder`` to write each answer after its prompt and a space.
 
-    The loss of an example is -log p(answer and end of text | prompt), the sum over the answer's tokens; of a batch, its
-    mean. The same arguments give the same bits on the same machine's CPU, and up to rounding the same at any
-    ``runtime.microbatch``. With ``runtime.scratch``, a run that was killed goes on from its last checkpoint.
+    The loss of an example is -log p(answer and end of text | prompt), the sum over the answer's tokens; the mean over
+    each batch is minimized. The same arguments give the same bits on the same machine's CPU, and any
+    ``runtime.microbatch`` the same up to rounding. With ``runtime.scratch``, a run that was killed resumes from its
+    last checkpoint.
 
     Args:
         folder: config, tokenizer and safetensors of a decoder.
         prompts: n texts.
-        answers: n texts; an empty one is the end of text alone.
+        answers: n texts; an empty one is just the end of text.
         settings: everything else that changes the result.
         seed: draws the order of each epoch.
         runtime: device, microbatch and gradient checkpointing, progress ("updates"), scratch.
-        cut: cut answers of more than ``max_answer`` tokens, as a weak model may write, in place of refusing them.
+        cut: cut answers of more than ``max_answer`` tokens, which a weak model may write, instead of refusing them.
 
     Raises:
-        UserError: if the model cannot write, an answer is longer than ``max_answer``, or the loss stops being finite.
+        UserError: if the model cannot write, an answer is longer than ``max_answer``, or the loss is not finite.
         ValueError: if there is not one answer for each prompt.
     """
     if not len(prompts) == len(answers) > 0:
@@ -108,7 +109,7 @@ def finetune_lm(
 
 def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: GenerateSettings) -> float:
     """Add the gradient of the batch's mean loss to the model's; returns that loss."""
-    # Rows of like length together: less padding in a microbatch.
+    # Rows of similar length together need less padding.
     ordered = sorted(pairs, key=lambda pair: -len(pair.prompt) - len(pair.answer))
     size = microbatch or len(pairs)
     total = 0.0
@@ -124,9 +125,9 @@ def _losses(model: Any, pairs: Sequence[_Pair], settings: GenerateSettings) -> T
     batch = pad([pair.prompt + pair.answer for pair in pairs], str(model.device))
     device = batch.ids.device
     row = torch.tensor([i for i, pair in enumerate(pairs) for _ in pair.answer], device=device)
-    # The token at place p is told by the logits of the place before it.
+    # The logits of one place predict the token at the next.
     place = torch.tensor([len(p.prompt) + k - 1 for p in pairs for k in range(len(p.answer))], device=device)
-    kept, at = torch.unique(place, return_inverse=True)  # logits over the whole vocabulary, only where they are wanted
+    kept, at = torch.unique(place, return_inverse=True)  # logits over the vocabulary only where they are needed
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, logits_to_keep=kept).logits
     each = F.cross_entropy(logits[row, at].float(), batch.ids[row, place + 1], reduction="none")
@@ -139,13 +140,13 @@ def _losses(model: Any, pairs: Sequence[_Pair], settings: GenerateSettings) -> T
 def decode(
     folder: Path, fitted: GenerativeModel | None, prompts: Sequence[str], settings: GenerateSettings, runtime: Runtime
 ) -> list[str]:
-    """The most probable token after token (temperature 0), until the end of text or ``max_answer`` tokens.
+    """Answers of the most probable tokens (temperature 0), up to the end of text or ``max_answer`` tokens.
 
     Args:
         folder: the pretrained model that ``fitted`` was finetuned from.
         fitted: None for the pretrained model as it is (zero-shot).
         prompts: n texts; equal ones are computed once.
-        settings: ``max_tokens``, ``max_answer`` and ``precision`` are used.
+        settings: only ``max_tokens``, ``max_answer`` and ``precision`` are used.
         runtime: device, ``tokens_at_once``, progress ("texts").
 
     Returns:
@@ -162,7 +163,7 @@ def decode(
     written: dict[Tokens, str] = {}
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     with torch.inference_mode():
-        # Only rows of equal length share a batch: nothing is padded, so no answer depends on its neighbours' lengths.
+        # Rows in a batch are equally long, so none is padded, and no answer depends on the other prompts.
         for length, group in groupby(distinct, key=len):
             same = list(group)
             size = max(1, runtime.token_budget() // (length + settings.max_answer))
@@ -213,14 +214,14 @@ def _pairs(
 
 
 def _prompt_rows(tokenizer: Any, prompts: Sequence[str], settings: GenerateSettings) -> list[Tokens]:
-    """The last tokens of each prompt, as many as leave room for any answer: the same in training and decoding."""
+    """The last tokens of each prompt, leaving room for the longest answer: the same in training and decoding."""
     room = settings.max_tokens - settings.max_answer
     return [row[-room:] for row in tokenize(tokenizer, prompts, max_tokens=1_000_000)]
 
 
 def _end(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
-        raise UserError("the model's tokenizer has no end-of-text token (eos), so it cannot say where an answer ends")
+        raise UserError("the model's tokenizer has no end-of-text token (eos) to end an answer; use another model")
     end: int = tokenizer.eos_token_id
     return end
 
@@ -229,5 +230,5 @@ def _check_room(model: Any, settings: GenerateSettings) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and settings.max_tokens > limit:
         raise UserError(
-            f"max_tokens={settings.max_tokens} is more than this model can take; use at most max_tokens={limit}"
+            f"max_tokens={settings.max_tokens} is more than this model can read; use at most max_tokens={limit}"
         )

@@ -33,7 +33,7 @@ from outgrow.train.updates import TokenRow, Updates, accumulate
 __all__ = ["FinetunedModel", "Start", "finetune", "predict"]
 
 Start = Callable[[Classifier], Mapping[str, Tensor]]
-"""Maps an untrained classifier to those of its tensors that are to begin elsewhere."""
+"""Maps an untrained classifier to those of its tensors that start from other values."""
 
 
 def finetune(
@@ -49,30 +49,29 @@ def finetune(
     start: Start | None = None,
     anchor: float = 0.0,
 ) -> FinetunedModel:
-    """Finetune the pretrained model in ``folder`` on soft labels; with ``Xent``, Burns et al. 2023's naive way.
+    """Finetune the pretrained model in ``folder`` on soft labels; with ``Xent`` this is the naive way of Burns et al.
 
     The same arguments give the same bits on the same machine's CPU; the caller's random state is neither used nor
-    changed. With ``runtime.scratch``, a run that was killed goes on from its last checkpoint to the same result.
+    changed. With ``runtime.scratch``, a run that was killed resumes from its last checkpoint, with the same result.
 
     Args:
         folder: config, tokenizer and safetensors of an encoder or decoder.
-        texts: n training texts, or n tuples of C candidate texts, each scored by one head with one output.
+        texts: n training texts, or n tuples of C candidate texts, each scored by a head with one output.
         targets: (n, C) class probabilities.
-        val_texts: m held-out texts, or choices; may be empty without early stopping.
-        val_targets: (m, C) their labels, from the same source as ``targets``, never ground truth for a student.
-        loss: what is minimized: its mean over each batch.
+        val_texts: m held-out texts or choices; may be empty without early stopping.
+        val_targets: (m, C) labels from the same source as ``targets``, never ground truth for a student.
+        loss: its mean over each batch is minimized.
         settings: everything else that changes the result.
         seed: draws the order of each epoch, LoRA adapters and dropout.
-        runtime: device, microbatch (planned from the memory that is free where none is given, and halved where it
-            runs out all the same) and gradient checkpointing, progress ("updates"), scratch.
-        start: tensors to begin with, such as ``begin`` of a model finetuned from the same folder with the same
-            ``lora``.
-        anchor: weight of |w - w at the start|^2 / 2 beside the loss (L2-SP, Li et al. 2018).
+        runtime: device, microbatch (if none is given, planned from the free memory, and halved if that runs out) and
+            gradient checkpointing, progress ("updates"), scratch.
+        start: gives tensors to start from, such as ``begin`` of a model finetuned from this folder with this ``lora``.
+        anchor: weight of |w - w at the start|^2 / 2, added to the loss (L2-SP, Li et al. 2018).
 
     Raises:
-        UserError: if the model or ``start`` cannot be used with these settings, early stopping has no validation rows,
-            or the loss stops being finite.
-        ValueError: if there is not one row of labels for each text, or not a candidate for each class.
+        UserError: if the model or ``start`` does not fit these settings, early stopping has no validation rows, or the
+            loss is not finite.
+        ValueError: if there is not one row of labels for each text, or not one candidate for each class.
     """
     if not len(texts) == len(targets) > 0 or len(val_texts) != len(val_targets):
         raise ValueError(f"{len(targets)} labels for {len(texts)} texts, {len(val_targets)} for {len(val_texts)} texts")
@@ -118,7 +117,7 @@ def finetune(
 
 
 def _shapes(model: Classifier) -> Mapping[str, Tensor]:
-    """A start that rank 0 alone has, as the other ranks of a model that is cut know it."""
+    """Stands for the start on other ranks if the model is cut: shapes without values, which rank 0 alone has."""
     return distributed.blank(trained(model))
 
 
@@ -134,11 +133,11 @@ class _Finetuning(NamedTuple):
     settings: FinetuneSettings
     anchor: float
     home: list[tuple[torch.nn.Parameter, Tensor]]
-    """Trained tensors and what they were at the start; none without an anchor."""
+    """Trained tensors and their values at the start; empty without an anchor."""
 
 
 def _train(run: _Finetuning, tokens: int) -> None:
-    """Make all updates that are left; ``tokens`` is the most of a microbatch, 0 for any."""
+    """Make all updates that are left; a microbatch has at most ``tokens`` tokens (0: any number)."""
     position, runtime, targets = run.updates.position, run.updates.runtime, run.targets
     if isinstance(run.loss, StatefulLoss):
         known = torch.zeros_like(targets) if position.memory is None else position.memory
@@ -175,7 +174,7 @@ def _train(run: _Finetuning, tokens: int) -> None:
 
 
 def _check(run: _Finetuning, entry: dict[str, Any]) -> None:
-    """Complete an entry of the history; keep the weights if they are the best so far (a tie goes to the earlier)."""
+    """Complete an entry of the history, and keep the weights if they are better than all before."""
     entry |= {"agreement": None, "cross_entropy": None}
     if not run.val_rows:
         return

@@ -1,6 +1,5 @@
-"""How a transformer is trained: everything that changes the result, and nothing that does not.
-
-Device, microbatch size and gradient checkpointing are not here but in ``Runtime``: they change no result.
+"""How a transformer is trained: everything that changes the result. What does not, such as the device, the microbatch
+size and gradient checkpointing, is in ``Runtime``.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ __all__ = ["FinetuneSettings", "GenerateSettings", "OptimizerSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What every training of a transformer's own weights has."""
+    """What every way to train a transformer's weights needs."""
 
     epochs: Annotated[int, Range(1)] = 2
     batch_size: Annotated[int, Range(1)] = 32
@@ -33,35 +32,35 @@ class OptimizerSettings:
     precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
     """``bf16`` runs the model in bfloat16 by autocast; weights, optimizer and loss stay float32."""
     max_tokens: Annotated[int, Range(1)] = 128
-    """Texts are cut to their first so many tokens, special tokens included."""
+    """Texts are cut to their first so many tokens, including special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(OptimizerSettings):
-    """A classifier with all its weights, or adapters, trained.
+    """A classifier whose weights, or LoRA adapters, are trained.
 
-    Two epochs, batches of 32 and early stopping on weak labels are reported of Burns et al. 2023 (its optimizer and
-    learning rates are not); where the released code is followed instead, the field says so.
+    Burns et al. 2023 report two epochs, batches of 32 and early stopping on weak labels, but neither optimizer nor
+    learning rates. Fields that follow the released code instead say so.
 
     Raises:
-        UserError: if ``head`` and ``words`` do not fit each other.
+        UserError: if only one of ``head='words'`` and ``words`` is given.
     """
 
     dropout: bool = False
-    """Keep the model's own dropout. Off as in the released code: with it, the masks drawn, and so the result, depend on
+    """Keep the model's own dropout. Off as in the released code: with dropout, the result depends on
     ``Runtime.microbatch`` and the number of processes."""
     lora: Annotated[int, Range(0)] = 0
     """Rank of LoRA adapters on every linear layer, scaled by alpha = 2 * rank; 0 finetunes all weights."""
     head: Annotated[str, OneOf("zero", "words")] = "zero"
-    """Start of the head: ``zero``, or ``words``: the unembedding rows of ``words`` (decoders), as is
-    reported of the paper, there with the words 0 and 1."""
+    """Start of the head: ``zero``, or ``words``: the unembedding rows of ``words`` (decoders only). The paper is
+    reported to use the words 0 and 1."""
     words: tuple[str, ...] = ()
     """One label word for each class, each a single token, such as ("no", "yes")."""
     pooling: Annotated[str, OneOf("auto", "last", "first", "mean")] = "auto"
-    """What the head reads: the ``last`` token, the ``first``, the ``mean`` of all; ``auto`` is last for decoders and
-    mean for encoders."""
+    """What the head reads: the ``last`` token, the ``first``, or the ``mean`` of all; ``auto`` is ``last`` for decoders
+    and ``mean`` for encoders."""
     early_stopping: bool = True
-    """Keep the weights that agree best with the labels of the validation rows (weak ones; never ground truth)."""
+    """Keep the weights that agree best with the labels of the validation rows (weak labels, never ground truth)."""
     checks: Annotated[int, Range(1)] = 4
     """Checks on the validation rows in each epoch, the last at its end."""
 
@@ -74,18 +73,18 @@ class FinetuneSettings(OptimizerSettings):
 class GenerateSettings(OptimizerSettings):
     """A language model that learns to write answers.
 
-    Five epochs, batches of 32, no early stopping and decoding at temperature 0 are reported of the chess puzzles of
-    Burns et al. 2023; optimizer and learning rate are not.
+    For their chess puzzles Burns et al. 2023 report five epochs, batches of 32, no early stopping and decoding at
+    temperature 0, but neither optimizer nor learning rate.
 
     Raises:
-        UserError: if no token is left for the prompt.
+        UserError: if an answer leaves no token for the prompt.
     """
 
     epochs: Annotated[int, Range(1)] = 5
     max_tokens: Annotated[int, Range(1)] = 256
-    """Prompt and answer together; a longer prompt is cut to its last tokens, those next to the answer."""
+    """Prompt and answer together; a longer prompt is cut to its last tokens, which are next to the answer."""
     max_answer: Annotated[int, Range(1)] = 8
-    """Tokens of an answer, the end of text included."""
+    """The most tokens of an answer, including the end of text."""
 
     def __post_init__(self) -> None:
         if self.max_tokens <= self.max_answer:

@@ -76,7 +76,7 @@ class ModelSpec:
         if "/" in text or text.startswith((".", "~")):
             return cls(text, folder_content(Path(text).expanduser(), text))
         if text not in PACKAGED:
-            raise unknown_name("model", name, [*PACKAGED, *MODELS, *instead])
+            raise unknown_name("model", name, {*PACKAGED, *MODELS, *instead})
         return cls(text, content_id(text))
 
     def __str__(self) -> str:

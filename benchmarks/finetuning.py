@@ -92,7 +92,7 @@ def main() -> None:
 
 def measured(variant: str, model: str, steps: int) -> dict[str, float]:
     """Examples and tokens of text a second, share of the matrix peak, and peak memory of this process in bytes."""
-    folder = ModelSpec.parse(model).folder(offline=True)
+    folder = ModelSpec.parse(model).folder(Runtime(offline=True))
     texts = list(load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:ROWS])
     peak = matrix_peak()
     work = {
@@ -124,11 +124,11 @@ Found = tuple[float, int, int, int]
 
 def ours(variant: str, folder: Path, texts: list[str], steps: int) -> Found:
     from outgrow.train.heap import freed_memory_kept
-    from outgrow.train.settings import Finetune
+    from outgrow.train.settings import FinetuneSettings
     from outgrow.train.updates import accumulate, apply, make_optimizer
 
     model = load_classifier(folder, 2, max_tokens=MAX_TOKENS, pooling=pooling_of(variant, folder))
-    settings = Finetune()
+    settings = FinetuneSettings()
     if variant.startswith("compiled"):
         compile_layers(model.body, Runtime(device="cpu"))
     optimizer = make_optimizer(model, settings)

@@ -33,7 +33,7 @@ from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
 from outgrow.train.model import build
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 from outgrow.train.updates import accumulate, apply, make_optimizer
 
 BATCH, WARM = 32, 1
@@ -94,7 +94,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=4)
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
-    folder = ModelSpec.parse(options.model).folder(offline=True)
+    folder = ModelSpec.parse(options.model).folder(Runtime(offline=True))
     texts = load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:6400]
     rows = tokenize(load_tokenizer(folder), list(texts), 128)
     print(f"{options.model}, rank {options.rank}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -104,7 +104,7 @@ def main() -> None:
 
 def compare(folder: Path, rows: list[Tokens], count: int, rank: int, steps: int, rounds: int) -> None:
     """Print examples a processor second, a student's update of an example counted as one."""
-    settings = Finetune(lora=rank, lr=1e-3, clip=0.0)
+    settings = FinetuneSettings(lora=rank, lr=1e-3, clip=0.0)
     alone = [build(folder, settings, 2, seed).train() for seed in range(count)]
     together = Together(folder, alone, rank).train()
     optimizers = [make_optimizer(model, settings) for model in alone]

@@ -37,7 +37,7 @@ from outgrow.data import Floats
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models.logistic import TOLERANCE, LogisticJob, fit_logistic
 from outgrow.models.probe import ProbeJob, fit_probes
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
 from outgrow.models.transformer import extract
 from outgrow.runtime import Runtime
@@ -216,7 +216,9 @@ def correlated() -> Floats:
 def of_model(name: str) -> Floats:
     """A model's features of movie snippets, (rows, d), by the default view."""
     texts = load_task(TaskSpec.parse("sentiment-movies"), Runtime()).texts[: ROWS + HELD_OUT]
-    return extract(ModelSpec.parse(name).folder(), texts, max_tokens=64, runtime=Runtime(device="cpu"))[Probe().view]
+    return extract(ModelSpec.parse(name).folder(Runtime()), texts, max_tokens=64, runtime=Runtime(device="cpu"))[
+        ProbeSettings().view
+    ]
 
 
 def powers(count: int) -> list[float]:
@@ -232,7 +234,7 @@ def students(targets: Floats, settings: Sequence[tuple[Loss, float, float]], bat
             held_out,
             targets[held_out],
             loss,
-            Probe(lr=lr, l2=l2, epochs=EPOCHS, batch_size=batch_size),
+            ProbeSettings(lr=lr, l2=l2, epochs=EPOCHS, batch_size=batch_size),
             seed,
         )
         for seed in range(SEEDS)
@@ -248,7 +250,9 @@ def exact_students(features: Floats) -> list[LogisticJob]:
         clean = features @ rng.normal(size=features.shape[1])
         margin = 2 * clean / clean.std() + rng.normal(size=len(features))
         hard = np.eye(2, dtype=np.float32)[(margin > 0).astype(int)]
-        jobs += [LogisticJob(train, hard[train], held_out, hard[held_out], Logistic(l2=l2)) for l2 in powers(10)]
+        jobs += [
+            LogisticJob(train, hard[train], held_out, hard[held_out], LogisticSettings(l2=l2)) for l2 in powers(10)
+        ]
     return jobs
 
 

@@ -178,14 +178,15 @@ def save_start(folder: Path, size: Size, seed: int) -> None:
 def train_model(folder: Path, size: Size, train: list[Position], epochs: int, seed: int) -> None:
     """Train a model and save it as a folder that ``--ladder`` takes; checkpoints lie beside it until it is done."""
     from outgrow.models.transformer import load_language_model
-    from outgrow.train.lm import Generate, finetune_lm
+    from outgrow.train.lm import finetune_lm
     from outgrow.train.model import set_trained
+    from outgrow.train.settings import GenerateSettings
 
     if (folder / "trained.json").exists():
         return
     start = folder.with_name(folder.name + ".start")
     save_start(start, size, seed)
-    settings = Generate(epochs=epochs, lr=1e-3, batch_size=32, weight_decay=0.01, max_tokens=64, max_answer=4)
+    settings = GenerateSettings(epochs=epochs, lr=1e-3, batch_size=32, weight_decay=0.01, max_tokens=64, max_answer=4)
     runtime = Runtime(scratch=folder.with_name(folder.name + ".scratch"), report=partial(_report, folder.name))
     prompts, answers = [p.question for p in train], [p.move for p in train]
     fitted = finetune_lm(start, prompts, answers, settings, seed, runtime)
@@ -207,9 +208,12 @@ def strength(folder: Path, held_out: list[Position]) -> dict[str, float]:
     """Shares of held-out positions where the model writes a legal move, and the move that was played."""
     import chess
 
-    from outgrow.train.lm import Generate, decode
+    from outgrow.train.lm import decode
+    from outgrow.train.settings import GenerateSettings
 
-    moves = decode(folder, None, [p.question for p in held_out], Generate(max_tokens=64, max_answer=4), Runtime())
+    moves = decode(
+        folder, None, [p.question for p in held_out], GenerateSettings(max_tokens=64, max_answer=4), Runtime()
+    )
     legal = [move in {m.uci() for m in chess.Board(p.fen).legal_moves} for p, move in zip(held_out, moves, strict=True)]
     same = [move == p.move for p, move in zip(held_out, moves, strict=True)]
     return {"positions": len(same), "legal": sum(legal) / len(legal), "as_played": sum(same) / len(same)}

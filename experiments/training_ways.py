@@ -33,7 +33,7 @@ WRITERS = Grid(
     strong=("smollm2-135m",),
     weak_train="probe",
     train=("finetune(epochs=1, max_tokens=32)",),
-    strategy=("naive", "generative"),
+    strategy=("naive", "generative-finetuning"),
     transfer_rows=300,
     test_rows=400,
     seeds=2,

@@ -116,7 +116,7 @@ def lawful(make: MakeExperiment, model: Path, writer: Path) -> MakeExperiment:
         "raven": "raven(size=2)",
         "gold-matched": f"gold-matched(through=({str(model)!r},))",
     }
-    writes = {"generative", "zero-shot", "few-shot", "icm"}
+    writes = {"generative-finetuning", "zero-shot", "few-shot", "icm"}
 
     def lawful(strategy: str, **changed: Any) -> Experiment:
         strong = {"strong": str(writer)} if strategy in writes else {}

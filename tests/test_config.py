@@ -16,7 +16,8 @@ from outgrow.losses import LogConf, Product, Xent
 from outgrow.models.transformer import load_tokenizer
 from outgrow.runtime import Runtime
 from outgrow.strategies import parse_strategy, parse_trainer
-from outgrow.train.loop import Finetune, finetune
+from outgrow.strategies.trainers import Finetune
+from outgrow.train.loop import finetune
 from outgrow.train.model import build, predict, probabilities, token_rows
 from outgrow.train.updates import batches
 from tiny_models import make_model, make_task

@@ -45,7 +45,7 @@ FINETUNE = "finetune(epochs=1, lr=0.01, batch_size=16, checks=1)"
 
 ORACLE = "oracle"
 """The one strategy that law 1 does not hold for: an analysis, and it says so."""
-REFUSED = {("regularised", FINETUNE), *((s, PROBE) for s in ("lp-ft", "anchored", "generative"))}
+REFUSED = {("regularised", FINETUNE), *((s, PROBE) for s in ("lp-ft", "anchored", "generative-finetuning"))}
 """What cannot be trained so."""
 MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven"}
 """They train further models on the supervisor's own gold of A, and need a supervisor that is a model."""
@@ -516,7 +516,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "option of a loss": ({"strategy": "naive(loss=LogConf(alpa=1))"}, "did you mean alpha"),
     "trainer": ({"train": "prob"}, "did you mean probe"),
     "option of a trainer": ({"train": "finetune(lrr=1)"}, "did you mean lr"),
-    "value of a trainer": ({"train": "probe(epochs=0)"}, "at least 1"),
+    "value of a trainer": ({"train": "probe(epochs=0)"}, "at 1 or above"),
     "no optimum in word vectors": ({"strong": "glove", "train": "finetune"}, "cannot be finetuned"),
     "nor for a supervisor": ({"weak": "glove", "weak_train": "finetune"}, "cannot be finetuned"),
     "sizes": ({"test_rows": 1}, "too small"),

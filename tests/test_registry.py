@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from outgrow.errors import UserError
 from outgrow.losses import LOSSES, LogConf, Xent
-from outgrow.models.settings import VIEWS, Probe
+from outgrow.models.settings import VIEWS
 from outgrow.registry import REGISTRIES, Registered, Registry, read_call, spell_call
 from outgrow.strategies import STRATEGIES, TRAINERS, Confidence, Naive, parse_strategy, parse_trainer
-from outgrow.train.settings import Finetune
+from outgrow.strategies.trainers import Finetune, Probe
 
 shares = st.floats(0, 1)
 logconfs = st.builds(

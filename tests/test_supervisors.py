@@ -145,7 +145,7 @@ def test_what_errors_cannot_be_made_of() -> None:
     unknown = replace(examples, gold=np.where(np.arange(len(examples)) % 2, -1, examples.gold))
     with pytest.raises(UserError, match="have no gold label"):
         erring(unknown, split)
-    with pytest.raises(UserError, match="no column difficulty; take kind='hardest'"):
+    with pytest.raises(UserError, match="no column difficulty; use kind='hardest'"):
         erring(replace(examples, meta={}), split, kind="difficulty")
     with pytest.raises(UserError, match="classes are 0 to 1"):
         erring(examples, split, kind="class", of_class=2)
@@ -282,11 +282,11 @@ WRONG: list[tuple[str, str]] = [
     ("ratr", "did you mean rater"),
     ("errors(acuracy=0.7)", "did you mean accuracy"),
     ("errors(kind='unifrom')", "unknown kind of errors 'unifrom'; did you mean uniform"),
-    ("errors(accuracy=1.2)", "from 0 to 1"),
+    ("errors(accuracy=1.2)", r"in \[0, 1\]"),
     ("errors(share=0.5)", "kind uniform have none"),
     ("errors(kind='class')", "go together"),
     ("errors(of_class=1)", "go together"),
-    ("rater(number=0)", "counted from 1"),
+    ("rater(number=0)", "at 1 or above"),
     ("vectors(dims=0)", "at least 1"),
     ("random-features(widht=3)", "did you mean width"),
 ]

@@ -439,7 +439,7 @@ def methods(*, use: UseFiles = ()) -> None:
     from itertools import groupby
 
     from outgrow.experiment import use_files
-    from outgrow.reference import listing
+    from outgrow.report.reference import listing
 
     use_files(use)
     for kind, listed in groupby(listing(), lambda method: method.kind):

@@ -17,14 +17,15 @@ from outgrow.engine.progress import Progress
 from outgrow.engine.runner import Monitor, Outcome, Plan
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
-from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec, ladder
 from outgrow.registry import use, used_files
 from outgrow.results import finished, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import (
     CONTROLS,
-    FOR_ANSWERS,
+    STRATEGIES,
+    TRAINERS,
+    FitRequest,
     Learner,
     Setup,
     TrainingMethod,
@@ -35,7 +36,6 @@ from outgrow.strategies import (
 )
 from outgrow.supervisors import SUPERVISORS, Model, Supervisor, SupervisorSetup, canonical_supervisor, parse_supervisor
 from outgrow.tasks import Sizes, TaskSpec
-from outgrow.train.settings import Generate
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,6 +65,7 @@ _KINDS = (
     "outgrow.data:Split",
     "outgrow.models.probe:FittedProbe",
     "outgrow.train.model:FinetunedModel",
+    "outgrow.train.model:StartingHead",
     "outgrow.train.lm:GenerativeModel",
 )
 _TRANSFER = ("B", "B_val")
@@ -94,7 +95,7 @@ def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[E
 
 
 def _has_control(train: str, control: str) -> bool:
-    return not isinstance(parse_trainer(train), Generate) or isinstance(parse_strategy(control), FOR_ANSWERS)
+    return parse_trainer(train).output != "text" or parse_strategy(control).writes
 
 
 def grid_of(experiment: Experiment) -> Grid:
@@ -192,11 +193,12 @@ class _Shared(NamedTuple):
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     strategy = parse_strategy(experiment.strategy)
-    writes = isinstance(shared.student.trainer, Generate)
-    if writes and not isinstance(strategy, FOR_ANSWERS):
+    writes = shared.student.writes
+    if writes and not strategy.writes:
+        able = ", ".join(name for name, cls in STRATEGIES.items() if cls.writes)
         raise UserError(
-            f"the strategy {experiment.strategy} needs class probabilities, and generate writes answers; "
-            "take naive, bootstrap, refine or shuffled"
+            f"the strategy {experiment.strategy} needs class probabilities, and "
+            f"{TRAINERS.name_of(shared.student.trainer)} writes answers; take one of {able}"
         )
     labels = {
         "truth": shared.truth,
@@ -290,7 +292,7 @@ def _setup(
 def _ceiling(pool: Step, split: Step, student: Learner, seed: int) -> Step:
     """The ceiling's predictions: as its student in all but the labels (design law 4)."""
     gold = student.gold(pool, split, _TRANSFER)
-    return student.predict(student.fit(gold, split, "B", Xent(), seed), split, ("T",))
+    return student.predict(student.fit(FitRequest(labels=gold, split=split, part="B", seed=seed)), split, ("T",))
 
 
 def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
@@ -300,16 +302,16 @@ def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
 
 
 def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> None:
-    """Written answers go with a task that has them, with ``generate`` throughout, and with what needs no classes."""
+    """Written answers go with a task that has them, with trainers that write, and with what needs no classes."""
     written = task.options.get("form") == "move"
-    trainers = {t: parse_trainer(t) for t in (experiment.train, experiment.weak_train or experiment.train)}
-    for spelled, trainer in trainers.items():
-        if isinstance(trainer, Generate) and not written:
+    for spelled in (experiment.train, experiment.weak_train or experiment.train):
+        trainer = parse_trainer(spelled)
+        if trainer.output == "text" and not written:
             raise UserError(
-                f"generate writes answers, and the task {experiment.task} has classes; "
+                f"{TRAINERS.name_of(trainer)} writes answers, and the task {experiment.task} has classes; "
                 "take chess-puzzles(form='move'), or train with probe or finetune"
             )
-        if written and not isinstance(trainer, Generate):
+        if written and trainer.output != "text":
             raise UserError(
                 f"the answers of {experiment.task} are texts to write, which {spelled} cannot; train with generate, or "
                 "take form='choice'"

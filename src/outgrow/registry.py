@@ -214,6 +214,11 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
             self._canonical[text] = self.spell(self.parse(text))
         return self._canonical[text]
 
+    def name_of(self, value: Any) -> str | None:
+        """The name of an instance of a class registered here; None for anything else."""
+        kind, name = named_object(value) or ("", None)
+        return name if kind == self.kind else None
+
     def entry(self, name: str) -> _Value:
         """The value of that name.
 

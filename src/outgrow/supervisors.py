@@ -1,14 +1,14 @@
-"""Supervisors: who gives the weak labels. A smaller model, the user's own column, a human rater, or simulated errors.
+"""Supervisors: who gives the weak labels. A smaller model, your own column, a human rater, or simulated errors.
 
 A supervisor is a frozen dataclass that maps a :class:`SupervisorSetup` to the step that labels B, B_val and T.
-Register another with :func:`supervisor`; its name and fields are then spelled the same in Python, YAML and CLI. Where a
-supervisor is simulated, gold of B and T flows into its step, and into nothing else that a student is made of.
+Register another with :func:`supervisor`; its name and fields are then spelled the same in Python, in YAML and on the
+command line. The step of a simulated supervisor sees gold of B and T; nothing else behind a student does.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,9 @@ import numpy.typing as npt
 from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, hardened, positions
 from outgrow.engine.graph import Step, step
-from outgrow.errors import UserError, unknown_name
-from outgrow.losses import Xent
-from outgrow.models.settings import Head, Probe
-from outgrow.registry import Registry
-from outgrow.strategies import Learner
+from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range, Registered, Registry
+from outgrow.strategies import FitRequest, Learner
 
 __all__ = [
     "SIMULATED",
@@ -42,8 +40,8 @@ KINDS = {
     "class": "rows of one class first (of_class, counted from 0)",
     "longest": "the longest texts first",
     "shortest": "the shortest texts first",
-    "difficulty": "by the task's column difficulty, hardest first",
-    "hardest": "where the student's model, trained on the gold of A, believes the truth least",
+    "difficulty": "by the task's column difficulty, the highest first",
+    "hardest": "where the student's model, trained on the gold of A, believes least in the truth",
     "simulatable": "a linear function of the student's own features",
 }
 """Where simulated errors fall."""
@@ -51,7 +49,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisorSetup:
-    """What a supervisor may use: everything, gold included. Only its labels go on to the student."""
+    """What a supervisor may use: everything, including gold. Only its labels reach the student."""
 
     pool: Step
     """The task's examples with gold and meta columns."""
@@ -60,16 +58,16 @@ class SupervisorSetup:
     seed: int
 
 
-class Supervisor(Protocol):
-    """Wires weak labels: from what there is to the step that gives them."""
+class Supervisor(Registered, Protocol):
+    """Wires weak labels: maps what it may use to the step that gives them."""
 
-    def __call__(self, source: SupervisorSetup) -> Step:
+    def __call__(self, setup: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
         ...
 
 
 SUPERVISORS: Registry[type[Any]] = Registry("supervisor", "supervisors", Supervisor)
-"""Every supervisor that is not a model, by the name that spells it."""
+"""Every supervisor except models, by the name that spells it."""
 
 T = TypeVar("T", bound=type[Any])
 
@@ -81,105 +79,97 @@ def supervisor(name: str) -> Callable[[T], T]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model, so it has no name here."""
+class Model(Supervisor):
+    """A model trained on the gold of A (Burns et al. 2023, section 3). Spelled as the model itself."""
+
+    version = 1
 
     learner: Learner
 
-    def __call__(self, source: SupervisorSetup) -> Step:
-        return _trained(self.learner, source, _PARTS)
+    def __call__(self, setup: SupervisorSetup) -> Step:
+        return _trained(self.learner, setup, _PARTS)
 
 
 @supervisor("labels")
-class OwnLabels:
-    """The weak labels of the user's own table, from its column ``weak``."""
+class OwnLabels(Supervisor):
+    """The weak labels of your own table, from its column ``weak``."""
 
-    def __call__(self, source: SupervisorSetup) -> Step:
-        return Step(steps.weak_column, pool=source.pool, split=source.split, parts=_PARTS)
+    version = 1
+
+    def __call__(self, setup: SupervisorSetup) -> Step:
+        return Step(steps.weak_column, pool=setup.pool, split=setup.split, parts=_PARTS)
 
 
 @supervisor("rater")
-class Rater:
-    """One human rating of each row, by its place among the row's ratings; the sign is the label, 0 is undecided.
+class Rater(Supervisor):
+    """One human rating of each row, by its place among the row's ratings; the sign is the label, and 0 is undecided.
 
-    The published ratings are anonymous: the same place in two rows need not be the same person. The truth is the mean
-    of all ratings of the row, this one among them.
+    The published ratings are anonymous: the same place in two rows may be two people. The truth is the mean of all
+    ratings of the row, including this one.
     """
 
-    number: int = 1
+    version = 1
 
-    def __post_init__(self) -> None:
-        if self.number < 1:
-            raise UserError(f"number of rater is {self.number}; ratings are counted from 1")
+    number: Annotated[int, Range(1)] = 1
+    """Counted from 1."""
 
-    def __call__(self, source: SupervisorSetup) -> Step:
-        return Step(one_rating, pool=source.pool, split=source.split, parts=_PARTS, number=self.number)
+    def __call__(self, setup: SupervisorSetup) -> Step:
+        return Step(one_rating, pool=setup.pool, split=setup.split, parts=_PARTS, number=self.number)
 
 
 @supervisor("errors")
-class Errors:
-    """Gold with simulated errors: as many as ``accuracy`` leaves in each part, where ``kind`` says.
+class Errors(Supervisor):
+    """Gold with simulated errors: as many in each part as ``accuracy`` leaves, placed by ``kind``.
 
     What a student recovers depends on the structure of the errors and not only on their number (Burns et al. 2023,
-    section 5.1 and the appendix on simulation difficulty, figures 24 to 26; what is known of the paper's structures
-    comes second hand, so the constructions here are our own).
+    section 5.1 and the appendix on simulation difficulty, figures 24 to 26). We know the paper's structures only at
+    second hand, so these constructions are our own.
     """
 
-    accuracy: float = 0.8
-    kind: str = "uniform"
+    version = 1
+
+    accuracy: Annotated[float, Range(0, 1)] = 0.8
+    kind: Annotated[str, OneOf(*KINDS)] = "uniform"
     """One of ``KINDS``."""
-    share: float = 1.0
-    """Share of the errors that follow ``kind``; the others are drawn at random. For ``simulatable``, share of the rows
-    that the function labels: 0.5 is a mixture of errors a student can and cannot learn."""
+    share: Annotated[float, Range(0, 1)] = 1.0
+    """Share of the errors that follow ``kind``; the others are drawn at random. For ``simulatable``, the share of rows
+    that the function labels: 0.5 mixes errors that a student can and cannot learn."""
     of_class: int | None = None
     """For kind ``class``: the class that errors fall on, counted from 0."""
     soft: bool = False
-    """Give the label the probability ``accuracy`` in place of 1, the rest shared by the other classes."""
+    """Give the label the probability ``accuracy`` instead of 1, and share the rest among the other classes."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown_name("kind of errors", self.kind, KINDS)
-        for name in ("accuracy", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} of errors is {getattr(self, name)}; it must lie from 0 to 1")
         if self.kind == "uniform" and self.share != 1:
             raise UserError("share says how many errors follow a structure, and errors of kind uniform have none")
         if (self.kind == "class") != (self.of_class is not None):
             raise UserError("kind='class' and of_class go together: errors(kind='class', of_class=0)")
 
-    def __call__(self, source: SupervisorSetup) -> Step:
-        shared = {"pool": source.pool, "split": source.split, "accuracy": self.accuracy, "share": self.share}
-        shared |= {"soft": self.soft, "seed": source.seed}
-        if self.kind == "simulatable":
-            learner = _probed(source.student)
-            return Step(
-                linear_errors, features=learner.features, fitted=_fitted(learner, source), parts=_PARTS, **shared
-            )
-        belief = _trained(source.student, source, _PARTS) if self.kind == "hardest" else None
+    def __call__(self, setup: SupervisorSetup) -> Step:
+        shared = {"pool": setup.pool, "split": setup.split, "accuracy": self.accuracy, "share": self.share}
+        shared |= {"soft": self.soft, "seed": setup.seed}
+        if self.kind == "simulatable":  # a student can represent what is linear in its features
+            probe = replace(setup.student, trainer=setup.student.trainer.probed())
+            fitted = _fitted(probe, setup)
+            return Step(linear_errors, features=probe.features[0], fitted=fitted, parts=_PARTS, **shared)
+        belief = _trained(setup.student, setup, _PARTS) if self.kind == "hardest" else None
         return Step(inject_errors, parts=_PARTS, kind=self.kind, of_class=self.of_class, belief=belief, **shared)
 
 
-def _trained(learner: Learner, source: SupervisorSetup, parts: tuple[str, ...]) -> Step:
-    return learner.predict(_fitted(learner, source), source.split, parts)
+def _trained(learner: Learner, setup: SupervisorSetup, parts: tuple[str, ...]) -> Step:
+    return learner.predict(_fitted(learner, setup), setup.split, parts)
 
 
-def _fitted(learner: Learner, source: SupervisorSetup) -> Step:
-    own = learner.gold(source.pool, source.split, ("A", "A_val"))
-    return learner.fit(own, source.split, "A", Xent(), source.seed)
-
-
-def _probed(learner: Learner) -> Learner:
-    """The same model as a probe: what a finetuned student can surely represent is what is linear in its features."""
-    if isinstance(learner.trainer, Head):
-        return learner
-    return Learner(model=learner.model, trainer=Probe(max_tokens=learner.trainer.max_tokens), texts=learner.texts)
+def _fitted(learner: Learner, setup: SupervisorSetup) -> Step:
+    own = learner.gold(setup.pool, setup.split, ("A", "A_val"))
+    return learner.fit(FitRequest(labels=own, split=setup.split, part="A", seed=setup.seed))
 
 
 def parse_supervisor(text: str) -> Supervisor | None:
-    """The supervisor that ``text`` spells, such as ``errors(accuracy=0.7)``; None where it is a model's to parse.
+    """The supervisor that ``text`` spells, such as ``errors(accuracy=0.7)``; None if it must spell a model.
 
     Raises:
-        UserError: for an option that is unknown or does not fit.
+        UserError: if an option is unknown or does not fit.
     """
     if text.partition("(")[0].strip() not in SUPERVISORS:
         return None
@@ -197,17 +187,17 @@ def canonical_supervisor(made: Supervisor) -> str:
 
 @step(version=1)
 def one_rating(pool: Examples, split: Split, parts: tuple[str, ...], number: int) -> Labels:
-    """The sign of rating ``number`` of each row: negative, positive, or half each where it is 0."""
+    """The sign of rating ``number`` of each row: negative, positive, or half each if it is 0."""
     chosen = pool.take(split.ids(parts))
     known = sum(name.startswith("rater.") for name in chosen.meta)
     if f"rater.{number}" not in chosen.meta:
-        has = f"ratings 1 to {known}" if known else "no single ratings; the sentiment tasks have"
+        has = f"ratings 1 to {known}" if known else "no single ratings; the sentiment tasks have some"
         raise UserError(f"there is no rating {number}: the task has {has}")
     rating = chosen.meta[f"rater.{number}"]
     if missing := int(np.isnan(rating).sum()):
         raise UserError(
             f"{missing} rows of {', '.join(parts)} have no single ratings, the first is "
-            f"{str(chosen.ids[np.isnan(rating)][0])!r}; sentiment-tweets(rated=True) leaves them out"
+            f"{str(chosen.ids[np.isnan(rating)][0])!r}; sentiment-tweets(rated=True) skips them"
         )
     positive = (np.sign(rating) + 1) / 2
     return Labels(ids=chosen.ids, probs=np.stack([1 - positive, positive], axis=1).astype(np.float32), source="rater")
@@ -226,28 +216,29 @@ def inject_errors(
     soft: bool,
     seed: int,
 ) -> Labels:
-    """Gold with errors in exactly round((1 - accuracy) n) rows of each part, ``share`` of them first by ``kind``.
+    """Gold with errors in exactly round((1 - accuracy) n) rows of each part, ``share`` of them placed by ``kind``.
 
-    ``belief`` are the class probabilities of a model, for kind ``hardest``. Which of several wrong classes a row gets
-    is drawn at random.
+    ``belief`` are the class probabilities of a model, for kind ``hardest``. If there are several wrong classes, a row
+    gets one of them at random.
     """
     given = []
     for part, rng in zip(parts, _generators(seed, len(parts)), strict=True):
         rows = pool.take(split.parts[part])
         gold = _known_gold(rows, part)
-        num_wrong, num_structured = _counts(len(rows), accuracy, share)
+        num_wrong = round((1 - accuracy) * len(rows))
+        num_structured = round(share * num_wrong)
         order = np.lexsort([rng.random(len(rows)), -_priority(rows, gold, kind, of_class, belief)])
         of_kind = order if kind != "class" else order[gold[order] == of_class]
         if num_structured > len(of_kind):
             raise UserError(
-                f"{num_structured} errors of part {part} are to fall on class {of_class}, which has {len(of_kind)} "
-                "rows there; ask for a higher accuracy or a smaller share"
+                f"{num_structured} errors of part {part} must fall on class {of_class}, which has {len(of_kind)} rows "
+                "there; ask for a higher accuracy or a smaller share"
             )
         others = order[num_structured:] if kind != "class" else order[gold[order] != of_class]
         if num_wrong - num_structured > len(others):
             raise UserError(
-                f"{num_wrong - num_structured} errors of part {part} are to fall on classes other than {of_class}, "
-                f"which have {len(others)} rows there; ask for a higher accuracy or a larger share"
+                f"{num_wrong - num_structured} errors of part {part} must fall on classes other than {of_class}, which "
+                f"have {len(others)} rows there; ask for a higher accuracy or a larger share"
             )
         wrong = np.concatenate([of_kind[:num_structured], rng.permutation(others)[: num_wrong - num_structured]])
         given.append(_flipped(gold, wrong, pool.num_classes, rng))
@@ -266,12 +257,12 @@ def linear_errors(
     soft: bool,
     seed: int,
 ) -> Labels:
-    """Labels that one linear function of the student's features gives, to ``share`` of the rows or to all.
+    """Labels that one linear function of the student's features gives to ``share`` of the rows.
 
-    The function turns from a probe fitted to the gold of A towards a random linear map, just so far that it is wrong
-    in round((1 - accuracy) n) rows of B and B_val together, to the row. Of 32 random maps, each turned so, the one is
-    taken that comes nearest to the wanted number on T: one function cannot be exact everywhere, and this leaves a row
-    or two. Rows not labelled by it have gold with errors at random, as many as make up the wanted number in each part.
+    The function is turned from a probe of the gold of A towards a random linear map, until it is wrong in exactly
+    round((1 - accuracy) n) rows of B and B_val together. One function cannot be exact everywhere: of 32 random maps,
+    each turned in this way, the one that comes nearest to the wanted number on T is taken, which leaves a row or two.
+    The other rows have gold with random errors, as many as make up the wanted number in each part.
     """
     gold = {part: _known_gold(pool.take(split.parts[part]), part) for part in parts}
     predicted = _turned_function(split, gold, features, fitted, accuracy, np.random.default_rng((seed, len(parts))))
@@ -287,17 +278,11 @@ def linear_errors(
 
 
 SIMULATED = (inject_errors, linear_errors)
-"""Steps into which gold of B and T may flow, besides the scorer and the ceiling. What comes out is a weak label."""
+"""Steps that may see gold of B and T, besides the scorer and the ceiling. What comes out is a weak label."""
 
 
 def _generators(seed: int, number: int) -> list[np.random.Generator]:
     return [np.random.default_rng((seed, i)) for i in range(number)]
-
-
-def _counts(rows: int, accuracy: float, share: float) -> tuple[int, int]:
-    """Errors among so many rows, and how many of them are structured."""
-    wrong = round((1 - accuracy) * rows)
-    return wrong, round(share * wrong)
 
 
 def _known_gold(rows: Examples, part: str) -> Ints:
@@ -308,7 +293,7 @@ def _known_gold(rows: Examples, part: str) -> Ints:
 
 
 def _priority(rows: Examples, gold: Ints, kind: str, of_class: int | None, belief: Labels | None) -> Floats:
-    """(n,) Who errs first."""
+    """(n,) How early each row gets an error: the highest first."""
     match kind:
         case "class":
             if of_class is None or not 0 <= of_class < rows.num_classes:
@@ -318,12 +303,10 @@ def _priority(rows: Examples, gold: Ints, kind: str, of_class: int | None, belie
             return np.array([len(t) for t in texts], dtype=np.float64) * (1 if kind == "longest" else -1)
         case "difficulty":
             if "difficulty" not in rows.meta:
-                raise UserError(
-                    "the task has no column difficulty; take kind='hardest', which asks the student's model"
-                )
+                raise UserError("the task has no column difficulty; use kind='hardest', which asks the student's model")
             difficulty = np.asarray(rows.meta["difficulty"], dtype=np.float64)
             if missing := int(np.isnan(difficulty).sum()):
-                raise UserError(f"{missing} of {len(rows)} rows have no difficulty; take kind='hardest'")
+                raise UserError(f"{missing} of {len(rows)} rows have no difficulty; use kind='hardest'")
             return difficulty
         case "hardest":
             assert belief is not None
@@ -348,11 +331,11 @@ def _as_labels(ids: Any, classes: Ints, num_classes: int, confidence: float) -> 
 
 _MAPS = 32
 _TURNS = 50
-"""Halvings of the angle: far finer than the angles at which single rows change class."""
+"""Times that the angle is halved: far finer than the angles at which single rows change class."""
 
 
 class _Scored(NamedTuple):
-    """Logits of one part: of the probe (n, C), and of each random map (M, n, C), brought to the same spread."""
+    """Logits of one part: of the probe (n, C), and of each random map (M, n, C), scaled to the same spread."""
 
     probe: Floats
     maps: Floats
@@ -371,7 +354,7 @@ def _turned_function(
     accuracy: float,
     rng: np.random.Generator,
 ) -> dict[str, Ints]:
-    """Its classes on each part."""
+    """The classes on each part."""
     maps = rng.standard_normal((_MAPS, *fitted.weight.shape))
     scored = {part: _scored(split.parts[part], features, fitted, maps) for part in gold}
     spread = [np.concatenate([getattr(scored[p], of) for p in gold], axis=-2) for of in ("probe", "maps")]
@@ -388,8 +371,8 @@ def _turned_function(
         rows = len(gold["B"]) + len(gold["B_val"])
         raise UserError(
             f"simulatable errors at accuracy {1 - wanted / rows:.3f} cannot be made: the student's probe has "
-            f"{1 - fewest / rows:.3f} on B and its opposite {1 - most / rows:.3f}; ask for an accuracy between, or "
-            "take a stronger student"
+            f"{1 - fewest / rows:.3f} on B and its opposite {1 - most / rows:.3f}; ask for an accuracy between, or use "
+            "a stronger student"
         )
     for _ in range(_TURNS):  # rows change class one at a time, so the number that is wrong passes the wanted one
         middle = (low + high) / 2

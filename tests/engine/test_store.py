@@ -24,7 +24,7 @@ from outgrow.errors import UserError
 from outgrow.experiment import open_store
 from outgrow.models.probe import FittedProbe
 from outgrow.train.model import FinetunedModel
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 
 
 @step(version=1)
@@ -136,7 +136,7 @@ def finetuned_model() -> FinetunedModel:
     state = {"head.weight": torch.randn(2, 3), "body.scale": torch.randn(())}
     history = ({"step": 3, "loss": 0.1, "agreement": None, "cross_entropy": None},)
     return FinetunedModel(
-        state=state, settings=Finetune(words=("a", "b"), head="words"), num_classes=2, history=history
+        state=state, settings=FinetuneSettings(words=("a", "b"), head="words"), num_classes=2, history=history
     )
 
 

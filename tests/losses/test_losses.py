@@ -37,9 +37,10 @@ from outgrow.losses import (
     stacked,
 )
 from outgrow.models.probe import ProbeJob, fit_probes
-from outgrow.models.settings import Probe
+from outgrow.models.settings import ProbeSettings
 from outgrow.runtime import Runtime
-from outgrow.train.loop import Finetune, finetune
+from outgrow.train.loop import finetune
+from outgrow.train.settings import FinetuneSettings
 from tiny_models import WORDS
 
 ALL = pytest.mark.parametrize("kind", list(LOSSES.values()), ids=list(LOSSES))
@@ -415,7 +416,7 @@ def clean(num_classes: int) -> Any:
 
 def probes(num_classes: int, *losses: Loss) -> list[Any]:
     labels, rows = clean(num_classes), np.arange(600)
-    settings = Probe(epochs=8, lr=0.02, l2=0.0)
+    settings = ProbeSettings(epochs=8, lr=0.02, l2=0.0)
     jobs = [
         ProbeJob(rows[:300], labels[:300], rows[300:360], labels[300:360], loss, settings, seed)
         for seed, loss in enumerate(losses)
@@ -441,7 +442,7 @@ def test_a_student_alone_is_the_same_among_many_with_every_loss(kind: type[Any],
     for i in (0, 3):
         rows = np.arange(600)
         labels = clean(num_classes)
-        settings = Probe(epochs=8, lr=0.02, l2=0.0)
+        settings = ProbeSettings(epochs=8, lr=0.02, l2=0.0)
         given = ProbeJob(rows[:300], labels[:300], rows[300:360], labels[300:360], losses[i], settings, i)
         (alone,) = fit_probes(FEATURES, [given], Runtime(device="cpu"))
         assert np.array_equal(alone.weight, together[i].weight)
@@ -455,7 +456,7 @@ def test_finetuning_takes_every_loss_in_microbatches_as_in_whole_batches(
 ) -> None:
     texts = [" ".join(WORDS[5 + i % 7 : 9 + i % 5]) for i in range(12)]
     labels = np.eye(num_classes, dtype=np.float32)[np.arange(12) % num_classes] * 0.7 + 0.3 / num_classes
-    settings = Finetune(epochs=1, batch_size=6, lr=0.01, max_tokens=8, early_stopping=False)
+    settings = FinetuneSettings(epochs=1, batch_size=6, lr=0.01, max_tokens=8, early_stopping=False)
     whole, parts = (
         finetune(model, texts, labels, [], labels[:0], kind(), settings, 0, Runtime(device="cpu", microbatch=m))
         for m in (6, 2)
@@ -627,7 +628,7 @@ def test_what_was_believed_early_outweighs_the_label() -> None:
     assert (beliefs - label)[0, 1] < 0 < (beliefs - loss.targets(logits, label, 0.0))[0, 1]
 
 
-def plainly(num_classes: int, strength: float, beta: float, settings: Probe, seed: int) -> Any:
+def plainly(num_classes: int, strength: float, beta: float, settings: ProbeSettings, seed: int) -> Any:
     """Weights (d + 1, C) of a probe after training with ELR, by loops over rows and Adam, in double precision."""
     labels = 0.8 * clean(num_classes)[:30].astype(np.float64) + 0.2 / num_classes
     x = FEATURES[:30].astype(np.float64)
@@ -656,7 +657,7 @@ def plainly(num_classes: int, strength: float, beta: float, settings: Probe, see
 @pytest.mark.parametrize("num_classes", [3, 5])
 def test_probes_that_remember_are_those_of_a_plain_loop(num_classes: int) -> None:
     """Seven epochs in batches that do not divide the rows, two students of other numbers side by side."""
-    settings = Probe(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
+    settings = ProbeSettings(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
     labels = (0.8 * clean(num_classes) + 0.2 / num_classes).astype(np.float32)
     losses = [ELR(strength=2.0, beta=0.7), ELR(strength=5.0, beta=0.9)]
     none = np.arange(0)
@@ -670,7 +671,7 @@ def test_probes_that_remember_are_those_of_a_plain_loop(num_classes: int) -> Non
 
 def test_two_classes_held_as_one_logit_remember_as_the_plain_loop_with_two() -> None:
     """Both of two columns make Adam's step, so their difference moves twice as far as one logit does."""
-    settings = Probe(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
+    settings = ProbeSettings(epochs=7, batch_size=8, lr=0.05, l2=0.0, early_stopping=False)
     labels = (0.8 * clean(2) + 0.1).astype(np.float32)
     job = ProbeJob(np.arange(30), labels[:30], np.arange(0), labels[:0], ELR(), settings, 3)
     (fitted,) = fit_probes(FEATURES, [job], Runtime(device="cpu"))
@@ -690,7 +691,7 @@ def test_a_neutral_loss_that_remembers_trains_as_xent_to_the_bit(loss: Loss, num
 def test_finetuning_remembers_across_epochs_in_any_microbatch(kind: type[Any], model: Path) -> None:
     texts = [" ".join(WORDS[5 + i % 7 : 9 + i % 5]) for i in range(12)]
     labels = np.eye(2, dtype=np.float32)[np.arange(12) % 2] * 0.7 + 0.15
-    settings = Finetune(epochs=8, batch_size=5, lr=0.01, max_tokens=8, early_stopping=False, warmup=0.0)
+    settings = FinetuneSettings(epochs=8, batch_size=5, lr=0.01, max_tokens=8, early_stopping=False, warmup=0.0)
 
     def trained(loss: Loss, microbatch: int) -> Any:
         cpu = Runtime(device="cpu", microbatch=microbatch)

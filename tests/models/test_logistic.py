@@ -20,9 +20,10 @@ from outgrow.experiment import open_store, run_steps, wire
 from outgrow.models import logistic as engine
 from outgrow.models.logistic import TOLERANCE, LogisticJob, fit_logistic
 from outgrow.models.probe import FittedProbe
-from outgrow.models.settings import Logistic
+from outgrow.models.settings import LogisticSettings
 from outgrow.runtime import Runtime
 from outgrow.strategies import parse_trainer
+from outgrow.strategies.trainers import Logistic
 
 CPU = Runtime(device="cpu")
 N, D = 300, 12
@@ -51,7 +52,7 @@ def job(num_classes: int = 2, *, l2: float = 0.01, hard: bool = False, **changed
     labels = soft_labels(num_classes, changed.pop("labels", 0))
     labels = certain(labels) if hard else labels
     rows, val = changed.pop("rows", TRAIN), changed.pop("val", VAL)
-    return LogisticJob(rows, labels[rows], val, labels[val], Logistic(l2=l2))
+    return LogisticJob(rows, labels[rows], val, labels[val], LogisticSettings(l2=l2))
 
 
 def fit(*jobs: LogisticJob, features: Floats = FEATURES) -> list[FittedProbe]:
@@ -124,7 +125,7 @@ def test_it_is_what_scikit_learn_finds(num_classes: int, hard: bool, l2: float) 
 def test_choices_are_solved_too(num_candidates: int, l2: float) -> None:
     features = CHOICES[:, :num_candidates]
     targets = soft_labels(num_candidates, 3)
-    one = LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], Logistic(l2=l2))
+    one = LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], LogisticSettings(l2=l2))
     (fitted,) = fit(one, features=features)
     assert fitted.weight.shape == (D, 1)
     assert (fitted.bias == 0).all()
@@ -134,7 +135,7 @@ def test_choices_are_solved_too(num_candidates: int, l2: float) -> None:
 def test_separable_labels_have_a_solution() -> None:
     plane = np.eye(2, dtype=np.float32)[(FEATURES[:, 1] > FEATURES[:, 1].mean()).astype(int)]
     for l2 in (1e-5, 1e-3):
-        one = LogisticJob(TRAIN, plane[TRAIN], VAL, plane[VAL], Logistic(l2=l2))
+        one = LogisticJob(TRAIN, plane[TRAIN], VAL, plane[VAL], LogisticSettings(l2=l2))
         (fitted,) = fit(one)
         assert gradient(one, fitted, FEATURES) <= 1.05 * TOLERANCE
         assert (fitted.predict(FEATURES[TRAIN]).argmax(1) == plane[TRAIN].argmax(1)).all()
@@ -143,7 +144,7 @@ def test_separable_labels_have_a_solution() -> None:
 def test_labels_of_one_class_are_learnt() -> None:
     for num_classes in (2, 3):
         targets = np.tile(np.eye(num_classes, dtype=np.float32)[1], (N, 1))
-        (fitted,) = fit(LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], Logistic()))
+        (fitted,) = fit(LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], LogisticSettings()))
         assert (fitted.predict(FEATURES)[:, 1] > 0.999).all()
 
 
@@ -209,7 +210,7 @@ def test_a_student_of_choices_alone_is_the_same_among_many(num_candidates: int) 
     jobs = []
     for i in range(21):
         targets = soft_labels(num_candidates, i)
-        jobs.append(LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], Logistic(l2=0.001 * (i + 1))))
+        jobs.append(LogisticJob(TRAIN, targets[TRAIN], VAL, targets[VAL], LogisticSettings(l2=0.001 * (i + 1))))
     features = CHOICES[:, :num_candidates]
     together = fit(*jobs, features=features)
     assert all(same(fit(jobs[i], features=features)[0], together[i]) for i in (0, 7, 20))
@@ -224,7 +225,7 @@ def test_wide_features_leave_each_student_the_same_alone() -> None:
     for i in range(70):
         second = 1 / (1 + np.exp(-features @ made.normal(size=400) / 10))
         targets = np.stack([1 - second, second], axis=1).astype(np.float32)
-        jobs.append(LogisticJob(rows, targets[rows], VAL, targets[VAL], Logistic(l2=0.003 * (1 + i % 9))))
+        jobs.append(LogisticJob(rows, targets[rows], VAL, targets[VAL], LogisticSettings(l2=0.003 * (1 + i % 9))))
     together = fit(*jobs, features=features)
     assert all(same(fit(jobs[i], features=features)[0], together[i]) for i in (0, 33, 69))
 
@@ -268,7 +269,7 @@ def test_ten_times_the_students_hold_no_more_at_once(monkeypatch: pytest.MonkeyP
 
 def test_no_penalty_is_refused() -> None:
     for l2 in (0.0, -1.0):
-        with pytest.raises(UserError, match=r"logistic l2 is .* above 0"):
+        with pytest.raises(UserError, match=r"l2 of logistic is .* above 0"):
             Logistic(l2=l2)
 
 

@@ -17,7 +17,7 @@ from outgrow.errors import UserError
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models import probe as engine
 from outgrow.models.probe import FittedProbe, ProbeJob, fit_probes
-from outgrow.models.settings import Probe
+from outgrow.models.settings import ProbeSettings
 from outgrow.runtime import Runtime
 
 CPU = Runtime(device="cpu")
@@ -25,7 +25,7 @@ N, D = 300, 12
 rng = np.random.default_rng(0)
 FEATURES = (rng.normal(size=(N, D)) * rng.uniform(0.1, 9, D) + rng.normal(size=D)).astype(np.float32)
 TRAIN, VAL = np.arange(0, 150), np.arange(150, 190)
-QUICK = Probe(epochs=3, batch_size=32, lr=0.02)
+QUICK = ProbeSettings(epochs=3, batch_size=32, lr=0.02)
 
 
 def soft_labels(num_classes: int, seed: int = 0) -> Floats:
@@ -181,7 +181,7 @@ def test_run_to_convergence_it_is_logistic_regression(num_classes: int) -> None:
     labels = soft_labels(num_classes)
     certain = np.eye(num_classes, dtype=np.float32)[labels.argmax(1)]
     l2 = 0.1
-    settings = Probe(epochs=1500, batch_size=150, lr=0.01, l2=l2, early_stopping=False)
+    settings = ProbeSettings(epochs=1500, batch_size=150, lr=0.01, l2=l2, early_stopping=False)
     (fitted,) = fit(ProbeJob(TRAIN, certain[TRAIN], VAL, certain[VAL], Xent(), settings, 0))
     standard = (FEATURES - fitted.center) / fitted.scale
     # One weight vector of differences is penalised for two classes, as scikit-learn does.
@@ -240,7 +240,7 @@ def test_every_example_comes_once_in_each_epoch(n: int, monkeypatch: pytest.Monk
 
 
 def test_the_epoch_that_agrees_best_with_the_validation_labels_is_kept() -> None:
-    settings = Probe(epochs=12, lr=0.3, l2=0)
+    settings = ProbeSettings(epochs=12, lr=0.3, l2=0)
     for labels in range(5):
         (fitted,) = fit(job(labels=labels, settings=settings))
         best = max(range(12), key=lambda e: (fitted.history[e]["agreement"], -fitted.history[e]["xent"]))
@@ -255,7 +255,7 @@ def test_the_epoch_that_agrees_best_with_the_validation_labels_is_kept() -> None
 
 def test_early_stopping_is_the_shorter_training() -> None:
     """The kept epoch is the last of a run that ends there (a constant rate, and cross-entropy knows no progress)."""
-    settings = Probe(epochs=12, lr=0.3, l2=0)
+    settings = ProbeSettings(epochs=12, lr=0.3, l2=0)
     (fitted,) = fit(job(labels=1, settings=settings))
     assert 0 < fitted.best_epoch < 11
     (shorter,) = fit(job(labels=1, settings=replace(settings, epochs=fitted.best_epoch + 1, early_stopping=False)))
@@ -284,7 +284,7 @@ def test_constant_features_are_harmless() -> None:
 
 def test_a_zero_matrix_of_features_still_learns_the_shares() -> None:
     labels = np.tile(np.array([[0.2, 0.8]], dtype=np.float32), (N, 1))
-    settings = Probe(epochs=100, lr=0.05, early_stopping=False)
+    settings = ProbeSettings(epochs=100, lr=0.05, early_stopping=False)
     (fitted,) = fit_probes(
         np.zeros((N, 4), np.float32), [ProbeJob(TRAIN, labels[TRAIN], VAL, labels[VAL], Xent(), settings, 0)], CPU
     )
@@ -293,7 +293,7 @@ def test_a_zero_matrix_of_features_still_learns_the_shares() -> None:
 
 def test_the_bias_is_free_of_l2() -> None:
     labels = np.tile(np.array([[0.2, 0.8]], dtype=np.float32), (N, 1))
-    settings = Probe(epochs=100, lr=0.05, l2=100, early_stopping=False)
+    settings = ProbeSettings(epochs=100, lr=0.05, l2=100, early_stopping=False)
     (fitted,) = fit(ProbeJob(TRAIN, labels[TRAIN], VAL, labels[VAL], Xent(), settings, 0))
     assert fitted.predict(FEATURES)[:, 1].mean() == pytest.approx(0.8, abs=0.01)
 

@@ -21,19 +21,20 @@ from outgrow.losses import LOSSES as ALL_LOSSES
 from outgrow.losses import LogConf, Loss, StatefulLoss, Xent
 from outgrow.models import probe as engine
 from outgrow.models.probe import FittedProbe, ProbeJob, fit_probes
-from outgrow.models.settings import Probe
+from outgrow.models.settings import ProbeSettings
 from outgrow.models.spec import ModelSpec
 from outgrow.models.transformer import load_tokenizer
 from outgrow.runtime import Runtime
-from outgrow.train.loop import Finetune, FinetunedModel, finetune, predict
+from outgrow.train.loop import FinetunedModel, finetune, predict
 from outgrow.train.model import build, token_rows
+from outgrow.train.settings import FinetuneSettings
 from outgrow.train.updates import accumulate
 from tiny_models import KINDS, make_model
 
 CPU = Runtime(device="cpu")
 N, D = 240, 12
 TRAIN, VAL = np.arange(0, 150), np.arange(150, 190)
-QUICK = Probe(epochs=3, batch_size=32, lr=0.02)
+QUICK = ProbeSettings(epochs=3, batch_size=32, lr=0.02)
 LOSSES: tuple[Loss, ...] = (Xent(), LogConf(alpha=0.75), LogConf(marginals="weak", schedule="released"))
 EVERY_LOSS: tuple[Loss, ...] = (*LOSSES, *(made() for made in ALL_LOSSES.values()))
 
@@ -159,7 +160,7 @@ def test_of_pairs_it_is_logistic_regression_on_differences() -> None:
     labels = soft_labels(features).argmax(1)
     certain = np.eye(2, dtype=np.float32)[labels]
     l2 = 0.1
-    settings = Probe(epochs=400, batch_size=150, lr=0.02, l2=l2, early_stopping=False)
+    settings = ProbeSettings(epochs=400, batch_size=150, lr=0.02, l2=l2, early_stopping=False)
     (fitted,) = fit_probes(features, [ProbeJob(TRAIN, certain[TRAIN], VAL, certain[VAL], Xent(), settings, 0)], CPU)
     difference = (features[:, 1] - features[:, 0]) / fitted.scale
     reference = LogisticRegression(C=1 / (l2 * len(TRAIN)), fit_intercept=False, tol=1e-8, max_iter=5000)
@@ -180,7 +181,7 @@ def test_moments_are_of_all_candidates_of_the_training_rows(num: int) -> None:
 @pytest.mark.parametrize("num", [2, 3])
 def test_the_kept_epoch_agrees_as_its_history_says(num: int) -> None:
     features = candidates(num)
-    given = job(features, settings=Probe(epochs=8, lr=0.3, l2=0))
+    given = job(features, settings=ProbeSettings(epochs=8, lr=0.3, l2=0))
     (fitted,) = fit_probes(features, [given], CPU)
     probs, kept = fitted.predict(features[VAL]), fitted.history[fitted.best_epoch]
     assert (probs.argmax(1) == given.val_targets.argmax(1)).mean() == pytest.approx(kept["agreement"])
@@ -300,7 +301,7 @@ def test_clusters_score_by_what_differs_most_between_candidates(num: int) -> Non
 
 # --- finetuning -------------------------------------------------------------------------------------------------------
 
-SHORT = Finetune(epochs=1, batch_size=8, lr=0.01, max_tokens=20, checks=2)
+SHORT = FinetuneSettings(epochs=1, batch_size=8, lr=0.01, max_tokens=20, checks=2)
 
 
 @pytest.fixture(scope="session")
@@ -310,7 +311,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def finetuned(
-    folder: Path, data: Examples, settings: Finetune = SHORT, loss: Loss | None = None, **changed: Any
+    folder: Path, data: Examples, settings: FinetuneSettings = SHORT, loss: Loss | None = None, **changed: Any
 ) -> FinetunedModel:
     texts, targets, held = data.readings, certain(data), len(data) // 4
     runtime = replace(CPU, **changed)

@@ -202,9 +202,9 @@ def test_the_nearest_in_accuracy_is_taken() -> None:
         ({"strategy": "bootstrap(through=('pixels',))"}, "reads images"),
         ({"strategy": "gold-matched"}, "name the chain's models"),
         ({"strategy": "gold-matched(through=('glove',))", "weak": "errors"}, "the supervisor is no model"),
-        ({"strategy": "direct(shares=0)"}, "at least 1"),
-        ({"strategy": "refine(rounds=-1)"}, "0 or more"),
-        ({"strategy": "refine(keep=0.0)"}, "keep in"),
+        ({"strategy": "direct(shares=0)"}, "at 1 or above"),
+        ({"strategy": "refine(rounds=-1)"}, "at 0 or above"),
+        ({"strategy": "refine(keep=0.0)"}, r"in \(0, 1\]"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(make: MakeExperiment, change: dict[str, Any], said: str) -> None:

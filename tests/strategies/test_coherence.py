@@ -188,7 +188,7 @@ def test_no_label_of_anyone_is_used(make: MakeExperiment, writer: Path) -> None:
     [
         ({"strategy": "icm"}, "is no language model"),
         ({"strategy": "icm(context=0)"}, "context of icm is 0"),
-        ({"strategy": "icm(cold=20.0)"}, "hot not below"),
+        ({"strategy": "icm(cold=20.0)"}, "must not lie above hot"),
         ({"strategy": "icm(claim='{text}')"}, "end with {label}"),
     ],
 )

@@ -217,12 +217,12 @@ def test_supervisors_that_are_no_models_have_no_like(make: MakeExperiment, name:
 @pytest.mark.parametrize(
     ("spelled", "said"),
     [
-        ("ensemble(size=0)", "at least 1"),
+        ("ensemble(size=0)", "at 1 or above"),
         ("ensemble(kind='bags')", "did you mean bagging"),
         ("ensemble(by=LogConf)", "unknown label model in option by"),
         ("ensemble(models=('pixels',))", "reads images"),
         ("raven(temperature=0.0)", "above 0"),
-        ("co-supervised(rounds=-1)", "0 or more"),
+        ("co-supervised(rounds=-1)", "at 0 or above"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(make: MakeExperiment, spelled: str, said: str) -> None:

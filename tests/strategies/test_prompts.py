@@ -197,13 +197,13 @@ def test_one_true_statement_is_consistent_and_nothing_else(classes: int) -> None
         ({"strategy": "zero-shot"}, "is no language model"),
         ({"strategy": "few-shot", "strong": "minilm-l6"}, "such as smollm2-135m"),
         ({"strategy": "zero-shot(prompt='{text}')"}, "end with {label}"),
-        ({"strategy": "few-shot(shots=-1)"}, "0 or more"),
-        ({"strategy": "few-shot(labels='own')"}, "weak or gold"),
+        ({"strategy": "few-shot(shots=-1)"}, "at 0 or above"),
+        ({"strategy": "few-shot(labels='own')"}, "known: gold, weak"),
         ({"strategy": "few-shot(labels='gold')", "weak": "errors", "strong": "smollm2-135m"}, "is no model"),
         ({"strategy": "ccs", "strong": "glove"}, "adds the same to every text"),
         ({"strategy": "crc(view='last')"}, "last_token"),
         ({"strategy": "ccs(prompt='{text}')"}, "once each"),
-        ({"strategy": "ccs(restarts=0)"}, "at least 1"),
+        ({"strategy": "ccs(restarts=0)"}, "at 1 or above"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(make: MakeExperiment, change: dict[str, Any], said: str) -> None:

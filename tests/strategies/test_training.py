@@ -15,12 +15,12 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, open_store, run_steps, wire
 from outgrow.losses import Xent
-from outgrow.models.packaged import RUNGS
+from outgrow.models.packaged import PACKAGED
 from outgrow.models.spec import LANGUAGE_MODELS, ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.training import best_probe, linear_head, oracle_stop
 from outgrow.train.loop import finetune
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 from tiny_models import make_model, make_task
 
 CPU = Runtime(device="cpu", offline=True, say=lambda line: None)
@@ -40,8 +40,10 @@ def run(store: Store, *experiments: Experiment) -> list[Any]:
 # --- neutral settings, and ceilings -----------------------------------------------------------------------------------
 
 NEUTRAL = [
-    ("regularised(l2=(0.01,))", PROBE), ("anchored(strength=0.0)", FINETUNE), ("generative(epochs=0)", FINETUNE),
-]  # fmt: skip
+    ("regularised(l2=(0.01,))", PROBE),
+    ("anchored(strength=0.0)", FINETUNE),
+    ("generative-finetuning(epochs=0)", FINETUNE),
+]
 
 
 @pytest.mark.parametrize(("spelled", "train"), NEUTRAL)
@@ -51,7 +53,7 @@ def test_a_neutral_setting_is_naive(make: MakeExperiment, writer: Path, spelled:
     )
 
 
-CHANGED = [("regularised", PROBE), ("anchored", FINETUNE), ("lp-ft", FINETUNE), ("generative", FINETUNE)]
+CHANGED = [("regularised", PROBE), ("anchored", FINETUNE), ("lp-ft", FINETUNE), ("generative-finetuning", FINETUNE)]
 
 
 @pytest.mark.parametrize(("spelled", "train"), CHANGED)
@@ -107,7 +109,7 @@ def test_a_linear_head_is_the_minimum() -> None:
     rng = np.random.default_rng(0)
     targets = rng.dirichlet((1, 1, 1), size=40)
     for features in (rng.normal(2, 3, size=(40, 7)), rng.normal(size=(40, 3, 7))):
-        head = linear_head(features, targets, 0.1).double().numpy()
+        head = linear_head(features, targets, 0.1).astype(np.float64)
         scale = np.sqrt(np.mean(features**2))
         x, w = features / scale, head * scale
         logits = (x @ w.T).reshape(40, 3)
@@ -127,13 +129,13 @@ def test_before_its_first_step_lp_ft_is_a_probe(
     experiment = make(task="words(rows=400)", strategy="lp-ft(l2=0.001)", train=train, strong=strong, seeds=(0,))
     run(store, experiment)
     fitted = role(experiment, "student").args["fitted"]
-    features = store.read(fitted.args["features"])
+    features = store.read(fitted.args["start"].args["features"])
     split, predicted = (store.read(role(experiment, "student").args["split"]), store.read(role(experiment, "student")))
     weak = store.read(role(experiment, "weak")).take(split.parts["B"])
     at = {str(i): n for n, i in enumerate(features.ids)}
     view = features.views["last_token" if kind == "decoder" else "mean"]
     train_rows, test_rows = (view[[at[str(i)] for i in split.parts[p]]] for p in ("B", "T"))
-    head = linear_head(train_rows, weak.probs, 0.001).numpy()
+    head = linear_head(train_rows, weak.probs, 0.001)
     logits = test_rows @ head.T
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(predicted.probs, odds / odds.sum(axis=1, keepdims=True), atol=1e-3)
@@ -144,8 +146,8 @@ def test_an_anchor_holds_weights_near_their_start(tmp_path: Path) -> None:
     """Farther away without; a strong one leaves them all but where they were; zero is no anchor, to the bit."""
     folder = make_model(tmp_path / "gpt2", "gpt2")
     texts, labels = make_task(48, seed=0)
-    settings = Finetune(epochs=2, lr=0.01, batch_size=8, optimizer="adamw", early_stopping=False, clip=0.0)
-    still = Finetune(epochs=1, lr=1e-12, early_stopping=False)
+    settings = FinetuneSettings(epochs=2, lr=0.01, batch_size=8, optimizer="adamw", early_stopping=False, clip=0.0)
+    still = FinetuneSettings(epochs=1, lr=1e-12, early_stopping=False)
     start = finetune(folder, texts, labels, [], labels[:0], Xent(), still, 0, CPU)
     distances = []
     for anchor in (None, 0.0, 0.1, 10.0):
@@ -161,7 +163,7 @@ def test_the_first_update_of_an_anchored_model_is_the_plain_one(tmp_path: Path) 
     """At the start the penalty has no slope."""
     folder = make_model(tmp_path / "gpt2", "gpt2")
     texts, labels = make_task(8, seed=0)
-    settings = Finetune(epochs=1, lr=0.01, batch_size=8, early_stopping=False)
+    settings = FinetuneSettings(epochs=1, lr=0.01, batch_size=8, early_stopping=False)
     plain, held = (
         finetune(folder, texts, labels, [], labels[:0], Xent(), settings, 0, CPU, anchor=a) for a in (0.0, 5.0)
     )
@@ -170,18 +172,21 @@ def test_the_first_update_of_an_anchored_model_is_the_plain_one(tmp_path: Path) 
 
 def test_a_reader_begins_as_the_language_model(make: MakeExperiment, writer: Path, store: Store) -> None:
     train = "finetune(epochs=1, lr=1e-9, early_stopping=False)"
-    experiment = make(strategy="generative(lr=0.01)", train=train, strong=str(writer), seeds=(0,), ceiling=False)
+    experiment = make(
+        strategy="generative-finetuning(lr=0.01)", train=train, strong=str(writer), seeds=(0,), ceiling=False
+    )
     run(store, experiment)
     fitted = role(experiment, "student").args["fitted"]
-    read, tuned = store.read(fitted.args["read"]), store.read(fitted)
+    read, tuned = store.read(fitted.args["start"]), store.read(fitted)
     losses = [h["loss"] for h in read.history]
     assert losses[-1] < losses[0]
     for name, weights in tuned.state.items():
         if name.startswith("body."):
             assert torch.allclose(weights, read.state["model." + name.removeprefix("body.")], atol=1e-6)
     split = store.read(fitted.args["split"])
-    parts = fitted.args["read"].args
+    parts = fitted.args["start"].args
     assert parts["part"] == "B"
+    assert parts["answers"] is None
     assert "labels" not in parts
     assert len(split.parts["B"])
 
@@ -211,10 +216,10 @@ WRONG = [
     ({"strategy": "lp-ft", "train": "finetune(pooling='first')"}, "leave head and pooling"),
     ({"strategy": "anchored"}, "train with finetune"),
     ({"strategy": "anchored", "train": "finetune(lora=2)"}, "set lora=0"),
-    ({"strategy": "generative"}, "train with finetune"),
-    ({"strategy": "generative", "train": FINETUNE}, "is no language model"),
-    ({"strategy": "generative", "train": FINETUNE, "strong": "minilm-l6"}, "such as smollm2-135m"),
-    ({"strategy": "generative", "train": "finetune(lora=2)", "strong": "smollm2-135m"}, "set lora=0"),
+    ({"strategy": "generative-finetuning"}, "train with finetune"),
+    ({"strategy": "generative-finetuning", "train": FINETUNE}, "is no language model"),
+    ({"strategy": "generative-finetuning", "train": FINETUNE, "strong": "minilm-l6"}, "such as smollm2-135m"),
+    ({"strategy": "generative-finetuning", "train": "finetune(lora=2)", "strong": "smollm2-135m"}, "set lora=0"),
     ({"strategy": "oracle", "train": "probe(early_stopping=False)"}, "does not stop early"),
 ]  # fmt: skip
 
@@ -227,5 +232,5 @@ def test_what_cannot_be_is_said_at_once(make: MakeExperiment, change: dict[str, 
 
 
 def test_the_language_models_are_those_that_say_so() -> None:
-    assert set(LANGUAGE_MODELS) == {name for name, rung in RUNGS.items() if "language model" in rung.description}
+    assert set(LANGUAGE_MODELS) == {name for name, model in PACKAGED.items() if "language model" in model.description}
     ModelSpec.parse("smollm2-135m").check_language_model("this writes")

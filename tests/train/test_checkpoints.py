@@ -11,12 +11,12 @@ from outgrow.losses import ELR
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
 from outgrow.train.loop import FinetunedModel, finetune
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 from several_processes import assert_same_run, torchrun
 from tiny_models import make_model, make_task
 
 TRAIN, VAL = make_task(60, seed=1), make_task(5, seed=2)
-SETTINGS = Finetune(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
+SETTINGS = FinetuneSettings(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
 LOSS = ELR()  # what it remembers of each example goes along
 SCRIPT = """
 import os, sys

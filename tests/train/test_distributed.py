@@ -20,25 +20,25 @@ from outgrow.train import distributed, updates
 from outgrow.train.checkpoints import snapshot
 from outgrow.train.loop import FinetunedModel, finetune, predict
 from outgrow.train.model import build
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 from outgrow.train.updates import accumulate, apply, make_optimizer
 from several_processes import assert_same_run, torchrun
 from tiny_models import KINDS, make_model, make_task
 
-SETTINGS = Finetune(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
+SETTINGS = FinetuneSettings(epochs=1, lr=1e-2, batch_size=10, max_tokens=16)
 LOSSES: dict[str, Loss] = {"Xent": Xent(), "LogConf": LogConf(warmup=0), "ELR": ELR()}
 # Four batches, the last of one row: fewer than there are processes.
 TRAIN, VAL = make_task(31, seed=1), make_task(5, seed=2)
 CPU = Runtime(device="cpu", say=lambda line: None)
-CUT: dict[str, tuple[str, Finetune, Loss, int, float]] = {
+CUT: dict[str, tuple[str, FinetuneSettings, Loss, int, float]] = {
     # model, settings, loss, examples at once (4 of 10: 3 microbatches on 2 ranks), anchor
     "bert": ("bert", SETTINGS, Xent(), 4, 0.0),
     "whole-batch": ("gpt2", SETTINGS, LogConf(warmup=0), 4, 0.0),
-    "adafactor": ("llama", Finetune(**{**vars(SETTINGS), "optimizer": "adafactor"}), Xent(), 0, 0.0),
-    "lora": ("llama", Finetune(**{**vars(SETTINGS), "lora": 2, "weight_decay": 0.1}), Xent(), 1, 0.0),
-    "bf16": ("llama", Finetune(**{**vars(SETTINGS), "precision": "bf16", "epochs": 3}), Xent(), 4, 0.0),
-    "memory": ("bert", Finetune(**{**vars(SETTINGS), "epochs": 3}), ELR(strength=10.0), 4, 0.0),
-    "anchor": ("bert", Finetune(**{**vars(SETTINGS), "clip": 0.05}), LogConf(warmup=0), 0, 0.5),
+    "adafactor": ("llama", FinetuneSettings(**{**vars(SETTINGS), "optimizer": "adafactor"}), Xent(), 0, 0.0),
+    "lora": ("llama", FinetuneSettings(**{**vars(SETTINGS), "lora": 2, "weight_decay": 0.1}), Xent(), 1, 0.0),
+    "bf16": ("llama", FinetuneSettings(**{**vars(SETTINGS), "precision": "bf16", "epochs": 3}), Xent(), 4, 0.0),
+    "memory": ("bert", FinetuneSettings(**{**vars(SETTINGS), "epochs": 3}), ELR(strength=10.0), 4, 0.0),
+    "anchor": ("bert", FinetuneSettings(**{**vars(SETTINGS), "clip": 0.05}), LogConf(warmup=0), 0, 0.5),
 }
 SCRIPT = """
 import sys
@@ -83,7 +83,7 @@ def cut_runs(models: Path, out: Path) -> None:
     distributed.run_on_ranks(copies, models / "llama", out)
     copies(models / "llama", out)
     first = FinetunedModel.load(out / "bert")
-    second = finetune(models / "bert", *TRAIN, *VAL, Xent(), SETTINGS, 1, cut, start=first)
+    second = finetune(models / "bert", *TRAIN, *VAL, Xent(), SETTINGS, 1, cut, start=first.begin)
     (out / "second").mkdir()
     second.save(out / "second")
     small = replace(cut, tokens_at_once=20)  # an odd number of batches
@@ -111,7 +111,7 @@ def copies(folder: Path, out: Path) -> None:
     """On every rank: bytes of layers' weights in bfloat16 that a forward pass leaves for the backward pass."""
     found = {}
     for name in ("autocast", "cut"):
-        model = build(folder, Finetune(**{**vars(SETTINGS), "precision": "bf16"}), 2, seed=0)
+        model = build(folder, FinetuneSettings(**{**vars(SETTINGS), "precision": "bf16"}), 2, seed=0)
         shapes = {p.shape for layer in layers_of(model.body) for p in layer.parameters() if p.ndim == 2}
         if name == "cut":
             distributed.shard(model, "cpu")
@@ -261,7 +261,7 @@ def test_microbatches_are_dealt_evenly(sizes: list[int], most: int, tokens: int,
 def test_a_cut_model_starts_from_given_weights_and_predicts(folders: Path, together: Path) -> None:
     first = FinetunedModel.load(together / "bert")
     assert_same_run(
-        together / "second", finetune(folders / "bert", *TRAIN, *VAL, Xent(), SETTINGS, 1, CPU, start=first)
+        together / "second", finetune(folders / "bert", *TRAIN, *VAL, Xent(), SETTINGS, 1, CPU, start=first.begin)
     )
     expected = torch.from_numpy(predict(folders / "bert", first, TRAIN[0], CPU))
     torch.testing.assert_close(torch.load(together / "probs.pt", weights_only=True), expected, atol=1e-5, rtol=0)

@@ -18,9 +18,10 @@ from outgrow.experiment import Experiment, experiments_of, sweep, wire
 from outgrow.models.transformer import load_language_model, load_tokenizer
 from outgrow.results import predictions
 from outgrow.runtime import Runtime
+from outgrow.strategies.trainers import Generate
 from outgrow.train import checkpoints
 from outgrow.train.lm import GenerativeModel, _accumulate, _losses, _pairs, decode, finetune_lm
-from outgrow.train.settings import Generate
+from outgrow.train.settings import GenerateSettings
 from tiny_models import WORDS, make_model
 
 CPU = Runtime(device="cpu", say=lambda line: None)
@@ -28,7 +29,7 @@ LICHESS = Path(__file__).parents[1] / "rows" / "lichess_puzzles.csv"
 # The answer follows from the prompt's first word.
 PROMPTS = [f"{'good' if i % 2 else 'bad'} w{i % 7} w{i % 5}" + " zero" * (i % 3) for i in range(24)]
 ANSWERS = ["yes w1" if i % 2 else "no" for i in range(24)]
-SETTINGS = Generate(epochs=6, batch_size=8, lr=0.02, max_tokens=32, max_answer=4)
+SETTINGS = GenerateSettings(epochs=6, batch_size=8, lr=0.02, max_tokens=32, max_answer=4)
 
 
 def writer(folder: Path, kind: str) -> Path:
@@ -166,7 +167,7 @@ def test_a_model_is_stored_to_the_last_bit(gpt2: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_said(gpt2: Path, model: Path, tmp_path: Path) -> None:
-    def fit(folder: Path, settings: Generate = SETTINGS, answers: list[str] = ANSWERS) -> None:
+    def fit(folder: Path, settings: GenerateSettings = SETTINGS, answers: list[str] = ANSWERS) -> None:
         finetune_lm(folder, PROMPTS, answers, settings, 0, CPU)
 
     with pytest.raises(UserError, match="is an encoder, which cannot write"):

@@ -23,14 +23,16 @@ from outgrow.models import transformer
 from outgrow.models.packing import layers_of
 from outgrow.models.transformer import Classifier, compile_layers, load_classifier, load_tokenizer, recompute_layers
 from outgrow.runtime import Runtime
+from outgrow.strategies.trainers import Finetune
 from outgrow.train import checkpoints
-from outgrow.train.loop import Finetune, FinetunedModel, finetune, predict
+from outgrow.train.loop import FinetunedModel, finetune, predict
 from outgrow.train.model import build, token_rows
+from outgrow.train.settings import FinetuneSettings
 from outgrow.train.updates import accumulate, apply, batches, check_points, make_optimizer, rate
 from tiny_models import KINDS, make_model, make_task
 
 CPU = Runtime(device="cpu")
-QUICK = Finetune(epochs=1, batch_size=8, lr=0.01, max_tokens=20, checks=2)
+QUICK = FinetuneSettings(epochs=1, batch_size=8, lr=0.01, max_tokens=20, checks=2)
 TRAIN, VAL = make_task(44, seed=1), make_task(20, seed=2)
 
 
@@ -40,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: make_model(base / kind, kind) for kind in KINDS}
 
 
-def train(folder: Path, settings: Finetune = QUICK, **changed: Any) -> FinetunedModel:
+def train(folder: Path, settings: FinetuneSettings = QUICK, **changed: Any) -> FinetunedModel:
     arguments: dict[str, Any] = {"loss": Xent(), "seed": 0, "runtime": CPU, "start": None, "train": TRAIN, "val": VAL}
     arguments |= changed
     (texts, targets), (val_texts, val_targets) = arguments.pop("train"), arguments.pop("val")
@@ -144,10 +146,10 @@ def test_label_words_and_the_weights_of_an_earlier_run_can_be_the_start(folders:
     whole = load_classifier(folders["gpt2"], 2, max_tokens=20, words=("bad", "good"))
     torch.testing.assert_close(untouched.state["head.weight"], whole.head.weight.detach(), atol=1e-6, rtol=0)
     first = train(folders["gpt2"])
-    second = train(folders["gpt2"], replace(QUICK, lr=1e-12, early_stopping=False), start=first)
+    second = train(folders["gpt2"], replace(QUICK, lr=1e-12, early_stopping=False), start=first.begin)
     torch.testing.assert_close(dict(second.state), dict(first.state), atol=1e-6, rtol=0)
     with pytest.raises(UserError, match="LoRA"):
-        train(folders["gpt2"], replace(QUICK, lora=2), start=first)
+        train(folders["gpt2"], replace(QUICK, lora=2), start=first.begin)
 
 
 # --- order, seeds, schedules ------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def test_dropout_follows_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_learning_rates_rise_and_fall_without_a_jump(schedule: str) -> None:
-    settings = Finetune(lr=0.5, schedule=schedule, warmup=0.2)
+    settings = FinetuneSettings(lr=0.5, schedule=schedule, warmup=0.2)
     rates = [rate(update, 100, settings) for update in range(100)]
     assert max(rates) == rates[20] == 0.5
     assert min(rates) > 0
@@ -197,7 +199,7 @@ def test_learning_rates_rise_and_fall_without_a_jump(schedule: str) -> None:
 
 
 def test_no_warmup_starts_at_the_peak() -> None:
-    assert rate(0, 10, Finetune(lr=0.5, warmup=0.0)) == 0.5
+    assert rate(0, 10, FinetuneSettings(lr=0.5, warmup=0.0)) == 0.5
 
 
 def test_the_loss_is_told_the_share_of_training_done(folders: dict[str, Path]) -> None:
@@ -463,7 +465,7 @@ def killed_after(updates: int, scratch: Path) -> Runtime:
     ids=["adamw", "lora", "adafactor", "memory"],
 )
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
-    folders: dict[str, Path], settings: Finetune, loss: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], settings: FinetuneSettings, loss: Loss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     whole = train(folders["bert"], settings, loss=loss)
@@ -519,10 +521,10 @@ def test_a_checkpoint_runs_no_code(folders: dict[str, Path], tmp_path: Path, cap
         ({"optimizer": "adam"}, "did you mean adamw"),
         ({"schedule": "linaer"}, "did you mean linear"),
         ({"precision": "fp16"}, "did you mean bf16|did you mean fp32"),
-        ({"epochs": 0}, "at least 1"),
-        ({"lora": -1}, "at least 0"),
-        ({"lr": 0.0}, "between 0 and 1"),
-        ({"warmup": 1.0}, r"in \[0, 1\)"),
+        ({"epochs": 0}, "at 1 or above"),
+        ({"lora": -1}, "at 0 or above"),
+        ({"lr": 0.0}, r"in \(0, 1\]"),
+        ({"warmup": 1.1}, r"in \[0, 1\]"),
         ({"head": "words"}, "go together"),
         ({"words": ("no", "yes")}, "go together"),
     ],

@@ -16,7 +16,7 @@ from outgrow.runtime import Runtime
 from outgrow.train import memory
 from outgrow.train.loop import FinetunedModel, finetune
 from outgrow.train.memory import plan_memory
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 from tiny_models import KINDS, make_model, make_task
 
 TRAINING: Any = importlib.import_module("outgrow.train.loop")
@@ -50,7 +50,7 @@ def kept_for_backward(folder: Path, num_tokens: int, *, bf16: bool = False) -> i
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_plan_counts_what_is_kept(folders: dict[str, Path], kind: str) -> None:
     model = load_classifier(folders[kind], 2, max_tokens=64)
-    plan = plan_memory(folders[kind], Finetune(), LENGTHS, CPU)
+    plan = plan_memory(folders[kind], FinetuneSettings(), LENGTHS, CPU)
     weights = sum(4 * p.numel() for p in model.body.parameters())
     assert (plan.weights, plan.gradients, plan.optimizer) == (weights, weights, 2 * weights)
     really = kept_for_backward(folders[kind], 400) / 400
@@ -62,7 +62,7 @@ def test_the_plan_counts_what_is_kept(folders: dict[str, Path], kind: str) -> No
 def test_the_plan_counts_what_autocast_keeps(folders: dict[str, Path], kind: str) -> None:
     """Smaller activations, and a copy of every weight of a product."""
     few, many = (kept_for_backward(folders[kind], n, bf16=True) for n in (400, 800))
-    plan = plan_memory(folders[kind], Finetune(precision="bf16"), LENGTHS, CPU)
+    plan = plan_memory(folders[kind], FinetuneSettings(precision="bf16"), LENGTHS, CPU)
     assert plan.copies == pytest.approx(2 * few - many, rel=0.1)  # biases are copied too, and let go earlier
     widest = 8 * (64 if kind == "gpt2" else 32)
     assert 0.8 < (plan.per_token - widest) / ((many - few) / 400) < 1.25
@@ -71,10 +71,10 @@ def test_the_plan_counts_what_autocast_keeps(folders: dict[str, Path], kind: str
 
 def test_adapters_adafactor_and_recomputing_need_less(folders: dict[str, Path]) -> None:
     folder = folders["llama"]
-    full = plan_memory(folder, Finetune(), LENGTHS, CPU)
-    assert plan_memory(folder, Finetune(lora=1), LENGTHS, CPU).gradients < full.gradients / 2
-    assert plan_memory(folder, Finetune(optimizer="adafactor"), LENGTHS, CPU).optimizer < full.optimizer / 4
-    recomputed = plan_memory(folder, Finetune(), LENGTHS, replace(CPU, gradient_checkpointing=True))
+    full = plan_memory(folder, FinetuneSettings(), LENGTHS, CPU)
+    assert plan_memory(folder, FinetuneSettings(lora=1), LENGTHS, CPU).gradients < full.gradients / 2
+    assert plan_memory(folder, FinetuneSettings(optimizer="adafactor"), LENGTHS, CPU).optimizer < full.optimizer / 4
+    recomputed = plan_memory(folder, FinetuneSettings(), LENGTHS, replace(CPU, gradient_checkpointing=True))
     assert recomputed.per_token < 0.6 * full.per_token
 
 
@@ -82,9 +82,9 @@ def test_a_model_that_is_cut_needs_its_share_and_whole_layers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    full = plan_memory(folders["llama"], Finetune(), LENGTHS, CPU)
+    full = plan_memory(folders["llama"], FinetuneSettings(), LENGTHS, CPU)
     monkeypatch.setattr("outgrow.train.distributed.size", lambda: 4)
-    cut = plan_memory(folders["llama"], Finetune(), LENGTHS, replace(CPU, shard=True))
+    cut = plan_memory(folders["llama"], FinetuneSettings(), LENGTHS, replace(CPU, shard=True))
     assert (cut.weights, cut.gradients, cut.optimizer) == (full.weights // 4, full.gradients // 4, full.optimizer // 4)
     assert cut.per_token == full.per_token
     model = load_classifier(folders["llama"], 2, max_tokens=64)
@@ -92,12 +92,12 @@ def test_a_model_that_is_cut_needs_its_share_and_whole_layers(
     # Of 3 layers 2 are whole at a time, with their gradients, and what lies outside.
     assert cut.gathered == 2 * (full.weights - layer)
     assert "whole layers" in str(cut)
-    adapters = plan_memory(folders["llama"], Finetune(lora=1), LENGTHS, replace(CPU, shard=True))
+    adapters = plan_memory(folders["llama"], FinetuneSettings(lora=1), LENGTHS, replace(CPU, shard=True))
     assert adapters.gathered < 0.7 * cut.gathered
 
 
 def test_the_microbatch_is_what_fits(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Finetune(batch_size=32)
+    settings = FinetuneSettings(batch_size=32)
     plan = plan_memory(folders["bert"], settings, LENGTHS, CPU)
     assert plan.tokens == plan.batch_tokens == 32 * 40
     for tokens in (400, 40, 3):
@@ -113,7 +113,7 @@ def test_running_out_of_memory_halves_the_microbatch_and_changes_no_result(
     folders: dict[str, Path], loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, targets = make_task(24, seed=0)
-    settings = Finetune(epochs=1, lr=1e-3)
+    settings = FinetuneSettings(epochs=1, lr=1e-3)
 
     def train(runtime: Runtime) -> FinetunedModel:
         return finetune(folders["bert"], texts, targets, texts[:8], targets[:8], loss, settings, 0, runtime)
@@ -145,7 +145,7 @@ def test_a_single_example_that_does_not_fit_is_said_in_one_line(
 
     monkeypatch.setattr(TRAINING, "accumulate", scarce)
     with pytest.raises(UserError, match="ran out on a single example") as error:
-        finetune(folders["bert"], texts, targets, texts, targets, Xent(), Finetune(epochs=1), 0, CPU)
+        finetune(folders["bert"], texts, targets, texts, targets, Xent(), FinetuneSettings(epochs=1), 0, CPU)
     assert "\n" not in str(error.value)
 
 
@@ -159,7 +159,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 
     monkeypatch.setattr(TRAINING, "accumulate", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        finetune(folders["bert"], texts, targets, texts, targets, Xent(), Finetune(epochs=1), 0, CPU)
+        finetune(folders["bert"], texts, targets, texts, targets, Xent(), FinetuneSettings(epochs=1), 0, CPU)
 
 
 def test_with_dropout_the_free_memory_decides_nothing(
@@ -167,7 +167,7 @@ def test_with_dropout_the_free_memory_decides_nothing(
 ) -> None:
     """Its masks depend on the microbatches, so they are the user's to choose, and running out is said."""
     texts, targets = make_task(24, seed=0)
-    settings = Finetune(epochs=1, dropout=True)
+    settings = FinetuneSettings(epochs=1, dropout=True)
 
     def train() -> FinetunedModel:
         return finetune(folders["bert"], texts, targets, texts[:8], targets[:8], Xent(), settings, 0, CPU)

@@ -1,82 +1,49 @@
-"""Settings of the probe engines; apart from the engines, so that reading them needs no torch."""
+"""How a linear head is trained on frozen features. Apart from the engines, so that reading it needs no torch."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from outgrow.errors import UserError, unknown_name
+from outgrow.registry import OneOf, Range
 
-__all__ = ["VIEWS", "Head", "Logistic", "Probe"]
+__all__ = ["VIEWS", "HeadSettings", "LogisticSettings", "ProbeSettings"]
 
 VIEWS = {
     "last_token": "the last real token at the last layer",
     "mean": "the mean over tokens at the last layer",
     "mid_mean": "the mean over tokens at two thirds of the depth",
 }
-"""The views of a text that feature extraction stores, all from one pass; images have their own reading of them."""
-
-PRECISIONS = ("fp32", "bf16")
-
-
-def _precision() -> Any:
-    return field(default="fp32", metadata={"added": True})
-
-
-def _check_read(settings: "Head") -> None:
-    if settings.view not in VIEWS:
-        raise unknown_name("view", settings.view, VIEWS)
-    if settings.precision not in PRECISIONS:
-        raise unknown_name("precision", settings.precision, PRECISIONS)
+"""The views of a text that feature extraction stores, all from one pass; :mod:`outgrow.models.images` has those of
+images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A linear head on frozen features, trained by minibatch Adam with L2."""
+class HeadSettings:
+    """A linear head on frozen features."""
 
-    view: str = "mid_mean"
+    view: Annotated[str, OneOf(*VIEWS)] = "mid_mean"
     """Which features: a layer and a pooling, see ``VIEWS``."""
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 1e-3
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
-    max_tokens: int = 128
-    """Texts are cut to their first so many tokens, special tokens counted in."""
+    l2: Annotated[float, Range(0)] = 0.01
+    """Weight of |w|^2 / 2, added to the mean loss; features are standardized, and the bias is free."""
+    max_tokens: Annotated[int, Range(1)] = 128
+    """Texts are cut to their first so many tokens, including special tokens."""
+    precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
+    """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings(HeadSettings):
+    """A linear head trained by minibatch Adam with L2."""
+
+    epochs: Annotated[int, Range(1)] = 10
+    batch_size: Annotated[int, Range(1)] = 32
+    lr: Annotated[float, Range(0, above=True)] = 1e-3
     early_stopping: bool = True
     """Keep the epoch that agrees best with held-out labels from the same source as the training labels."""
-    precision: str = _precision()
-    """What a transformer computes the features in: ``fp32``, or ``bf16``, which GPUs do many times as fast."""
-
-    def __post_init__(self) -> None:
-        _check_read(self)
-        for name in ("epochs", "batch_size", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"probe {name} is {getattr(self, name)}; it must be at least 1")
-        if not self.lr > 0 or self.l2 < 0:
-            raise UserError(f"probe lr is {self.lr} and l2 {self.l2}; lr must be above 0 and l2 not below")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logistic:
-    """A linear head on frozen features, the exact minimum of cross-entropy with L2: no epochs, no order, no seed."""
+class LogisticSettings(HeadSettings):
+    """A linear head at the exact minimum of cross-entropy with L2: no epochs, no order, no seed."""
 
-    view: str = "mid_mean"
-    """Which features: a layer and a pooling, see ``VIEWS``."""
-    l2: float = 0.01
-    """Weight of |w|^2 / 2 beside the mean loss; features are standardized, the bias is free."""
-    max_tokens: int = 128
-    """Texts are cut to their first so many tokens, special tokens counted in."""
-    precision: str = _precision()
-    """What a transformer computes the features in: ``fp32``, or ``bf16``, which GPUs do many times as fast."""
-
-    def __post_init__(self) -> None:
-        _check_read(self)
-        if self.max_tokens < 1:
-            raise UserError(f"logistic max_tokens is {self.max_tokens}; it must be at least 1")
-        if not self.l2 > 0:
-            raise UserError(
-                f"logistic l2 is {self.l2}; it must be above 0, or labels that a plane separates have no solution"
-            )
-
-
-Head = Probe | Logistic
-"""Trainers of a linear head on frozen features."""
+    l2: Annotated[float, Range(0, above=True)] = 0.01
+    """As for a probe, but above 0: without it, labels that a plane separates have no solution."""

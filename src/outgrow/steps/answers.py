@@ -15,7 +15,7 @@ from outgrow.metrics import Outcomes, bootstrap_means, interval, plain
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import gap_and_pgr
-from outgrow.train.settings import Generate
+from outgrow.train.settings import GenerateSettings
 
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
 
@@ -33,23 +33,25 @@ def gold_answers(pool: Examples, split: Split, parts: tuple[str, ...]) -> Answer
 def finetune_lm(
     model: ModelSpec,
     texts: Examples,
-    answers: Answers,
+    answers: Answers | None,
     split: Split,
     part: str,
-    settings: Generate,
+    settings: GenerateSettings,
     seed: int,
     runtime: Runtime,
 ) -> Any:
-    """A language model that learned the answers of ``part``.
+    """A language model that learned the answers of ``part`` and ``part_val``, or the texts if ``answers`` is None.
 
-    Those of ``part_val`` too: nothing is stopped early, so no row need be held out for it.
+    Nothing is stopped early, so no rows are held out for it.
     """
     from outgrow.train.lm import finetune_lm as train
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     ids = split.ids((part, f"{part}_val"))
-    chosen, gold = answers.take(ids), answers.source == "gold"
-    return train(folder, texts.take(ids).texts, chosen.texts, settings, seed, runtime, cut=not gold)
+    read = texts.take(ids).texts
+    if answers is None:
+        return train(folder, [""] * len(read), read, settings, seed, runtime, cut=True)
+    return train(folder, read, answers.take(ids).texts, settings, seed, runtime, cut=answers.source != "gold")
 
 
 @step(version=1)
@@ -59,7 +61,7 @@ def decode(
     """What a finetuned language model writes at temperature 0 on some parts."""
     from outgrow.train.lm import decode as write
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     chosen = texts.take(split.ids(parts))
     written = write(folder, fitted, chosen.texts, fitted.settings, runtime)
     return Answers(ids=chosen.ids, texts=tuple(written), source="generate")

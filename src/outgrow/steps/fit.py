@@ -5,13 +5,11 @@ from typing import Any
 
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
 from outgrow.engine.graph import step
-from outgrow.errors import UserError
 from outgrow.losses import Loss
-from outgrow.models.settings import VIEWS, Logistic, Probe
+from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
-from outgrow.models.synthetic import embed_numbers
 from outgrow.runtime import Runtime
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 
 __all__ = [
     "embed",
@@ -28,54 +26,18 @@ __all__ = [
 
 @step(version=2)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
-    """Frozen features of all texts, or all candidates, every view from one pass; ``max_tokens`` is None for a table of
-    word vectors, and for a model that reads numbers or images."""
-    return _embed(model, texts, max_tokens, runtime)
+    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None unless transformers cut texts."""
+    return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
 @step(version=1)
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
-    """:func:`embed` in bfloat16: on a GPU many times as fast, and not the same to the last digits."""
-    return _embed(model, texts, max_tokens, runtime, bf16=True)
-
-
-def _embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, bf16: bool = False) -> Features:
-    if texts.form == "image" or model.reads == "image":
-        views = _embed_images(model, texts, runtime)
-    elif model.numbers is not None:
-        views = dict.fromkeys(VIEWS, embed_numbers(model.numbers, texts.texts))
-    elif model.is_static:
-        from outgrow.models.glove import embed_glove
-
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-        views = dict.fromkeys(VIEWS, embed_glove(folder, texts.texts))  # word vectors: no layers, no positions
-    else:
-        from outgrow.models.transformer import extract
-
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-        assert max_tokens is not None
-        views = extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
-    if texts.form == "choice":
-        views = {name: matrix.reshape(len(texts), texts.num_classes, -1) for name, matrix in views.items()}
-    return Features(ids=texts.ids, views=views)
-
-
-def _embed_images(model: ModelSpec, images: Examples, runtime: Runtime) -> dict[str, Any]:
-    from outgrow.models.images import Pixels, embed_images
-
-    if images.form != "image":
-        raise UserError(f"{model} reads images, and the task's inputs are texts; take a text model")
-    if model.reads == "text":
-        raise UserError(f"the task's inputs are images, which the text model {model} cannot read; take an image model")
-    folder = None
-    if not isinstance(model.images, Pixels):
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    files = [content for content in images.inputs if isinstance(content, bytes)]
-    return embed_images(model.images, folder, files, images.ids.tolist(), runtime)
+    """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
+    return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
-    """Train all probes over the same features in one go; one at a time and together give the same."""
+    """Train all probes on the same features together; each comes out the same as if it were alone."""
     from outgrow.models.probe import ProbeJob, fit_probes
 
     jobs = [ProbeJob(*_rows_of(a), a["loss"], a["probe"], a["seed"]) for a in arguments]
@@ -83,7 +45,7 @@ def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> lis
 
 
 def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
-    """Solve all heads over the same features in one go; one at a time and together give the same."""
+    """Solve all heads on the same features together; each comes out the same as if it were alone."""
     from outgrow.models.logistic import LogisticJob, fit_logistic
 
     jobs = [LogisticJob(*_rows_of(a), a["logistic"]) for a in arguments]
@@ -91,10 +53,15 @@ def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> 
 
 
 def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
-    """Row numbers into the features and labels, of a part and of its held-out rows."""
-    train, val = (a["labels"].take(a["split"].parts[name]) for name in (a["part"], f"{a['part']}_val"))
+    """Row numbers into the features, and labels: to train on, and held out."""
+    train, val = _taught(a["labels"], a["split"], a["part"], a["rows"])
     rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
     return rows, train.probs, val_rows, val.probs
+
+
+def _taught(labels: Labels, split: Split, part: str, rows: Labels | None) -> tuple[Labels, Labels]:
+    """The labels to train on, and the held-out ones."""
+    return labels.take(split.parts[part]) if rows is None else rows, labels.take(split.parts[f"{part}_val"])
 
 
 def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Features, runtime: Runtime) -> list[Any]:
@@ -108,18 +75,38 @@ def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Featu
 
 @step(version=3, many=_fit_probes, together=("features",))
 def fit_probe(
-    features: Features, labels: Labels, split: Split, part: str, loss: Loss, probe: Probe, seed: int, runtime: Runtime
+    features: Features,
+    labels: Labels,
+    split: Split,
+    part: str,
+    loss: Loss,
+    probe: ProbeSettings,
+    seed: int,
+    runtime: Runtime,
+    rows: Labels | None = None,
 ) -> Any:
-    """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    """A linear head on frozen features, trained on the labels of ``part``, early-stopped on those of ``part_val``.
+
+    ``rows`` are labels of drawn rows to train on instead of the part's; a row drawn twice counts twice.
+    """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_probes([arguments], runtime)[0]
 
 
 @step(version=1, many=_fit_logistics, together=("features",))
 def fit_logistic(
-    features: Features, labels: Labels, split: Split, part: str, logistic: Logistic, runtime: Runtime
+    features: Features,
+    labels: Labels,
+    split: Split,
+    part: str,
+    logistic: LogisticSettings,
+    runtime: Runtime,
+    rows: Labels | None = None,
 ) -> Any:
-    """The exact logistic regression on the labels of ``part``; how well it fits those of ``part_val`` is noted."""
+    """The exact logistic regression on the labels of ``part``, or on ``rows`` as in :func:`fit_probe`.
+
+    Its history tells how well it fits the labels of ``part_val``.
+    """
     arguments = {k: v for k, v in locals().items() if k != "runtime"}
     return _fit_logistics([arguments], runtime)[0]
 
@@ -143,17 +130,26 @@ def finetune(
     split: Split,
     part: str,
     loss: Loss,
-    settings: Finetune,
+    settings: FinetuneSettings,
     seed: int,
     runtime: Runtime,
+    rows: Labels | None = None,
+    start: Any = None,
+    anchor: float = 0.0,
 ) -> Any:
-    """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``."""
+    """A finetuned transformer, trained on the labels of ``part``, early-stopped on those of ``part_val``.
+
+    ``rows`` as in :func:`fit_probe`. ``start`` is a result whose ``begin`` gives tensors of the untrained classifier to
+    start from; ``anchor`` is the weight of |w - w at the start|^2 / 2, added to the loss.
+    """
     from outgrow.train.loop import finetune as finetune_model
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    train, val = (labels.take(split.parts[name]) for name in (part, f"{part}_val"))
-    inputs, val_inputs = (texts.take(kept.ids).readings for kept in (train, val))
-    return finetune_model(folder, inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
+    folder = model.folder(runtime)
+    train, val = _taught(labels, split, part, rows)
+    readings, begin = texts.readings, start.begin if start else None
+    inputs, val_inputs = ([readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
+    given = (inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)
+    return finetune_model(folder, *given, start=begin, anchor=anchor)
 
 
 @step(version=2)
@@ -163,6 +159,6 @@ def predict_finetuned(
     """A finetuned model's class probabilities on some parts."""
     from outgrow.train.loop import predict
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     chosen = texts.take(split.ids(parts))
     return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.readings, runtime), source="finetuned")

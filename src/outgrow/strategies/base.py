@@ -2,139 +2,37 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
 
 from outgrow import steps
 from outgrow.engine.graph import Step
 from outgrow.errors import UserError
 from outgrow.labels import Harden, Transform
 from outgrow.losses import LogConf, Loss, Xent
-from outgrow.models.settings import Head, Logistic, Probe
-from outgrow.models.spec import ModelSpec
-from outgrow.registry import Registry
-from outgrow.train.settings import Finetune, Generate
+from outgrow.registry import Registered, Registry
+from outgrow.strategies.trainers import FitRequest, Learner
 
 __all__ = [
     "CONTROLS",
     "STRATEGIES",
-    "TRAINERS",
     "Clusters",
     "Confidence",
-    "Learner",
     "Naive",
     "Setup",
     "Shuffled",
     "Strategy",
-    "TrainingMethod",
     "canonical_strategy",
-    "canonical_trainer",
     "parse_strategy",
-    "parse_trainer",
     "strategy",
 ]
-
-TRAINERS: Registry[type[Any]] = Registry("trainer", "trainers")
-"""How a model is trained, by the name that spells it."""
-for _name, _cls in {"probe": Probe, "logistic": Logistic, "finetune": Finetune, "generate": Generate}.items():
-    TRAINERS.add(_name, _cls)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """A model and how it is trained: the same two calls whether it is probed, finetuned or writes its answers."""
-
-    model: ModelSpec
-    trainer: Head | Finetune | Generate
-    texts: Step
-    """The task's pool of texts, without gold."""
-    training: "TrainingMethod | None" = None
-    """A strategy that trains in another way than the trainer's own; its ceiling is then trained so too."""
-
-    def __post_init__(self) -> None:
-        if self.model.is_static and not isinstance(self.trainer, Head):
-            raise UserError(f"{self.model} has frozen features only and cannot be finetuned; train it with probe")
-
-    @cached_property
-    def features(self) -> Step:
-        """Frozen features of all texts."""
-        assert isinstance(self.trainer, Head)
-        cut = None if self.model.is_static else self.trainer.max_tokens  # word vectors and images have no length to cut
-        embed = steps.embed_bf16 if self.trainer.precision == "bf16" and cut is not None else steps.embed
-        return Step(embed, model=self.model, texts=self.texts, max_tokens=cut)
-
-    def frozen(self) -> tuple[Step, str]:
-        """Features of the model as it is before any training, and the view of them that it is probed on.
-
-        Of a student to be finetuned they are those that a probe of it would take.
-        """
-        if isinstance(self.trainer, Head):
-            return self.features, self.trainer.view
-        if isinstance(self.trainer, Generate):
-            raise UserError("generate writes answers and has no features to relabel or cluster by; train with probe")
-        probed = Probe(max_tokens=self.trainer.max_tokens)
-        return Learner(model=self.model, trainer=probed, texts=self.texts).features, probed.view
-
-    def fit(self, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
-        """Train on the labels of ``part``, early-stopped on those of ``part_val``.
-
-        Raises:
-            UserError: with any loss but cross-entropy, for answers to write (it is the language model's own) and for
-                logistic (others have more than one minimum, or none that is a property of the labels alone).
-        """
-        if isinstance(self.trainer, Generate):
-            if loss != Xent():
-                raise UserError(
-                    f"generate learns written answers by the language-model loss; {type(loss).__name__} needs class "
-                    "probabilities, so take the strategy naive, or another trainer"
-                )
-            given = {"answers": labels, "split": split, "part": part, "settings": self.trainer, "seed": seed}
-            return Step(steps.finetune_lm, model=self.model, texts=self.texts, **given)
-        if self.training is not None:
-            return self.training.fit(replace(self, training=None), labels, split, part, loss, seed)
-        if isinstance(self.trainer, Logistic):
-            if loss != Xent():
-                raise UserError(
-                    f"logistic solves cross-entropy to its one minimum; {type(loss).__name__} depends on the way, "
-                    "so train with probe"
-                )
-            given = {"labels": labels, "split": split, "part": part, "logistic": self.trainer}
-            return Step(steps.fit_logistic, features=self.features, **given)
-        shared = {"labels": labels, "split": split, "part": part, "loss": loss, "seed": seed}
-        if isinstance(self.trainer, Probe):
-            return Step(steps.fit_probe, features=self.features, probe=self.trainer, **shared)
-        return Step(steps.finetune, model=self.model, texts=self.texts, settings=self.trainer, **shared)
-
-    def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """The truth on some parts, as this trainer takes it: classes, or written answers."""
-        kind = steps.gold_answers if isinstance(self.trainer, Generate) else steps.gold
-        return Step(kind, pool=pool, split=split, parts=parts)
-
-    def predict(self, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
-        """Class probabilities, or written answers, of a trained model on some parts."""
-        if isinstance(self.trainer, Generate):
-            return Step(steps.decode, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts)
-        if isinstance(self.trainer, Head):
-            return Step(steps.predict_probe, fitted=fitted, features=self.features, split=split, parts=parts)
-        return Step(
-            steps.predict_finetuned, fitted=fitted, model=self.model, texts=self.texts, split=split, parts=parts
-        )
-
-
-@runtime_checkable
-class TrainingMethod(Protocol):
-    """A strategy that changes how a model is trained and not on what, so that its ceiling must be trained so too."""
-
-    def fit(self, learner: Learner, labels: Step, split: Step, part: str, loss: Loss, seed: int) -> Step:
-        """The model that ``engine`` makes of the labels of ``part``, trained in this strategy's way."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What a strategy may use: texts, the split, weak labels, the learners, the supervisor's gold of A, a seed.
 
-    No gold of B or T, but for two that say so by their names: the transform ``MixGold`` and the strategy ``oracle``.
+    Gold of B is only for the transform ``MixGold`` and the strategy ``oracle``, whose names say so. There is none of T.
     """
 
     split: Step
@@ -143,48 +41,47 @@ class Setup:
     student: Learner
     seed: int
     gold_b: Step | None = None
-    """Gold of B, for a transform that says in its name that it buys some; nothing else may use it."""
+    """Gold of B, for a transform whose name says that it buys some; nothing else may use it."""
     supervisor: Learner | None = None
-    """The supervisor's model and trainer; None where the supervisor is no model (own labels, a rater, simulated)."""
+    """The supervisor's model and trainer; None if the supervisor is not a model (own labels, a rater, simulated)."""
     gold_a: Step | None = None
-    """The supervisor's own labels: gold of A and A_val. None where there is no ``supervisor``."""
+    """What the supervisor learned: gold of A and A_val. None if there is no ``supervisor``."""
     gold_b_val: Step | None = None
-    """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and no method."""
+    """Gold of B_val, for the strategy ``oracle`` alone, which is an analysis and not a method."""
     form: str = "text"
     """What a row is: ``text``, ``choice`` or ``image``, see :class:`outgrow.data.Examples`."""
 
-    def fit(self, labels: Step, loss: Loss) -> Step:
-        """Train the student on the labels of B."""
-        return self.student.fit(labels, self.split, "B", loss, self.seed)
+    def fit(self, loss: Loss) -> Step:
+        """Train the student on the weak labels of B."""
+        return self.student.fit(FitRequest(labels=self.weak, split=self.split, part="B", loss=loss, seed=self.seed))
 
     def transformed(self, *transforms: Transform) -> "Setup":
-        """The same with weak labels of B and B_val that went through the transforms in turn, and the rows still left.
+        """The setup after the transforms, in turn, of the weak labels of B and B_val; some may drop rows.
 
         Raises:
-            UserError: for a transform that cannot be where it is.
+            UserError: if a transform cannot be used here, or not in this order.
         """
         if not transforms:
             return self
         split, weak = self.split, self.weak
-        if isinstance(self.student.trainer, Generate):
-            raise UserError(f"{type(transforms[0]).__name__} changes class probabilities, and generate writes answers")
+        self.student.check_classifies(f"{type(transforms[0]).__name__} changes")
         for place, transform in enumerate(transforms):
             name = type(transform).__name__
             if transform.soft and any(isinstance(t, Harden) for t in transforms[:place]):
-                raise UserError(f"{name} needs soft labels and Harden before it makes them certain; put Harden last")
+                raise UserError(f"{name} needs soft labels, and Harden before it makes them certain; put Harden last")
             uses: dict[str, Any] = {}
             if "features" in transform.needs and self.form == "choice":
                 raise UserError(
-                    f"{name} compares examples by one vector each, and a choice has one for each candidate; take "
+                    f"{name} compares examples by one vector each, and a choice has one for each candidate; use "
                     "transforms of the labels alone, such as Harden or KeepConfident"
                 )
             if "features" in transform.needs:
-                uses["features"], uses["view"] = self.student.frozen()
+                uses["features"], uses["view"] = self.student.features
             if "seed" in transform.needs:
                 uses["seed"] = self.seed
             if "gold" in transform.needs:
                 if self.gold_b is None:
-                    raise UserError(f"{name} buys gold of B and this setup has none to sell")
+                    raise UserError(f"{name} buys gold of B, and this setup has none to sell")
                 uses["gold"] = self.gold_b
             weak = Step(steps.relabel, labels=weak, split=split, transform=transform, **uses)
             if transform.drops:
@@ -192,14 +89,14 @@ class Setup:
         return replace(self, split=split, weak=weak)
 
     def predict(self, fitted: Step, parts: tuple[str, ...] = ("T",)) -> Step:
-        """The student's class probabilities."""
+        """What the trained student says about some parts."""
         return self.student.predict(fitted, self.split, parts)
 
     def only(self, what: str, *forms: str) -> None:
-        """Fail at plan time where rows are of another form.
+        """Check that the task's rows are of one of these forms.
 
         Raises:
-            UserError: saying that ``what`` cannot read these.
+            UserError: if ``what`` cannot read them.
         """
         if self.form not in forms:
             raise UserError(
@@ -207,23 +104,25 @@ class Setup:
             )
 
     def supervised(self, what: str) -> tuple[Learner, Step]:
-        """The supervisor's learner and gold of A, of which ``what`` makes more supervisors.
+        """The supervisor's learner and its gold of A, from which ``what`` trains more supervisors.
 
         Raises:
-            UserError: where the supervisor is no model, or writes answers.
+            UserError: if the supervisor is not a model, or writes answers.
         """
         if self.supervisor is None or self.gold_a is None:
             raise UserError(
-                f"{what} trains further supervisors on the gold of A, and here the supervisor is no model (own labels, "
-                "a rater, or simulated errors); name a model as weak, such as glove"
+                f"{what} trains more supervisors on the gold of A, and here the supervisor is no model (own labels, a "
+                "rater, or simulated errors); name a model as weak, such as glove"
             )
-        if isinstance(self.supervisor.trainer, Generate):
-            raise UserError(f"{what} joins class probabilities of supervisors, and generate writes answers")
+        self.supervisor.check_classifies(f"{what} joins")
         return self.supervisor, self.gold_a
 
 
-class Strategy(Protocol):
-    """Wires a student: from what it may use to the step that predicts T."""
+class Strategy(Registered, Protocol):
+    """Wires a student: maps what it may use to the step that predicts T."""
+
+    writes: ClassVar[bool] = False
+    """Whether it also works with written answers instead of class probabilities."""
 
     def __call__(self, setup: Setup) -> Step:
         """The step whose result is the student's :class:`outgrow.data.Labels` on T."""
@@ -243,27 +142,30 @@ def strategy(name: str) -> Callable[[T], T]:
 
 
 @strategy("naive")
-class Naive:
+class Naive(Strategy):
     """Train the student on the weak labels, as they are or transformed (Burns et al. 2023, section 3)."""
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 3"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 3"
+    cost = "one training"
 
     transforms: tuple[Transform, ...] = ()
-    """What is done to the weak labels of B and B_val first, in this order."""
+    """Applied to the weak labels of B and B_val first, in this order."""
     loss: Loss = field(default_factory=Xent)
 
     def __call__(self, setup: Setup) -> Step:
         used = setup.transformed(*self.transforms)
-        return used.predict(used.fit(used.weak, self.loss))
+        return used.predict(used.fit(self.loss))
 
 
 @strategy("confidence")
-class Confidence:
+class Confidence(Strategy):
     """Train with the auxiliary confidence loss (Burns et al. 2023, section 4.3.2)."""
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2"
-    cost: ClassVar[str] = "one training; finetuned in microbatches, one more forward pass"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2"
+    cost = "one training; finetuned in microbatches, one more forward pass"
 
     loss: LogConf = field(default_factory=LogConf)
 
@@ -272,34 +174,33 @@ class Confidence:
 
 
 @strategy("shuffled")
-class Shuffled:
-    """Control: train on the weak labels dealt to the wrong rows. Better than chance means that something leaks."""
+class Shuffled(Strategy):
+    """Control: train on the weak labels dealt to the wrong rows. A result above chance means that something leaks."""
 
-    source: ClassVar[str] = "control"
-    cost: ClassVar[str] = "one training"
+    version = 1
+    writes = True
+    source = "control"
+    cost = "one training"
 
     def __call__(self, setup: Setup) -> Step:
-        if isinstance(setup.student.trainer, Generate):
-            dealt = Step(steps.shuffle_answers, answers=setup.weak, seed=setup.seed)
-        else:
-            dealt = Step(steps.shuffle, labels=setup.weak, seed=setup.seed)
-        return setup.predict(setup.fit(dealt, Xent()))
+        return Naive()(replace(setup, weak=setup.student.shuffled(setup.weak, setup.seed)))
 
 
 @strategy("clusters")
-class Clusters:
+class Clusters(Strategy):
     """Control without labels: k-means on the student's features, clusters named by the weak majority."""
 
-    source: ClassVar[str] = "control"
-    cost: ClassVar[str] = "k-means"
+    version = 1
+    source = "control"
+    cost = "k-means"
 
     def __call__(self, setup: Setup) -> Step:
-        features, view = setup.student.frozen()
+        features, view = setup.student.features
         return Step(steps.cluster, features=features, labels=setup.weak, split=setup.split, view=view, seed=setup.seed)
 
 
 CONTROLS = ("shuffled", "clusters")
-"""Run beside every pair; with the majority class they say what a student must beat."""
+"""Run for every pair; with the majority class, they show what a student must beat."""
 
 
 def parse_strategy(text: str) -> Strategy:
@@ -308,17 +209,6 @@ def parse_strategy(text: str) -> Strategy:
     return made
 
 
-def parse_trainer(text: str) -> Head | Finetune | Generate:
-    """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
-    made: Head | Finetune | Generate = TRAINERS.parse(text)
-    return made
-
-
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
     return STRATEGIES.canonical(text)
-
-
-def canonical_trainer(text: str) -> str:
-    """The shortest spelling of the same trainer."""
-    return TRAINERS.canonical(text)

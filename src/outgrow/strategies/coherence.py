@@ -1,7 +1,7 @@
-"""Internal coherence maximization: labels that a language model can tell from each other, found without any label."""
+"""Internal coherence maximization: labels that predict each other best for a language model, found without labels."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -9,9 +9,10 @@ from outgrow.data import Examples, Floats, Ints, Labels, Split
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec
+from outgrow.registry import Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
-from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
+from outgrow.strategies.base import Setup, Strategy, strategy
+from outgrow.strategies.prompts import check_prompt, cut_text, draw_shots, label_words, word_log_probs
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
 
@@ -21,58 +22,53 @@ Tell = Callable[[Sequence[tuple[int, tuple[tuple[int, int], ...]]]], Floats]
 
 
 @strategy("icm")
-class ICM:
-    """Internal coherence maximization: rows of B take the labels that tell each other best, then are examples for T.
+class ICM(Strategy):
+    """Internal coherence maximization: rows of B get the labels that predict each other best, and are shots for T.
 
-    Wen et al. 2025, algorithm 1. Of all labellings of the rows that is sought whose mutual predictability is highest:
-    alpha times the mean over rows i of log p(y_i | x_i, other rows with their labels), p by the language model after
-    these examples in a prompt. Simulated annealing from ``first`` rows with random labels: a row at a time, first those
-    without a label, takes its most probable label given the others, and the change stands if it raises the score, or
-    else with probability exp(change / T), T = max(cold, hot / (1 + cooling log(update))). Then each row of T is read
-    after ``context`` of the labelled rows. No weak label is used.
+    Wen et al. 2025, algorithm 1. We look for the labels of the rows with the highest mutual predictability: alpha times
+    the mean over rows i of log p(y_i | x_i, other rows with their labels), where p comes from the language model after
+    these examples in a prompt. Simulated annealing starts from ``first`` rows with random labels. One row at a time,
+    those without a label first, takes its most probable label given the others. The change stands if it raises the
+    score, and otherwise with probability exp(change / T), T = max(cold, hot / (1 + cooling log(update))). Then each row
+    of T is read after ``context`` of the labeled rows. No weak label is used.
 
-    Logical consistency: of a choice's candidates exactly one is right. Every labelling here keeps to that, so nothing
-    inconsistent is left to count or to mend. Rows of one text know no such rule, and there all rows may come out alike.
+    Logical consistency: exactly one of a choice's candidates is right. All labels here keep that rule, so there is no
+    inconsistency to count or to repair. Rows of one text have no such rule, so all of them may get the same label.
 
-    Ours: the mean in place of the sum, so that more rows are not worse; each row is read after at most ``context``
-    others, drawn once, where the paper takes all (the same where there are no more); the best complete labelling seen
-    is kept, not the last; T is told by prompt, where the paper finetunes on the labels found.
+    We differ in this: the score is the mean instead of the sum, so more rows are not worse; each row is read after at
+    most ``context`` others, drawn once, instead of all of them; the best complete set of labels is kept instead of the
+    last; and T is labeled by prompt, where the paper finetunes on the labels it found.
     """
 
-    source: ClassVar[str] = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
-    cost: ClassVar[str] = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
+    version = 1
+    source = "Wen et al. 2025 (arXiv 2506.10139), ICM, algorithm 1"
+    cost = "updates x (context + 1) passes at most, over context + 1 texts each; then T as few-shot"
 
-    rows: int = 24
-    """Rows of B that are labelled."""
-    context: int = 4
-    """Most other rows in a prompt."""
-    updates: int = 72
-    first: int = 8
-    """Rows that begin with a random label."""
-    alpha: float = 50.0
+    rows: Annotated[int, Range(2)] = 24
+    """How many rows of B are labeled."""
+    context: Annotated[int, Range(1)] = 4
+    """The most other rows in a prompt."""
+    updates: Annotated[int, Range(1)] = 72
+    first: Annotated[int, Range(1)] = 8
+    """How many rows begin with a random label."""
+    alpha: Annotated[float, Range(0)] = 50.0
     hot: float = 10.0
-    cold: float = 0.01
-    cooling: float = 0.99
+    cold: Annotated[float, Range(0, above=True)] = 0.01
+    cooling: Annotated[float, Range(0)] = 0.99
     prompt: str = "{text}\nThis is about: {label}"
     """With {text}, and after it {label}, at the very end."""
     claim: str = "{text}\nIs this right? {label}"
     """The same for a candidate of a choice; its label is yes or no."""
     words: tuple[str, ...] = ()
-    """A word for each class, in order; the classes' names where there are none."""
-    max_tokens: int = 64
+    """A word for each class, in order; empty for the classes' names."""
+    max_tokens: Annotated[int, Range(1)] = 64
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
         for prompt in (self.prompt, self.claim):
-            check_prompt(prompt, self.max_tokens)
-        least = {"rows": 2, "context": 1, "updates": 1, "first": 1, "alpha": 0, "cooling": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise UserError(f"{name} of icm is {getattr(self, name)}; it must be at least {value}")
-        if not 0 < self.cold <= self.hot:
-            raise UserError(
-                f"icm cools from hot={self.hot} to cold={self.cold}; cold must lie above 0, hot not below it"
-            )
+            check_prompt(prompt)
+        if self.cold > self.hot:
+            raise UserError(f"icm cools from hot={self.hot} to cold={self.cold}; cold must not lie above hot")
 
     def __call__(self, setup: Setup) -> Step:
         setup.only("icm", "text", "choice")
@@ -86,9 +82,9 @@ class ICM:
 
 
 def anneal(tell: Tell, neighbours: Ints, num_classes: int, search: ICM, seed: int) -> Ints:
-    """Classes (n,) of n rows by simulated annealing, -1 for a row that no update has labelled.
+    """Classes (n,) of n rows by simulated annealing, -1 for a row that no update has labeled.
 
-    ``neighbours`` (n, m) are the rows that each row is read after, as far as they have a label.
+    ``neighbours`` (n, m) are the rows that each row is read after, once they have a label.
     """
     rng = np.random.default_rng(seed)
     num_rows = len(neighbours)
@@ -129,13 +125,13 @@ def anneal(tell: Tell, neighbours: Ints, num_classes: int, search: ICM, seed: in
 def search_coherent(
     model: ModelSpec, texts: Examples, split: Split, search: ICM, seed: int, runtime: Runtime
 ) -> Labels:
-    """Rows of B with the labels that the language model tells best from each other."""
+    """Rows of B with the labels that predict each other best for the language model."""
     rng = np.random.default_rng(seed)
     ids = split.parts["B"]
     chosen = texts.take(ids[rng.permutation(len(ids))[: search.rows]])
     n = len(chosen)
     if n < 2:
-        raise UserError(f"B has {n} rows, and icm reads each after others; give it more rows")
+        raise UserError(f"B has {n} rows, and icm reads each one after others; give it more rows")
     neighbours = np.stack([rng.permutation(np.delete(np.arange(n), i))[: search.context] for i in range(n)])
     reader = _Reader(model, chosen, search, runtime)
     asked = 0
@@ -155,7 +151,7 @@ def search_coherent(
 def tell_by_coherent(
     model: ModelSpec, texts: Examples, split: Split, found: Labels, search: ICM, seed: int, runtime: Runtime
 ) -> Labels:
-    """Class probabilities on T, each row read after some of the rows that were found labels for."""
+    """Class probabilities on T, each row read after some of the labeled rows."""
     shots = draw_shots(found, Split(parts={"B": found.ids}), "B", search.context, seed)
     shown = texts.take(shots.ids)
     reader = _Reader(model, shown, search, runtime)
@@ -166,12 +162,12 @@ def tell_by_coherent(
 
 
 class _Reader:
-    """A language model that tells the labels of texts, or of choices, after some of ``shown`` with theirs."""
+    """A language model that labels texts or choices after reading some of ``shown`` with their labels."""
 
     def __init__(self, model: ModelSpec, shown: Examples, search: ICM, runtime: Runtime) -> None:
         from outgrow.models.transformer import load_language_model, load_tokenizer
 
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        folder = model.folder(runtime)
         self.tokenizer = load_tokenizer(folder)
         self.model = load_language_model(folder).to(runtime.torch_device()).eval()
         self.shown, self.search, self.runtime = shown, search, runtime
@@ -179,9 +175,9 @@ class _Reader:
         self.words = _CLAIM if self.choice else label_words(search.words, shown)
 
     def logs(self, asked: Sequence[tuple[Any, tuple[tuple[int, int], ...]]]) -> Floats:
-        """Log-probabilities (k, C) of the labels of k readings, each after the shown rows and labels beside it.
+        """Log-probabilities (k, C) of the labels of k readings, each after the shown rows and labels that go with it.
 
-        Of a choice, those that exactly one candidate is right, and which: p(yes) of one times p(no) of all others.
+        For a choice, exactly one candidate is right: p(yes) of that one times p(no) of all others.
         """
         prompts = []
         for reading, examples in asked:
@@ -201,9 +197,6 @@ class _Reader:
         return "".join(f"{self._line(text)}{self.words[c == label]}\n\n" for c, text in enumerate(reading))
 
     def _line(self, text: str) -> str:
-        """The prompt up to the label, the text cut to its first tokens."""
+        """The prompt up to the label."""
         before, _, after = (self.search.claim if self.choice else self.search.prompt).partition("{text}")
-        marks = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        most = self.search.max_tokens
-        cut = text if len(marks) <= most else text[: marks[most - 1][1]]
-        return f"{before}{cut}{after.removesuffix('{label}')}"
+        return f"{before}{cut_text(self.tokenizer, text, self.search.max_tokens)}{after.removesuffix('{label}')}"

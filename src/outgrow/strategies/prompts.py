@@ -1,11 +1,11 @@
-"""What a strong model tells without being trained on weak labels: prompts, and structure in its features.
+"""What a strong model knows without training on weak labels, found by prompts and by structure in its features.
 
-Baselines, and mandatory ones (a student that beats its supervisor but not these has recovered nothing from it). What
-they take of labels is little and said in each: none, a few examples, or one bit.
+These baselines matter: a student that beats its supervisor but not these has recovered nothing from it. Each says what
+it uses of the labels: none, a few examples, or one bit.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Labels, Split, positions
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
+from outgrow.labels.structure import picked_by_component, standardized
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
+from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
-from outgrow.strategies.base import Setup, strategy
+from outgrow.strategies.base import Setup, Strategy, strategy
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
@@ -25,58 +27,56 @@ _STATEMENT = "The answer is {label}: {text}"
 
 
 @strategy("zero-shot")
-class ZeroShot:
+class ZeroShot(Strategy):
     """The pretrained student as it is: the probabilities of the label words after a prompt. No label is used.
 
     Burns et al. 2023, section 5.2.1 and figure 9. A word of several tokens has the product of their probabilities.
-    ``calibrated`` divides by the probabilities after the same prompt with the text left empty (Zhao et al. 2021,
-    contextual calibration).
+    ``calibrated`` divides by the probabilities after the same prompt with an empty text (Zhao et al. 2021, contextual
+    calibration).
     """
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
-    cost: ClassVar[str] = "a pass over T; one for each class where a label word is several tokens"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1; Zhao et al. 2021 (arXiv 2102.09690)"
+    cost = "a pass over T; one for each class where a label word is several tokens"
 
     prompt: str = _PROMPT
-    """With {text}, and after it {label}, at the very end."""
+    """Holds {text}, and ends with {label}."""
     words: tuple[str, ...] = ()
-    """A word for each class, in order; the classes' names where there are none."""
+    """A word for each class, in order; empty for the classes' names."""
     calibrated: bool = True
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         return _prompted(setup, self, None)
 
 
 @strategy("few-shot")
-class FewShot:
-    """As ``zero-shot`` after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
+class FewShot(Strategy):
+    """As ``zero-shot``, after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
 
-    Burns et al. 2023, section 5.2.1 and figure 9 (five examples). Of each class as many as go, drawn once for a seed,
-    in random order; the class of an example is its most probable one. No examples is ``zero-shot``.
+    Burns et al. 2023, section 5.2.1 and figure 9 (five examples). The examples are drawn once per seed, as evenly from
+    all classes as possible, and shown in random order with their most probable class. No examples is ``zero-shot``.
     """
 
-    source: ClassVar[str] = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
-    cost: ClassVar[str] = "as zero-shot, each text as long as all examples"
+    version = 1
+    source = "Burns et al. 2023 (arXiv 2312.09390), section 5.2.1"
+    cost = "as zero-shot, each text as long as all examples"
 
-    shots: int = 4
-    labels: str = "weak"
-    """``weak``, or ``gold`` of A, which is the supervisor's."""
+    shots: Annotated[int, Range(0)] = 4
+    labels: Annotated[str, OneOf("weak", "gold")] = "weak"
+    """``weak``, or ``gold`` of A, which the supervisor has too."""
     prompt: str = _PROMPT
     words: tuple[str, ...] = ()
     calibrated: bool = True
-    max_tokens: int = 128
-    """Of each text, those of the examples too."""
+    max_tokens: Annotated[int, Range(1)] = 128
+    """For each text, including the examples."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt, self.max_tokens)
-        if self.shots < 0:
-            raise UserError(f"shots is {self.shots}; it must be 0 or more")
-        if self.labels not in ("weak", "gold"):
-            raise UserError(f"labels of few-shot is {self.labels!r}; it must be weak or gold")
+        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         if self.shots == 0:
@@ -89,35 +89,34 @@ class FewShot:
 
 
 @strategy("ccs")
-class CCS:
+class CCS(Strategy):
     """Contrast-consistent search: a direction in which exactly one of an example's C statements can be true.
 
-    Burns, Ye et al. 2022, section 2.1: one probe p on the features of every statement, least (1 - sum_c p_c)^2 +
-    (sum_c p_c - max_c p_c)^2 on the rows of B; the second term is min(p+, p-)^2 for two classes, and for more it is our
-    extension. Features are standardized for each class's statements by themselves, so that the label word alone tells
-    nothing. Of ``restarts`` the one of least loss; the weak majority says which end is true, one bit for two classes;
-    for more, false at all but one does not add up to one, but the bit is taken all the same.
+    Burns, Ye et al. 2022, section 2.1: one probe p on the features of every statement minimizes (1 - sum_c p_c)^2 +
+    (sum_c p_c - max_c p_c)^2 on the rows of B. The second term is min(p+, p-)^2 for two classes, and our extension for
+    more. Each class's statements are standardized by themselves, so the label word alone carries no information. Of
+    ``restarts`` the one with the least loss is kept. The weak majority says which end is true, which is one bit; for
+    more than two classes the probabilities of the other end do not add up to one, and the bit is used all the same.
     """
 
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
-    """With {label} and {text}. Texts are cut at their end, so the label comes before."""
+    """Holds {label} and {text}. Texts are cut at their end, so the label comes first."""
     words: tuple[str, ...] = ()
-    """A word for each class, in order; the classes' names where there are none."""
-    view: str = "last_token"
-    restarts: int = 10
-    updates: int = 1000
-    lr: float = 0.01
-    decay: float = 0.01
+    """A word for each class, in order; empty for the classes' names."""
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    restarts: Annotated[int, Range(1)] = 10
+    updates: Annotated[int, Range(1)] = 1000
+    lr: Annotated[float, Range(0, above=True)] = 0.01
+    decay: Annotated[float, Range(0)] = 0.01
     """Weight decay, as in the paper's code."""
-    max_tokens: int = 128
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
-        if self.restarts < 1 or self.updates < 1 or not self.lr > 0 or self.decay < 0:
-            raise UserError("restarts and updates of ccs must be at least 1, lr above 0 and decay not below")
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
@@ -127,23 +126,24 @@ class CCS:
 
 
 @strategy("crc")
-class CRC:
+class CRC(Strategy):
     """The top principal component of the differences between an example's statements (CRC-TPC).
 
-    Burns, Ye et al. 2022, appendix: for two classes PCA of the differences; for more, of each statement less the
-    example's mean. Standardized as in ``ccs``; the weak majority says which end is true: one bit.
+    Burns, Ye et al. 2022, appendix: PCA of the differences for two classes; for more, of each statement minus the
+    example's mean. Standardized as in ``ccs``; the weak majority says which end is true, which is one bit.
     """
 
-    source: ClassVar[str] = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
-    cost: ClassVar[str] = "features of C statements for each text, then little"
+    version = 1
+    source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
+    cost = "features of C statements for each text, then little"
 
     prompt: str = _STATEMENT
     words: tuple[str, ...] = ()
-    view: str = "last_token"
-    max_tokens: int = 128
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    max_tokens: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        _check_statement(self.prompt, self.view)
+        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)
@@ -151,18 +151,15 @@ class CRC:
         return Step(top_component, features=features, **given)
 
 
-def check_prompt(prompt: str, max_tokens: int) -> None:
+def check_prompt(prompt: str) -> None:
+    """Raise :class:`UserError` for a prompt that does not end with the label."""
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1 or not prompt.endswith("{label}"):
         raise UserError(f"the prompt {prompt!r} must hold {{text}} once, and end with {{label}}")
-    if max_tokens < 1:
-        raise UserError(f"max_tokens is {max_tokens}; it must be at least 1")
 
 
-def _check_statement(prompt: str, view: str) -> None:
+def _check_statement(prompt: str) -> None:
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1:
         raise UserError(f"the prompt {prompt!r} must hold {{text}} and {{label}}, once each")
-    if view not in VIEWS:
-        raise UserError(f"view is {view!r}; it must be {' or '.join(VIEWS)}")
 
 
 def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> Step:
@@ -178,8 +175,8 @@ def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], ma
     setup.only(name, "text", "choice")
     if model.is_static:
         raise UserError(
-            f"{name} compares one text with different labels beside it, and to {model} a label adds the same to every "
-            "text; take a transformer"
+            f"{name} compares a text with different labels beside it, and a label adds the same to every text for "
+            f"{model}; use a transformer"
         )
     stated = Step(state, texts=setup.student.texts, prompt=prompt, words=words)
     return Step(steps.embed, model=model, texts=stated, max_tokens=max_tokens)
@@ -190,7 +187,7 @@ def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], ma
 
 @step(version=1)
 def draw_shots(labels: Labels, split: Split, part: str, count: int, seed: int) -> Labels:
-    """``count`` rows of a part with certain labels, as evenly from all classes as there are rows of them."""
+    """``count`` rows of a part with their most probable class, as evenly from all classes as they allow."""
     given = labels.take(split.parts[part])
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(given))
@@ -216,27 +213,25 @@ def answer_prompts(
     max_tokens: int,
     runtime: Runtime,
 ) -> Labels:
-    """Class probabilities: those of the label words after each text's prompt, made to sum to 1."""
+    """Class probabilities: those of the label words after each text's prompt, scaled to sum to 1."""
     from outgrow.models.transformer import load_language_model, load_tokenizer
 
     if texts.form != "text":
-        raise UserError("prompts ask for a label word after one text; tasks of choices or images have none")
+        raise UserError("a prompt asks for a label word after one text, and this task has choices or images")
     words = label_words(words, texts)
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     tokenizer = load_tokenizer(folder)
     language_model = load_language_model(folder).to(runtime.torch_device()).eval()
     chosen = texts.take(split.ids(parts))
     examples = texts.take(shots.ids).texts if shots is not None else ()
     classes = shots.hard.tolist() if shots is not None else []
-
-    def cut(text: str) -> str:
-        """Its first tokens, as text; one that is short enough stays as it is."""
-        marks = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return text if len(marks) <= max_tokens else text[: marks[max_tokens - 1][1]]
-
     before, _, after = prompt.removesuffix("{label}").partition("{text}")
-    shown = "".join(f"{before}{cut(text)}{after}{words[c]}\n\n" for text, c in zip(examples, classes, strict=True))
-    asked = [f"{shown}{before}{cut(text)}{after}" for text in chosen.texts]
+
+    def filled(text: str) -> str:
+        return f"{before}{cut_text(tokenizer, text, max_tokens)}{after}"
+
+    shown = "".join(f"{filled(text)}{words[c]}\n\n" for text, c in zip(examples, classes, strict=True))
+    asked = [f"{shown}{filled(text)}" for text in chosen.texts]
     logs = word_log_probs(language_model, tokenizer, asked, words, runtime)
     if calibrated:
         logs = logs - word_log_probs(language_model, tokenizer, [f"{shown}{before}{after}"], words, runtime)
@@ -245,13 +240,19 @@ def answer_prompts(
     return Labels(ids=chosen.ids, probs=probs, source="few-shot" if len(examples) else "zero-shot")
 
 
+def cut_text(tokenizer: Any, text: str, max_tokens: int) -> str:
+    """The first tokens of a text, as text; a text that is short enough stays as it is."""
+    marks = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return text if len(marks) <= max_tokens else text[: marks[max_tokens - 1][1]]
+
+
 def word_log_probs(
     model: Any, tokenizer: Any, prompts: Sequence[str], words: Sequence[str], runtime: Runtime
 ) -> Floats:
     """Log-probability (n, C) of each of C words after each of n prompts, summed over the word's tokens.
 
-    The tokens of a word are those that it adds to the prompt's; where a prompt's last tokens change with a word after
-    them, as with a space at its end, those are counted with the word.
+    The tokens of a word are those that it adds to the prompt's tokens. If the prompt's last tokens change when a word
+    follows, as with a space at its end, they count with the word.
     """
     import torch
 
@@ -265,7 +266,7 @@ def word_log_probs(
         longest = max(map(len, rows))
         if limit is not None and longest > limit:
             raise UserError(
-                f"a prompt has {longest} tokens and the model takes {limit}; take fewer shots, or a smaller max_tokens"
+                f"a prompt has {longest} tokens and the model takes {limit}; use fewer shots, or a smaller max_tokens"
             )
         start = max(1, min(_shared(rows[0], row) for row in rows[1:]))
         jobs += _asked(i, rows[1:], start)
@@ -277,7 +278,7 @@ def word_log_probs(
             part = jobs[done : done + max(1, runtime.token_budget() // len(jobs[done].read))]
             batch = pad([job.read for job in part], str(model.device))
             places = sorted({place for job in part for place in range(job.start - 1, len(job.read))})
-            kept = torch.tensor(places, device=model.device)  # a vocabulary of logits only where a word is asked for
+            kept = torch.tensor(places, device=model.device)  # logits over the vocabulary only where a word may be
             logits = model(input_ids=batch.ids, attention_mask=batch.mask, logits_to_keep=kept).logits
             for k, job in enumerate(part):
                 first = places.index(job.start - 1)
@@ -291,7 +292,7 @@ def word_log_probs(
 
 
 class _Asked(NamedTuple):
-    """What is read for some words of one prompt."""
+    """What is read to score some words after one prompt."""
 
     prompt: int
     read: tuple[int, ...]
@@ -303,7 +304,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(prompt: int, rows: Sequence[tuple[int, ...]], start: int) -> list[_Asked]:
-    """One pass for each word's row of tokens, or one for all where each is a single token more."""
+    """One pass for each word's row of tokens, or a single one if every word is one token."""
     words = [(c, row[start:]) for c, row in enumerate(rows)]
     if all(len(tokens) == 1 for _, tokens in words):
         return [_Asked(prompt, rows[0][:start], start, words)]
@@ -311,12 +312,12 @@ def _asked(prompt: int, rows: Sequence[tuple[int, ...]], start: int) -> list[_As
 
 
 def _closing(tokenizer: Any) -> set[int]:
-    """Special tokens that some tokenizers put after a text, which is not at its end here."""
+    """Special tokens that some tokenizers put after a text; here the text goes on."""
     return {t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None}
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many first tokens two rows share; all but the last of the shorter at most, so that a word has a token."""
+    """How many first tokens two rows share, without the last of the second, so that a word has a token."""
     count = 0
     for a, b in zip(first, second[:-1], strict=False):
         if a != b:
@@ -326,6 +327,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:
+    """A word for each class: those given, or else the classes' names."""
     if words and len(words) != texts.num_classes:
         raise UserError(f"{len(words)} label words for {texts.num_classes} classes; give one for each class, in order")
     return words or texts.classes
@@ -336,7 +338,7 @@ def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:
 
 @step(version=1)
 def state(texts: Examples, prompt: str, words: tuple[str, ...]) -> Examples:
-    """Every text as a choice between C statements, one for each class; choices are statements already."""
+    """Every text as a choice between C statements, one for each class; choices stay as they are."""
     if texts.form == "choice":
         return texts
     named = label_words(words, texts)
@@ -360,7 +362,7 @@ def search_consistent(
     decay: float,
     seed: int,
 ) -> Labels:
-    """Class probabilities on T of the probe that contrast-consistent search finds on B."""
+    """Class probabilities on T, from the probe that contrast-consistent search finds on B."""
     train, test = _standardized(features, split, view)
     found = consistent_probe(train, restarts, updates, lr, decay, seed)
     weak = labels.take(split.parts["B"])
@@ -372,7 +374,7 @@ def search_consistent(
 
 
 def consistent_probe(statements: Floats, restarts: int, updates: int, lr: float, decay: float, seed: int) -> Floats:
-    """Weights and bias (d + 1,) of least CCS loss on features (n, C, d), by full-batch AdamW from random directions."""
+    """Weights and bias (d + 1,) with the least CCS loss on features (n, C, d); full-batch AdamW, random starts."""
     import torch
 
     num_threads = torch.get_num_threads()
@@ -397,35 +399,23 @@ def consistent_probe(statements: Floats, restarts: int, updates: int, lr: float,
 
 
 def inconsistency(truths: Any) -> Any:
-    """The loss (..., n) of how true each statement is said to be (..., n, C): exactly one should be."""
+    """The loss (..., n) of the probabilities (..., n, C) that each statement is true, where exactly one should be."""
     total = truths.sum(dim=-1)
     return (1 - total).square() + (total - truths.amax(dim=-1)).square()
 
 
 @step(version=1)
 def top_component(features: Features, labels: Labels, split: Split, view: str) -> Labels:
-    """Classes on T by the top principal component of B's statements less their example's mean."""
-    from threadpoolctl import threadpool_limits
-
-    train, test = _standardized(features, split, view)
-    within, of_test = (part - part.mean(axis=1, keepdims=True) for part in (train, test))
-    flat = within.reshape(-1, within.shape[-1])
-    with threadpool_limits(limits=1):  # sums in one order, the same bits
-        direction = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    weak = labels.take(split.parts["B"])
-    rows = np.arange(len(weak))
-    up, down = (float(weak.probs[rows, (sign * (within @ direction)).argmax(axis=1)].sum()) for sign in (1, -1))
-    found = ((1 if up >= down else -1) * (of_test @ direction)).argmax(axis=1).astype(np.int64)
-    return Labels.from_classes(split.parts["T"], found, weak.probs.shape[1], "crc")
+    """Classes on T by the top principal component of B's statements minus their example's mean."""
+    train, test = (part - part.mean(axis=1, keepdims=True) for part in _standardized(features, split, view))
+    weak = labels.take(split.parts["B"]).probs
+    return Labels.from_classes(split.parts["T"], picked_by_component(train, test, weak), weak.shape[1], "crc")
 
 
-def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, Floats]:
-    """Statements (n, C, d) of B and of T, those of each class less their mean on B, over their deviation there."""
-    matrix = features.views[view]
-    train, test = (matrix[positions(split.parts[p], features.ids)].astype(np.float64) for p in ("B", "T"))
-    center, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 1e-6 * max(1.0, float(scale.max(initial=0.0))), scale, 1.0)
-    return (train - center) / scale, (test - center) / scale
+def _standardized(features: Features, split: Split, view: str) -> tuple[Floats, ...]:
+    """Statements (n, C, d) of B and of T, each class standardized by its mean and deviation on B."""
+    parts = (positions(split.parts[p], features.ids) for p in ("B", "T"))
+    return standardized(*(features.views[view][rows].astype(np.float64) for rows in parts))
 
 
 def _sigmoid(values: Floats) -> Floats:
@@ -433,9 +423,9 @@ def _sigmoid(values: Floats) -> Floats:
 
 
 def _shares(truths: Floats) -> Floats:
-    """Class probabilities (n, C) of how true each statement is: what is missing to 1 shared equally, then cut at 0.
+    """Class probabilities (n, C) from how true each statement is: what is missing to 1 is shared, then cut at 0.
 
-    For two classes (p+ + 1 - p-) / 2, the paper's.
+    For two classes this is the paper's (p+ + 1 - p-) / 2.
     """
     num_classes = truths.shape[1]
     probs = np.clip(truths + (1 - truths.sum(axis=1, keepdims=True)) / num_classes, 1e-9, None)

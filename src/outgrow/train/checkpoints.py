@@ -1,14 +1,13 @@
 """The checkpoint of a training run: a folder of safetensors, one from each rank, put in place as a whole.
 
-A tensor that is cut over ranks stands in every rank's file with that rank's rows, so any number of processes can go on
-from it. Whatever is read is numbers and JSON; nothing in it can run.
+If a tensor is cut over ranks, every rank's file has that rank's rows, so any number of processes can resume from it.
+Only numbers and JSON are read; nothing in a checkpoint can run.
 """
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 
 from outgrow.train import distributed
 
-__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "write"]
+__all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "trained", "write"]
 
 SECONDS = 120.0
-"""Least time between two checkpoints; a kill loses at most this much work."""
+"""Time between two checkpoints; a kill loses at most this much work."""
 _NAME = "checkpoint"
 _log = logging.getLogger(__name__)
 
@@ -38,27 +37,27 @@ class Best:
     agreement: float
     cross_entropy: float
     state: dict[str, Tensor]
-    """As :func:`snapshot` gave them."""
+    """From :func:`snapshot`."""
 
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a run is. Order, dropout and learning rate follow from ``update``, so no random state is kept."""
+    """How far a run is. Order, dropout and learning rate follow from ``update``, so there is no random state."""
 
     update: int = 0
     """Updates done."""
     losses: list[float] = field(default_factory=list)
-    """Loss of each update since the last check."""
+    """The loss of each update since the last entry of the history."""
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
     memory: Tensor | None = None
-    """(n, C), what a loss that remembers holds of each training example."""
+    """(n, C), what a stateful loss remembers of each training example."""
 
 
 def identity_of(model: nn.Module, *parts: object) -> str:
-    """What a checkpoint must share with the run that resumes from it: the first weights and every argument."""
+    """A digest of the first weights and all arguments, which a checkpoint must share with the run that resumes it."""
     digest = sha256()
-    for name, parameter in _trained(model):
+    for name, parameter in trained(model).items():
         digest.update(name.encode())
         digest.update(parameter.detach().contiguous().numpy().data)
     for part in parts:
@@ -68,20 +67,20 @@ def identity_of(model: nn.Module, *parts: object) -> str:
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of this rank's pieces of the tensors that training changes."""
-    return {name: distributed.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in _trained(model)}
+    return {name: distributed.own(p.detach()).to("cpu", copy=True).contiguous() for name, p in trained(model).items()}
 
 
 def restore(model: nn.Module, pieces: dict[str, Tensor]) -> None:
-    """Put back what :func:`snapshot` took."""
+    """Put back what :func:`snapshot` gave."""
     with torch.no_grad():
-        for name, parameter in _trained(model):
+        for name, parameter in trained(model).items():
             distributed.own(parameter).copy_(pieces[name])
 
 
 def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half.
+    """Write the checkpoint beside its place and rename it: a kill leaves the old one or the new one, never half of one.
 
-    Of a model that is cut, every rank must call. Processes on several machines must share ``folder``, or there is none.
+    If the model is cut, every rank must call. Processes on several machines must share ``folder``, or nothing is kept.
     """
     ranks = distributed.size() if distributed.is_cut(model) else 1
     beside = folder / f"{_NAME}-{os.getpid()}.tmp"
@@ -89,7 +88,7 @@ def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.
         beside = distributed.broadcast(beside)
     beside.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights.{name}": tensor for name, tensor in snapshot(model).items()}
-    for name, parameter in _trained(model):
+    for name, parameter in trained(model).items():
         for key, value in optimizer.state[parameter].items():
             if distributed.rank() == 0 or not _is_whole(key, parameter):
                 tensors[f"optimizer.{name}.{key}"] = distributed.own(value.detach()).to("cpu").contiguous()
@@ -119,16 +118,16 @@ def _put_in_place(beside: Path, place: Path, ranks: int) -> None:
 
 
 def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put the checkpoint's weights and optimizer state in place and say where it stands.
+    """Load the checkpoint's weights and optimizer state, and return its position.
 
-    Without a checkpoint, or with one that is damaged or of another run, training starts anew; the log says why.
+    Without a checkpoint, or if it is damaged or from another run, training starts from the beginning; the log says why.
     """
     for place in sorted(folder.glob(f"{_NAME}-*[0-9]"), reverse=True):
         try:
             with ExitStack() as stack:
                 written = _Written(place, stack)
                 if written.about["identity"] != identity:
-                    _log.warning("training starts anew: the checkpoint %s is of another run", place)
+                    _log.warning("training starts anew: the checkpoint %s is from another run", place)
                     continue
                 weights, states, position = _as_now(written, model, optimizer)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
@@ -141,7 +140,7 @@ def read(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
 
 
 class _Written:
-    """A checkpoint on disk, of however many ranks."""
+    """A checkpoint on disk, from any number of ranks."""
 
     def __init__(self, place: Path, stack: ExitStack) -> None:
         ranks = int(next(place.iterdir()).stem.rpartition("-")[2])
@@ -151,7 +150,7 @@ class _Written:
         self.about: dict[str, str] = self.files[0].metadata()
 
     def rows(self, name: str, span: tuple[int, int] | None = None) -> Tensor:
-        """A tensor whole, or ``span``: the first row and how many."""
+        """A whole tensor, or ``span`` of it: the first row and how many rows."""
         holders = [file for file, names in zip(self.files, self.names, strict=True) if name in names]
         if span is None:
             parts = [file.get_tensor(name) for file in holders]
@@ -168,31 +167,32 @@ def _as_now(
     written: _Written, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], Position]:
     """This rank's pieces of the weights, the optimizer's state by the number of its tensor, and the position."""
-    trained = dict(_trained(model))
-    spans = {name: distributed.span(parameter) for name, parameter in trained.items()}
+    tensors = trained(model)
+    spans = {name: distributed.span(parameter) for name, parameter in tensors.items()}
     numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     states: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(numbers))}
     for full in written.names[0]:
         kind, _, rest = full.partition(".")
         if kind == "optimizer":
             name, _, key = rest.rpartition(".")
-            parameter = trained[name]
+            parameter = tensors[name]
             value = written.rows(full, None if _is_whole(key, parameter) else spans[name])
-            # Ours keeps bare pieces; torch's AdamW keeps what is cut as the tensor is.
+            # Our Adafactor keeps bare pieces; torch's AdamW keeps tensors that are cut as the weights are.
             bare = _is_whole(key, parameter) or isinstance(optimizer, distributed.Adafactor)
             states[numbers[parameter]][key] = value if bare else distributed.cut_as(parameter, value)
     position = Position(**json.loads(written.about["position"]))
     if best := json.loads(written.about["best"]):
-        position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in trained})
+        position.best = Best(**best, state={name: written.rows(f"best.{name}", spans[name]) for name in tensors})
     if "memory" in written.names[0]:
         position.memory = written.rows("memory")
-    return {name: written.rows(f"weights.{name}", spans[name]) for name in trained}, states, position
+    return {name: written.rows(f"weights.{name}", spans[name]) for name in tensors}, states, position
 
 
 def _is_whole(key: str, parameter: Tensor) -> bool:
-    """Whether an optimizer keeps this whole on every rank: it is not as long as the tensor itself."""
+    """Whether every rank's optimizer keeps all of this, since it is not as long as the tensor itself."""
     return key == "step" or (key == "col_var" and parameter.ndim == 2)
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The tensors that training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,13 +1,13 @@
 """Several processes on one update: ``torchrun --nproc-per-node N --no-python outgrow run ...``.
 
-Rank 0 runs the plan as a single process would: it alone reads and writes the store. The other ranks wait; for each
-finetuning they get its arguments from rank 0 and take their share of every batch's microbatches. Gradients are summed
-over ranks before the update, and losses that need the whole batch see all of it, so without dropout the number of ranks
-changes a result only as the order of a sum does.
+Rank 0 runs the plan as a single process would, and it alone reads and writes the store. The other ranks wait; for each
+finetuning they get its arguments from rank 0 and compute their share of every batch's microbatches. Gradients are
+summed over ranks before the update, and losses that need the whole batch see all of it, so without dropout the number
+of ranks changes a result only as the order of a sum does.
 
-With ``Runtime.shard`` FSDP2 also cuts every weight, its gradient and its optimizer state into rows, a piece a rank:
-only the layer that is at work is whole. What this module adds to torch's ``fully_shard`` is the way in and out (whole
-tensors from and to rank 0), and Adafactor on pieces, which torch's own cannot do.
+With ``Runtime.shard`` FSDP2 also cuts every weight, its gradient and its optimizer state into rows, one piece for each
+rank: only the layer at work is whole. This module adds the way in and out (whole tensors from and to rank 0) to torch's
+``fully_shard``, and Adafactor on pieces, which torch does not have.
 """
 
 import atexit
@@ -57,17 +57,17 @@ _Any = TypeVar("_Any")
 
 
 def join() -> None:
-    """Join the processes that torchrun (or ``accelerate launch``) started; nothing to do in a single one."""
+    """Join the processes that torchrun (or ``accelerate launch``) started; does nothing in a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # Ranks wait for the next finetuning as long as rank 0 is busy with other steps. Without a name torch takes nccl
-        # for what lies on GPUs, and gloo for what does not, such as the arguments that are led.
+        # Ranks wait for the next finetuning as long as rank 0 is busy with other steps. If no backend is named, torch
+        # takes nccl for tensors on GPUs and gloo for everything else, such as arguments.
         dist.init_process_group(timeout=timedelta(days=30))
 
 
 def size() -> int:
-    """Number of processes; 1 outside of a team."""
+    """Number of processes; 1 if there is only this one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -77,13 +77,13 @@ def rank() -> int:
 
 
 def run_on_ranks(job: Callable[..., Any], *arguments: Any) -> None:
-    """Rank 0, before it calls ``job`` itself: have every other rank call it with the same arguments."""
+    """On rank 0, before it calls ``job`` itself: make every other rank call it with the same arguments."""
     if size() > 1 and rank() == 0:
         dist.broadcast_object_list([(job, arguments)])
 
 
 def worker_loop() -> None:
-    """Every other rank: call what rank 0 leads until it dismisses."""
+    """On every other rank: make the calls that rank 0 asks for, until it shuts down."""
     while True:
         box: list[Any] = [None]
         dist.broadcast_object_list(box)
@@ -91,23 +91,23 @@ def worker_loop() -> None:
             dist.destroy_process_group()
             return
         job, arguments = box[0]
-        with contextlib.suppress(UserError):  # rank 0 meets the same one, says it, and goes on with the plan
+        with contextlib.suppress(UserError):  # rank 0 gets the same error, reports it, and goes on
             job(*arguments)
 
 
 def shutdown() -> None:
-    """Rank 0, at the end: let the others go."""
+    """On rank 0, at the end: let the other ranks end too."""
     if size() > 1:
         dist.broadcast_object_list([None])
         dist.destroy_process_group()
 
 
 def leave(code: int) -> NoReturn:
-    """Every rank, last: end this process as ``sys.exit`` would, but without taking the interpreter down.
+    """On every rank, last: end this process as ``sys.exit`` would, but without shutting down the interpreter.
 
-    torch's caches keep a cut model's process group after it was destroyed, and with it gloo's threads. One that takes
-    Python's lock to let go of the last tensor it sent, while the interpreter goes down, aborts the process: a finished
-    run would end as a failed one.
+    torch's caches keep a cut model's process group after it was destroyed, and with it gloo's threads. If one of them
+    takes Python's lock during shutdown, to release the last tensor it sent, the process aborts: a finished run would
+    end as a failed one.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -116,7 +116,7 @@ def leave(code: int) -> NoReturn:
 
 
 def min_over_ranks(value: int) -> int:
-    """The smallest of every rank's values, on all ranks."""
+    """The smallest of all ranks' values, on all ranks."""
     if size() == 1:
         return value
     box = torch.tensor(value)
@@ -133,24 +133,24 @@ def broadcast(value: _Any) -> _Any:
 
 
 def barrier() -> None:
-    """Until every rank is here."""
+    """Wait until every rank is here."""
     min_over_ranks(0)
 
 
 def abort(line: str) -> NoReturn:
-    """End this process at once, and with it the team: the others wait for what will not come."""
+    """End this process at once, and so all others, which would wait for it forever."""
     print(f"outgrow: {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def all_reduce(values: Tensor) -> None:
-    """Add up every rank's values, in place, on all ranks."""
+    """Add up all ranks' values, in place, on all ranks."""
     if size() > 1:
         dist.all_reduce(values)
 
 
 def all_reduce_gradients(model: nn.Module) -> None:
-    """Add up every rank's gradient, in place, on all ranks."""
+    """Add up all ranks' gradients, in place, on all ranks."""
     if size() == 1:
         return
     for parameter in model.parameters():
@@ -164,12 +164,12 @@ def all_reduce_gradients(model: nn.Module) -> None:
 
 
 def shard(model: Any, device: str) -> None:
-    """Cut the tensors of a classifier, equal on all ranks, layer by layer; the pieces lie on ``device``.
+    """Cut the tensors of a classifier, which are equal on all ranks, layer by layer; the pieces are on ``device``.
 
     A layer is moved to the device and cut before the next one is, so no rank ever holds the whole model there.
-    In bfloat16 a layer's weights are gathered as that: copies that autocast makes would be kept, of all layers, up to
-    the backward pass. The states between layers, the gradients' sums and the pieces stay float32.
-    Gradients are summed over ranks, not averaged: each rank's share of the loss is divided by the whole batch already.
+    With bf16, a layer's weights are gathered in bfloat16: copies made by autocast would be kept, for all layers, until
+    the backward pass. The states between layers, the sums of gradients and the pieces stay float32.
+    Gradients are summed over ranks, not averaged: each rank's share of the loss is already divided by the whole batch.
     """
     bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = bf16 if model.bf16 else MixedPrecisionPolicy()
@@ -180,7 +180,7 @@ def shard(model: Any, device: str) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
 def is_cut(model: nn.Module) -> bool:
@@ -189,25 +189,25 @@ def is_cut(model: nn.Module) -> bool:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """This rank's piece of a tensor, in the tensor's own memory; all of it where it is not cut."""
+    """This rank's piece of a tensor, in the tensor's own memory; all of it if it is not cut."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def span(tensor: Tensor) -> tuple[int, int] | None:
-    """First row and number of rows of this rank's piece; None where the tensor is not cut."""
+    """First row and number of rows of this rank's piece; None if the tensor is not cut."""
     if not isinstance(tensor, DTensor):
         return None
-    each = -(-tensor.shape[0] // size())  # as torch.chunk: all but the last pieces have as many rows
+    each = -(-tensor.shape[0] // size())  # as torch.chunk does: only the last pieces may have fewer rows
     return min(rank() * each, tensor.shape[0]), tensor.to_local().shape[0]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor put together again. Every rank must ask for it."""
+    """The tensor put together again. Every rank must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def spread(tensor: Tensor, value: Tensor) -> None:
-    """Set a tensor to a ``value`` that rank 0 alone needs to have. Where it is cut, every rank must call."""
+    """Set a tensor to a ``value``. If the tensor is cut, every rank must call, and rank 0's value counts."""
     if isinstance(tensor, DTensor):
         here = value.to(tensor.device) if rank() == 0 else torch.empty(tensor.shape, device=tensor.device)
         value = distribute_tensor(here, tensor.device_mesh, tensor.placements)
@@ -215,7 +215,7 @@ def spread(tensor: Tensor, value: Tensor) -> None:
 
 
 def cut_as(tensor: Tensor, piece: Tensor) -> Tensor:
-    """A rank's ``piece`` of something as long as ``tensor`` is, cut as that is."""
+    """This rank's ``piece`` of something as long as ``tensor``, as a tensor cut in the same way."""
     if not isinstance(tensor, DTensor):
         return piece
     return DTensor.from_local(
@@ -229,18 +229,18 @@ def cut_as(tensor: Tensor, piece: Tensor) -> Tensor:
 
 
 def blank(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shapes without values, to tell other ranks what rank 0 will spread."""
+    """Shapes without values: what other ranks need to know about tensors that rank 0 will spread."""
     return {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
 
 
 class Adafactor(torch.optim.Optimizer):
     """torch.optim.Adafactor (Shazeer & Stern 2018, relative step sizes clipped at ``lr``) on tensors cut into rows.
 
-    Its row means lie with the rows, its column means and norms are sums over ranks, two for each tensor and update.
+    Each rank keeps the row means of its rows; column means and norms are sums over ranks, two per tensor and update.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
-        # The constants of torch's, which takes the smallest step of the number format as eps1.
+        # The constants are torch's, which uses the smallest step of the number format as eps1.
         super().__init__(groups, {"lr": lr, "eps2": 1e-3, "d": 1.0, "beta2_decay": -0.8, "weight_decay": 0.0})
 
     @torch.no_grad()
@@ -281,10 +281,10 @@ class Adafactor(torch.optim.Optimizer):
     def _factored(
         state: dict[str, Tensor], gradient: Tensor, shape: torch.Size, share: float, eps1: float, weight_norm: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Estimate of the squared gradient of this rank's rows, and the weights' squared norm over all ranks."""
+        """Estimate of the squared gradient for this rank's rows, and the weights' squared norm over all ranks."""
         row, column = state["row_var"], state["col_var"]
         row.lerp_(gradient.square().mean(dim=-1, keepdim=True), share)
-        if gradient.ndim > 2:  # what is cut is neither rows nor columns of the matrices
+        if gradient.ndim > 2:  # the cut goes through neither rows nor columns of the matrices
             all_reduce(weight_norm)
             column.lerp_(gradient.square().mean(dim=-2, keepdim=True), share)
             mean = row.mean(dim=-2, keepdim=True)
@@ -297,7 +297,7 @@ class Adafactor(torch.optim.Optimizer):
 
 
 def _shapes(gradient: Tensor) -> dict[str, list[int]]:
-    """What is kept of a squared gradient: of a matrix its row and column means."""
+    """Shapes of what is kept of a squared gradient: row and column means if it is a matrix."""
     if gradient.ndim == 1:
         return {"variance": list(gradient.shape)}
     return {"row_var": [*gradient.shape[:-1], 1], "col_var": [*gradient.shape[:-2], 1, gradient.shape[-1]]}

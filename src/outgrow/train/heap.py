@@ -1,7 +1,7 @@
-"""Memory that one update frees serves the next, and does not go back to the system in between.
+"""Keeps the memory that one update frees for the next one, instead of returning it to the system in between.
 
-The C library gives large blocks back as soon as they are freed and asks for them anew, and the system clears every page
-it hands out. Training frees and asks for the same hundreds of megabytes in each update: on a CPU a tenth of the time.
+The C library returns large blocks as soon as they are freed and asks for them again, and the system clears every page
+it hands out. Training frees and needs the same hundreds of megabytes in each update: on a CPU, a tenth of the time.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ _LARGE = 32 << 20  # what glibc's own threshold for this grows to
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within it freed memory stays with the process; at the end what is free goes back. Without glibc nothing happens.
+    """Keep freed memory in the process, and return it at the end. Does nothing without glibc.
 
-    It holds for all threads of the process, so where two overlap the first to end ends both; no result depends on it.
+    This affects all threads of the process: if two overlap, the first to end also ends the other. No result changes.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):

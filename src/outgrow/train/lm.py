@@ -1,61 +1,54 @@
 """Language models that write answers: finetuning on the answers' tokens alone, and greedy decoding.
 
 As Burns et al. 2023 did for chess: the weak model learns gold answers, writes its own for B, and the strong model
-learns those. What is shared with the finetuning of classifiers is imported from there.
+learns those.
 """
 
-import json
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from outgrow.errors import UserError
-from outgrow.models.transformer import Tokens, load_language_model, load_tokenizer, pad, recompute_layers, tokenize
+from outgrow.models.transformer import (
+    Classifier,
+    Tokens,
+    load_language_model,
+    load_tokenizer,
+    pad,
+    recompute_layers,
+    tokenize,
+)
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints
-from outgrow.train.checkpoints import Position
 from outgrow.train.heap import freed_memory_kept
-from outgrow.train.model import get_trained, set_trained
-from outgrow.train.settings import Generate
-from outgrow.train.updates import apply, batches, check_points, make_optimizer, rate
+from outgrow.train.model import TrainedWeights, get_trained, set_trained
+from outgrow.train.settings import GenerateSettings
+from outgrow.train.updates import Updates
 
-__all__ = ["Generate", "GenerativeModel", "decode", "finetune_lm"]
+__all__ = ["GenerativeModel", "decode", "finetune_lm"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GenerativeModel:
-    """The result of :func:`finetune_lm`."""
+class GenerativeModel(TrainedWeights):
+    """The result of :func:`finetune_lm`. The history has four entries in each epoch."""
 
-    state: Mapping[str, Tensor]
-    """Trained tensors, float32 on the CPU."""
-    settings: Generate
-    history: tuple[Mapping[str, Any], ...]
-    """Four entries an epoch: ``step`` (updates done) and ``loss`` (mean since the entry before)."""
+    name = "generative"
+    read_settings = GenerateSettings
+    settings: GenerateSettings
 
-    def save(self, folder: Path) -> None:
-        """Write ``generative.safetensors`` and ``generative.json``."""
-        save_file(dict(self.state), folder / "generative.safetensors")
-        record = {"settings": asdict(self.settings), "history": self.history}
-        (folder / "generative.json").write_text(json.dumps(record), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote, to the last bit."""
-        record = json.loads((folder / "generative.json").read_text(encoding="utf-8"))
-        return cls(
-            state=load_file(folder / "generative.safetensors"),
-            settings=Generate(**record["settings"]),
-            history=tuple(record["history"]),
-        )
+    def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
+        """The body for an untrained classifier to start from."""
+        prefix = f"{untrained.body.base_model_prefix}."
+        body = {f"body.{name.removeprefix(prefix)}": t for name, t in self.state.items() if name.startswith(prefix)}
+        wanted = {name for name, _ in untrained.named_parameters() if name.startswith("body.")}
+        assert body.keys() == wanted, "the language model's weights are not those of the body"
+        return body
 
 
 class _Pair(NamedTuple):
@@ -71,7 +64,7 @@ def finetune_lm(
     folder: Path,
     prompts: Sequence[str],
     answers: Sequence[str],
-    settings: Generate,
+    settings: GenerateSettings,
     seed: int,
     runtime: Runtime,
     *,
@@ -79,21 +72,22 @@ def finetune_lm(
 ) -> GenerativeModel:
     """Finetune the language model in ``folder`` to write each answer after its prompt and a space.
 
-    The loss of an example is -log p(answer and end of text | prompt), the sum over the answer's tokens; of a batch, its
-    mean. The same arguments give the same bits on the same machine's CPU, and up to rounding the same at any
-    ``runtime.microbatch``. With ``runtime.scratch``, a run that was killed goes on from its last checkpoint.
+    The loss of an example is -log p(answer and end of text | prompt), the sum over the answer's tokens; the mean over
+    each batch is minimized. The same arguments give the same bits on the same machine's CPU, and any
+    ``runtime.microbatch`` the same up to rounding. With ``runtime.scratch``, a run that was killed resumes from its
+    last checkpoint.
 
     Args:
         folder: config, tokenizer and safetensors of a decoder.
         prompts: n texts.
-        answers: n texts; an empty one is the end of text alone.
+        answers: n texts; an empty one is just the end of text.
         settings: everything else that changes the result.
         seed: draws the order of each epoch.
         runtime: device, microbatch and gradient checkpointing, progress ("updates"), scratch.
-        cut: cut answers of more than ``max_answer`` tokens, as a weak model may write, in place of refusing them.
+        cut: cut answers of more than ``max_answer`` tokens, which a weak model may write, instead of refusing them.
 
     Raises:
-        UserError: if the model cannot write, an answer is longer than ``max_answer``, or the loss stops being finite.
+        UserError: if the model cannot write, an answer is longer than ``max_answer``, or the loss is not finite.
         ValueError: if there is not one answer for each prompt.
     """
     if not len(prompts) == len(answers) > 0:
@@ -106,48 +100,16 @@ def finetune_lm(
     if runtime.gradient_checkpointing:
         recompute_layers(model)
     model.to(runtime.torch_device()).train()
-    optimizer = make_optimizer(model, settings)
-    position = checkpoints.read(runtime.scratch, identity, model, optimizer) if runtime.scratch else Position()
+    updates = Updates(model, settings, len(pairs), seed, runtime, identity=identity, checks=4)
     with freed_memory_kept():
-        _train(_Writing(model, optimizer, pairs, settings, seed, identity), position, runtime)
-    return GenerativeModel(state=get_trained(model), settings=settings, history=tuple(position.history))
+        for batch in updates:
+            updates.apply(_accumulate(model, [pairs[i] for i in batch], runtime.microbatch, settings))
+    return GenerativeModel(state=get_trained(model), settings=settings, history=tuple(updates.position.history))
 
 
-class _Writing(NamedTuple):
-    model: Any
-    optimizer: torch.optim.Optimizer
-    pairs: list[_Pair]
-    settings: Generate
-    seed: int
-    identity: str
-
-
-def _train(run: _Writing, position: Position, runtime: Runtime) -> None:
-    settings = run.settings
-    per_epoch = math.ceil(len(run.pairs) / settings.batch_size)
-    total = per_epoch * settings.epochs
-    looks = check_points(per_epoch, settings.epochs, checks=4)
-    saved = time.monotonic()
-    order = batches(len(run.pairs), settings.batch_size, settings.epochs, run.seed)
-    for batch in islice(order, position.update, None):
-        value = _accumulate(run.model, [run.pairs[i] for i in batch], runtime.microbatch, settings)
-        if not math.isfinite(value):
-            raise UserError(f"the loss is {value} at update {position.update + 1} of {total}; use a smaller lr")
-        apply(run.optimizer, rate(position.update, total, settings), settings.clip)
-        position.update += 1
-        position.losses.append(value)
-        if position.update in looks:
-            position.history.append({"step": position.update, "loss": sum(position.losses) / len(position.losses)})
-            position.losses.clear()
-        if runtime.scratch and time.monotonic() - saved >= checkpoints.SECONDS:
-            checkpoints.write(runtime.scratch, run.identity, run.model, run.optimizer, position)
-            saved = time.monotonic()
-        runtime.report(position.update, total, "updates")
-
-
-def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: Generate) -> float:
+def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: GenerateSettings) -> float:
     """Add the gradient of the batch's mean loss to the model's; returns that loss."""
-    # Rows of like length together: less padding in a microbatch.
+    # Rows of similar length together need less padding.
     ordered = sorted(pairs, key=lambda pair: -len(pair.prompt) - len(pair.answer))
     size = microbatch or len(pairs)
     total = 0.0
@@ -158,14 +120,14 @@ def _accumulate(model: Any, pairs: Sequence[_Pair], microbatch: int, settings: G
     return total
 
 
-def _losses(model: Any, pairs: Sequence[_Pair], settings: Generate) -> Tensor:
+def _losses(model: Any, pairs: Sequence[_Pair], settings: GenerateSettings) -> Tensor:
     """-log p(answer | prompt) of each pair (n,)."""
     batch = pad([pair.prompt + pair.answer for pair in pairs], str(model.device))
     device = batch.ids.device
     row = torch.tensor([i for i, pair in enumerate(pairs) for _ in pair.answer], device=device)
-    # The token at place p is told by the logits of the place before it.
+    # The logits of one place predict the token at the next.
     place = torch.tensor([len(p.prompt) + k - 1 for p in pairs for k in range(len(p.answer))], device=device)
-    kept, at = torch.unique(place, return_inverse=True)  # logits over the whole vocabulary, only where they are wanted
+    kept, at = torch.unique(place, return_inverse=True)  # logits over the vocabulary only where they are needed
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, logits_to_keep=kept).logits
     each = F.cross_entropy(logits[row, at].float(), batch.ids[row, place + 1], reduction="none")
@@ -176,15 +138,15 @@ def _losses(model: Any, pairs: Sequence[_Pair], settings: Generate) -> Tensor:
 
 
 def decode(
-    folder: Path, fitted: GenerativeModel | None, prompts: Sequence[str], settings: Generate, runtime: Runtime
+    folder: Path, fitted: GenerativeModel | None, prompts: Sequence[str], settings: GenerateSettings, runtime: Runtime
 ) -> list[str]:
-    """The most probable token after token (temperature 0), until the end of text or ``max_answer`` tokens.
+    """Answers of the most probable tokens (temperature 0), up to the end of text or ``max_answer`` tokens.
 
     Args:
         folder: the pretrained model that ``fitted`` was finetuned from.
         fitted: None for the pretrained model as it is (zero-shot).
         prompts: n texts; equal ones are computed once.
-        settings: ``max_tokens``, ``max_answer`` and ``precision`` are used.
+        settings: only ``max_tokens``, ``max_answer`` and ``precision`` are used.
         runtime: device, ``tokens_at_once``, progress ("texts").
 
     Returns:
@@ -201,7 +163,7 @@ def decode(
     written: dict[Tokens, str] = {}
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     with torch.inference_mode():
-        # Only rows of equal length share a batch: nothing is padded, so no answer depends on its neighbours' lengths.
+        # Rows in a batch are equally long, so none is padded, and no answer depends on the other prompts.
         for length, group in groupby(distinct, key=len):
             same = list(group)
             size = max(1, runtime.token_budget() // (length + settings.max_answer))
@@ -213,7 +175,7 @@ def decode(
     return [written[row] for row in rows]
 
 
-def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: Generate) -> list[list[int]]:
+def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: GenerateSettings) -> list[list[int]]:
     """The tokens written after each of n rows of equal length, without the end of text."""
     ids = torch.tensor(rows, device=model.device)
     running = torch.ones(len(rows), dtype=torch.bool, device=model.device)
@@ -237,7 +199,7 @@ def _greedy(model: Any, rows: Sequence[Tokens], end: int, settings: Generate) ->
 
 
 def _pairs(
-    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], settings: Generate, *, cut: bool = False
+    tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], settings: GenerateSettings, *, cut: bool = False
 ) -> list[_Pair]:
     end = _end(tokenizer)
     encoded = tokenizer([f" {answer}" if answer else "" for answer in answers], add_special_tokens=False)["input_ids"]
@@ -251,22 +213,22 @@ def _pairs(
     return [_Pair(row, (*ids[: settings.max_answer - 1], end)) for row, ids in zip(rows, encoded, strict=True)]
 
 
-def _prompt_rows(tokenizer: Any, prompts: Sequence[str], settings: Generate) -> list[Tokens]:
-    """The last tokens of each prompt, as many as leave room for any answer: the same in training and decoding."""
+def _prompt_rows(tokenizer: Any, prompts: Sequence[str], settings: GenerateSettings) -> list[Tokens]:
+    """The last tokens of each prompt, leaving room for the longest answer: the same in training and decoding."""
     room = settings.max_tokens - settings.max_answer
     return [row[-room:] for row in tokenize(tokenizer, prompts, max_tokens=1_000_000)]
 
 
 def _end(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
-        raise UserError("the model's tokenizer has no end-of-text token (eos), so it cannot say where an answer ends")
+        raise UserError("the model's tokenizer has no end-of-text token (eos) to end an answer; use another model")
     end: int = tokenizer.eos_token_id
     return end
 
 
-def _check_room(model: Any, settings: Generate) -> None:
+def _check_room(model: Any, settings: GenerateSettings) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and settings.max_tokens > limit:
         raise UserError(
-            f"max_tokens={settings.max_tokens} is more than this model can take; use at most max_tokens={limit}"
+            f"max_tokens={settings.max_tokens} is more than this model can read; use at most max_tokens={limit}"
         )

@@ -1,10 +1,10 @@
-"""What finetuning will need of memory, worked out before any weight is loaded, and how many tokens fit at once.
+"""How much memory finetuning needs, computed before any weight is loaded, and how many tokens fit at once.
 
-The model is built from its config on torch's ``meta`` device, where tensors have shapes and no storage. One pass there
-tells exactly what the backward pass would keep of each token, for any architecture.
+The model is built from its config on torch's ``meta`` device, where tensors have shapes but no storage. One pass there
+shows exactly what the backward pass would keep for each token, for any architecture.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,56 +18,56 @@ from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
 from outgrow.runtime import Runtime
 from outgrow.train import distributed
-from outgrow.train.settings import Finetune
+from outgrow.train.settings import FinetuneSettings
 
-__all__ = ["MemoryPlan", "memory_left", "plan_memory", "within_memory"]
+__all__ = ["MemoryPlan", "check_out_of_memory", "fewer_tokens", "memory_left", "plan_memory"]
 
 _NAME = "outgrow_shapes"
 _USED = 0.85
-"""Share of the free memory that a plan may fill; the rest is for what the allocator wastes."""
+"""Share of the free memory that a plan may fill; the allocator wastes some of the rest."""
 _PRODUCTS = (nn.functional.linear, torch.addmm, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm)
 _TOKENS = 64
-"""Length of the text that is passed through the meta model."""
+"""Length of the text that passes through the meta model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Bytes of each kind, and the tokens of one forward and backward pass."""
+    """Bytes by purpose, and the tokens of one forward and backward pass."""
 
     weights: int
     gradients: int
     optimizer: int
     per_token: int
-    """Kept for the backward pass, and passing through it, for each token."""
+    """Bytes for each token that the backward pass keeps or works on."""
     available: int
     batch_tokens: int
     """Tokens of the largest batch."""
     longest: int
-    """Tokens of the longest example, which cannot be divided."""
+    """Tokens of the longest example, which cannot be split."""
     copies: int = 0
-    """Of weights in bfloat16, which products take and autocast keeps until the backward pass."""
+    """Copies of weights in bfloat16, which autocast keeps until the backward pass."""
     gathered: int = 0
-    """Layers that are whole for a while, where the model is cut into pieces."""
+    """Layers that are whole for a while, if the model is cut into pieces."""
 
     @property
     def fixed(self) -> int:
-        """Bytes that are there whatever the microbatch."""
+        """Bytes that do not depend on the microbatch."""
         return self.copies + self.weights + self.gradients + self.optimizer + self.gathered
 
     @property
     def tokens(self) -> int:
-        """Tokens at once: the whole batch where it fits, else what does, but never less than one example."""
+        """Tokens at once: the whole batch if it fits, else as many as do, but at least one example."""
         room = (int(self.available * _USED) - self.fixed) // self.per_token
         return max(self.longest, min(self.batch_tokens, room))
 
     @property
     def peak(self) -> int:
-        """Bytes at the height of an update."""
+        """The most bytes during an update."""
         return self.fixed + self.tokens * self.per_token
 
     def __str__(self) -> str:
         share = "the whole batch" if self.tokens >= self.batch_tokens else f"of a batch of up to {self.batch_tokens:,}"
-        short = "" if self.peak <= self.available else "; this may not fit: take lora, adafactor or checkpointing"
+        short = "" if self.peak <= self.available else "; this may not fit: use lora, adafactor or checkpointing"
         more = f", whole layers {_size(self.gathered)}" if self.gathered else ""
         more += f", bfloat16 copies {_size(self.copies)}" if self.copies else ""
         return (
@@ -77,14 +77,14 @@ class MemoryPlan:
         )
 
 
-def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runtime: Runtime) -> MemoryPlan:
+def plan_memory(folder: Path, settings: FinetuneSettings, examples: Iterable[int], runtime: Runtime) -> MemoryPlan:
     """Plan the finetuning of the model in ``folder``.
 
     Args:
-        folder: its config is read, its weights are not.
+        folder: only its config is read, not its weights.
         settings: batch size, optimizer, LoRA, precision.
-        examples: tokens of each example, all its candidates counted.
-        runtime: device, gradient checkpointing, and whether the model is cut: the plan is for one process then.
+        examples: tokens of each example, including all its candidates.
+        runtime: device, gradient checkpointing, and whether the model is cut; then the plan is for one process.
     """
     body = _shapes(folder, settings)
     kept, copied = _kept(body, halves=settings.precision == "bf16")
@@ -106,14 +106,14 @@ def plan_memory(folder: Path, settings: Finetune, examples: Iterable[int], runti
 
 
 def _numbers(module: nn.Module) -> tuple[int, int]:
-    """Numbers that are trained, and all numbers."""
+    """How many numbers are trained, and how many there are."""
     sizes = [(p.numel() * p.requires_grad, p.numel()) for p in module.parameters()]
     return sum(trained for trained, _ in sizes), sum(every for _, every in sizes)
 
 
 def _gathered(body: Any) -> int:
-    """Bytes at the height of a backward pass: what lies outside of the layers, one layer at work and one that comes
-    next, and the gradients of as much that are not added up yet."""
+    """The most bytes that are whole in a backward pass: what is outside the layers, the layer at work and the next one,
+    and their gradients before they are added up."""
     layers = [_numbers(layer) for layer in layers_of(body)]
     total: int = 4 * sum(
         of_body - sum(of_layers) + 2 * max(of_layers)
@@ -132,56 +132,48 @@ def memory_left(runtime: Runtime) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def within_memory(
-    gradient: Callable[..., float], model: nn.Module, tokens: int, whole: int, runtime: Runtime, *, fixed: bool
-) -> tuple[float, int]:
-    """Call ``gradient(tokens=...)``, and again with half as many tokens at once where the memory runs out.
+def check_out_of_memory(error: BaseException, *, fixed: bool) -> None:
+    """Return if an update ran out of memory and can be tried again with fewer tokens at once.
 
-    Args:
-        gradient: adds a batch's gradient to the model's and returns the loss.
-        model: whose half-made gradient is dropped before the next try.
-        tokens: the most at once; 0 for no limit.
-        whole: tokens of the batch.
-        runtime: told of every halving.
-        fixed: dropout masks depend on the microbatches, so they must stay as they are.
-
-    Returns:
-        What it returned, and the limit that fitted.
+    ``fixed`` means that the microbatches must stay as they are, since dropout masks depend on them. Several processes
+    all end, since this one's part of the batch is missing.
 
     Raises:
-        UserError: if not even single examples fit, or the microbatches are fixed. One of several processes ends, and
-            all with it, since its part of the batch is missing.
+        BaseException: ``error`` itself, if it has another cause.
+        UserError: if the microbatches are fixed.
     """
-    while True:
-        try:
-            return gradient(tokens=tokens), tokens
-        except (RuntimeError, MemoryError) as error:
-            if not _ran_out(error):
-                raise
-            if distributed.size() > 1:
-                distributed.abort(
-                    f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
-                )
-            if fixed:
-                raise UserError("the memory ran out; give a smaller --microbatch") from error
-        model.zero_grad(set_to_none=True)  # half of this batch's gradient may be there
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if tokens == 1:
-            raise UserError(
-                "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or "
-                "a smaller model"
-            )
-        tokens = (tokens or whole) // 2
-        runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which changes no result")
+    is_lack = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if not is_lack:
+        raise error
+    if distributed.size() > 1:
+        distributed.abort(
+            f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
+        )
+    if fixed:
+        raise UserError("the memory ran out; give a smaller --microbatch") from error
 
 
-def _ran_out(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def fewer_tokens(model: nn.Module, tokens: int, whole: int, runtime: Runtime) -> int:
+    """Drop the half-made gradient, and return half as many tokens at once (0 stands for ``whole``, the batch's).
+
+    Raises:
+        UserError: if not even a single example fits.
+    """
+    model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if tokens == 1:
+        raise UserError(
+            "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or a "
+            "smaller model"
+        )
+    tokens = (tokens or whole) // 2
+    runtime.say(f"out of memory; going on with {tokens:,} tokens at once, which does not change the result")
+    return tokens
 
 
-def _shapes(folder: Path, settings: Finetune) -> Any:
-    """The model's body on the meta device, with adapters where the settings ask for them."""
+def _shapes(folder: Path, settings: FinetuneSettings) -> Any:
+    """The model's body on the meta device, with adapters if the settings ask for them."""
     from transformers import AttentionInterface, AutoConfig, AutoModel
 
     from outgrow.train.model import with_adapters
@@ -202,12 +194,12 @@ def _per_token(body: Any, whole: int, recompute: bool) -> int:
     depth = len(layers_of(body))
     if recompute:  # one layer's activations at a time, and every layer's input
         whole = whole // depth + 4 * body.config.hidden_size * _TOKENS * depth
-    # On its way back the gradient of the widest state stands beside the state, once before and once after its function.
+    # In the backward pass the gradient of the widest state is in memory too, once before and once after its function.
     return whole // _TOKENS + 2 * 4 * _widest(body)
 
 
 class _Halves(TorchFunctionMode):
-    """What autocast does, which leaves the meta device alone: products take bfloat16, norms float32."""
+    """Does what autocast does not do on the meta device: products take bfloat16, norms float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,11 +224,11 @@ class _Halves(TorchFunctionMode):
 
 
 def _kept(body: Any, *, halves: bool) -> tuple[int, int]:
-    """Bytes that the backward pass would need of a forward pass of ``_TOKENS`` tokens, weights not counted, and the
-    bytes of weights that are copied in bfloat16."""
+    """Bytes that the backward pass would keep after a forward pass of ``_TOKENS`` tokens, without weights, and bytes of
+    weights copied in bfloat16."""
     ids, mode = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta"), _Halves()
     own = {p.untyped_storage()._cdata for p in body.parameters()}
-    kept: dict[int, Tensor] = {}  # the tensors themselves: an address is given anew once its tensor is gone
+    kept: dict[int, Tensor] = {}  # the tensors themselves: once one is gone, its address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage()._cdata not in own:
@@ -252,19 +244,19 @@ def _kept(body: Any, *, halves: bool) -> tuple[int, int]:
 
 
 def _widest(body: Any) -> int:
-    """The widest state between two layers: GPT-2's Conv1D counts as the linear layer that it is."""
+    """Width of the widest state between two layers; GPT-2's Conv1D is a linear layer too."""
     weights = [getattr(m, "weight", None) for m in body.modules() if not isinstance(m, nn.Embedding)]
     return max(max(w.shape) for w in weights if isinstance(w, Tensor) and w.ndim == 2)
 
 
 def _rows_and_columns(body: Any) -> int:
-    """Numbers that Adafactor keeps: of a matrix its row and column means."""
+    """How many numbers Adafactor keeps: row and column means of each matrix."""
     trained = [p for p in body.parameters() if p.requires_grad]
     return sum(sum(p.shape) if p.ndim > 1 else p.numel() for p in trained)
 
 
 class _Stored(torch.autograd.Function):
-    """Attention as far as memory goes: one state of the shape of the queries, and all that its gradient needs."""
+    """Attention as far as memory is concerned: a state shaped like the queries, and what its gradient needs."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -320,9 +320,8 @@ def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Superviso
 
 def _spelled(experiment: Experiment) -> dict[str, Any]:
     """Its trainers and seeds in the one spelling."""
-    train, weak_train = (
-        TRAINERS.spell(parse_trainer(t)) for t in (experiment.train, experiment.weak_train or experiment.train)
-    )
+    train = TRAINERS.canonical(experiment.train)
+    weak_train = TRAINERS.canonical(experiment.weak_train) if experiment.weak_train else train
     return {"train": train, "weak_train": None if weak_train == train else weak_train, "seeds": experiment.seeds}
 
 

@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_folder_is_one_clear_line(tmp_path: Path) -> None:
     assert f"{tmp_path} holds no toy_hub/train.parquet" in _message(data_dir=str(tmp_path))
     assert "give data_dir, or repo and revision, not both" in _message(data_dir=str(tmp_path), repo="other/toy")
     _write(tmp_path / "toy_hub", train=[{"txt": "a", "label": 1}])
-    assert "train.jsonl has no column 'text'; it has 'txt', 'label'; compare it with org/toy" in _message(
+    assert "train.jsonl: no column 'text'; did you mean 'txt'?; compare it with org/toy" in _message(
         data_dir=str(tmp_path)
     )
     (tmp_path / "toy_hub" / "train.jsonl").write_text("{", encoding="utf-8")
@@ -324,7 +324,10 @@ def test_offline_the_line_names_set_fallback_and_data_dir(monkeypatch: pytest.Mo
     [
         ({"train": ROWS[:3], "test": ROWS[4:]}, "train of org/toy has 3 rows where 4 are expected; try toy-hub(repo="),
         ({"train": ROWS[:4]}, "org/toy has no split 'test', it has train; try toy-hub(repo='other/toy')"),
-        ({"train": [{"text": "a", "y": 1}] * 4, "test": ROWS[4:]}, "org/toy has no column 'label'; it has 'text', 'y'"),
+        (
+            {"train": [{"text": "a", "y": 1}] * 4, "test": ROWS[4:]},
+            "org/toy: no column 'label'; it has 'text', 'y'; try toy-hub(repo=",
+        ),
     ],
 )
 def test_a_hub_that_changed_is_refused_and_nothing_kept(

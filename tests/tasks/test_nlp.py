@@ -200,10 +200,10 @@ def test_a_draw_is_fair_to_the_order_of_options(options: list[str], right: int, 
     order = data.draw(st.permutations(range(len(options))))
     asked = Question("Q: ", tuple(options), right, ("k",))
     turned = Question("Q: ", tuple(options[o] for o in order), order.index(right), ("k",))
-    one, two = ([(m.input, m.gold) for m in _asked("i", q, 0, seed, 0, Counter())] for q in (asked, turned))
+    one, two = ([(m.input, m.gold) for m in _asked("i", q, seed, 0, Counter())] for q in (asked, turned))
     assert one == two
     for choices in range(2, len(options) + 1):
-        (choice,) = _asked("i", asked, 0, seed, choices, Counter())
+        (choice,) = _asked("i", asked, seed, choices, Counter())
         assert choice.input[choice.gold] == f"Q: {options[right]}"
         assert len(set(choice.input)) == choices
 
@@ -211,29 +211,29 @@ def test_a_draw_is_fair_to_the_order_of_options(options: list[str], right: int, 
 def test_draws_depend_on_the_seed_and_the_question_alone() -> None:
     asked = [Question(f"Q{i}: ", tuple("abcd"), 0, ("k",)) for i in range(400)]
     wrong = [
-        next(str(m.input)[-1] for m in _asked("i", q, 0, s, 0, Counter()) if not m.gold) for s in (0, 1) for q in asked
+        next(str(m.input)[-1] for m in _asked("i", q, s, 0, Counter()) if not m.gold) for s in (0, 1) for q in asked
     ]
     assert all(90 < n < 180 for n in Counter(wrong[:400]).values())
     assert 60 < sum(a == b for a, b in zip(wrong[:400], wrong[400:], strict=True)) < 210
-    places = Counter(next(iter(_asked("i", q, 0, 0, 4, Counter()))).gold for q in asked)
+    places = Counter(next(iter(_asked("i", q, 0, 4, Counter()))).gold for q in asked)
     assert all(70 < n < 130 for n in places.values())
 
 
 def test_an_empty_answer_is_neither_drawn_nor_right() -> None:
     left: Counter[str] = Counter()
-    assert [m.input for m in _asked("i", Question("Q ", ("a", "", "b"), 0, ()), 0, 0, 0, left)] in (
+    assert [m.input for m in _asked("i", Question("Q ", ("a", "", "b"), 0, ()), 0, 0, left)] in (
         ["Q a", "Q b"],
         ["Q b", "Q a"],
     )
-    assert not list(_asked("i", Question("Q ", ("a", "", "b"), 1, ()), 0, 0, 0, left))
+    assert not list(_asked("i", Question("Q ", ("a", "", "b"), 1, ()), 0, 0, left))
     assert left == {"the right answer is empty": 1}
 
 
 def test_which_of_two_comes_first_is_even_and_not_the_answer() -> None:
-    made = [_versus("i", Pair(f"good {i}", f"bad {i}", ()), 0, 0, False) for i in range(400)]
+    made = [_versus("i", Pair(f"good {i}", f"bad {i}", ()), 0, False) for i in range(400)]
     assert 160 < sum(m.gold for m in made) < 240
     assert all((m.gold == 1) == str(m.input).startswith("First: good") for m in made)
-    chosen = [_versus("i", Pair(f"good {i}", f"bad {i}", ()), 0, 0, True) for i in range(400)]
+    chosen = [_versus("i", Pair(f"good {i}", f"bad {i}", ()), 0, True) for i in range(400)]
     assert all(m.input[m.gold] == f"good {i}" for i, m in enumerate(chosen))
 
 
@@ -554,9 +554,7 @@ def test_near_copies_of_a_passage_are_one_group(name: str, tmp_path: Path) -> No
 
 
 def test_which_row_of_a_pair_comes_first_is_drawn() -> None:
-    first = [
-        next(iter(_asked("i", Question(f"Q{i} ", ("a", "b"), 0, ()), 0, 0, 0, Counter()))).gold for i in range(400)
-    ]
+    first = [next(iter(_asked("i", Question(f"Q{i} ", ("a", "b"), 0, ()), 0, 0, Counter()))).gold for i in range(400)]
     assert 160 < sum(first) < 240
 
 

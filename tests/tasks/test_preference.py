@@ -87,7 +87,7 @@ def test_subsets_are_apart_and_the_red_team_is_no_set_of_pairs() -> None:
         read("hh-rlhf", subset="helpfull")
     with pytest.raises(UserError, match="hh_rlhf_helpful_base"):
         read("hh-rlhf", subset="helpful")
-    with pytest.raises(UserError, match="has no column 'chosen'"):
+    with pytest.raises(UserError, match="no column 'chosen'; it has"):
         read("hh-rlhf", data_dir=str(ROWS / "hh_rlhf_red_team"))
     assert {facts["places"][0].data_dir for facts in preference._HH.values()} == {
         "harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"

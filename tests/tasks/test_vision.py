@@ -424,7 +424,7 @@ def test_apt_get_fetches_the_pinned_version_and_failures_say_what_to_do(
         (tmp_path / "bin" / "apt-get").chmod(0o755)
 
     apt("echo \"E: Version '1-1' for 'toy' was not found\" >&2; exit 100")
-    with pytest.raises(UserError, match=r"apt-get update.*or download http"):
+    with pytest.raises(UserError, match=r"apt-get update.*otherwise download http"):
         fetch(archive)
     apt('echo "E: Failed to fetch http://x Connection refused" >&2; exit 100')
     with pytest.raises(UserError, match="apt-get says: Failed to fetch"):

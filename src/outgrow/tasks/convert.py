@@ -71,6 +71,7 @@ class Item(NamedTuple):
     split: str
     number: int
     what: LabelledText | Question | Pair
+    group: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -211,39 +212,36 @@ class _Made(NamedTuple):
     id: str
     input: Input
     gold: int
-    item: int
-    """Number of the item it was made of."""
 
 
 def _examples(source: HubTask, formatter: Formatter, options: Mapping[str, Any], runtime: Runtime) -> Examples:
     left: Counter[str] = Counter()
     items = _items(source, formatter, options, runtime, left)
     test = splits_of(source, options)[-1] if options["split_mode"] == "official" else None
-    items = _once(items, test, left)
-    groups = _groups(source.name, items)
+    items = _grouped(source.name, _once(items, test, left))
     if test is not None:
-        items, groups = _apart(source, items, groups, test, left)
+        items = _apart(source, items, test, left)
     is_choice = source.kind == "choice" or options.get("form") == "choice"
-    seed = options.get("seed", 0)
-    made = list(_made(source.name, items, seed, max(2, source.choices) if is_choice else 0, left))
+    choices = max(2, source.choices) if is_choice else 0
+    made = list(_made(source.name, items, options.get("seed", 0), choices, left))
     if left:
         told = ", ".join(f"{count:,} ({why})" for why, count in left.items())
         runtime.say(f"{source.name}: left out: {told}")
     if not made:
         raise UserError(f"{source.name}: no row is left to learn from; give more data, or another form")
-    of = [m.item for m in made]
-    meta: dict[str, Any] = {"official": _texts([items[i].split for i in of])}
+    rows, of = zip(*made, strict=True)
+    meta: dict[str, Any] = {"official": _texts([item.split for item in of])}
     if test is not None:
-        meta["split"] = _texts(["T" if items[i].split == test else "AB"[drawn(0, groups[i]) % 2] for i in of])
+        meta["split"] = _texts(["T" if item.split == test else "AB"[drawn(0, item.group) % 2] for item in of])
     for column in items[0].what.meta:
-        values = [items[i].what.meta[column] for i in of]
+        values = [item.what.meta[column] for item in of]
         meta[column] = _texts(values) if isinstance(values[0], str) else np.array(values, dtype=np.float64)
     pool = Examples(
-        ids=_texts([m.id for m in made]),
-        inputs=tuple(m.input for m in made),
-        gold=np.array([m.gold for m in made], dtype=np.int64),
+        ids=_texts([row.id for row in rows]),
+        inputs=tuple(row.input for row in rows),
+        gold=np.array([row.gold for row in rows], dtype=np.int64),
         classes=tuple("ABCDEFGH"[: source.choices]) if is_choice and source.choices else source.classes,
-        groups=_texts([groups[i] for i in of]),
+        groups=_texts([item.group for item in of]),
         meta=meta,
     )
     return within_limit(pool, options["limit"], source.name, lambda group: (drawn(0, "limit", group), group))
@@ -322,17 +320,16 @@ def _once(items: list[Item], test: str | None, left: Counter[str]) -> list[Item]
     return [items[n] for n in sorted(kept)]
 
 
-def _groups(name: str, items: list[Item]) -> list[str]:
-    """For each item the first one that it is tied to by a shared key, as text."""
+def _grouped(name: str, items: list[Item]) -> list[Item]:
+    """The items with their groups, each named after the first item that a shared key ties to it."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(same(key), number), number) for number, item in enumerate(items) for key in item.keys]
     ids = _texts([f"{name}-{item.split}-{item.number}" for item in items])
-    return [str(g) for g in group_names(ids, (), np.array(pairs, dtype=np.int64).reshape(-1, 2))] if items else []
+    groups = group_names(ids, (), np.array(pairs, dtype=np.int64).reshape(-1, 2)).tolist() if items else []
+    return [item._replace(group=group) for item, group in zip(items, groups, strict=True)]
 
 
-def _apart(
-    source: HubTask, items: list[Item], groups: list[str], test: str, left: Counter[str]
-) -> tuple[list[Item], list[str]]:
+def _apart(source: HubTask, items: list[Item], test: str, left: Counter[str]) -> list[Item]:
     """Without the training rows of groups that occur in the test."""
     train, there = next(iter(source.splits)), {item.split for item in items}
     if lacking := [split for split in (train, test) if split not in there]:
@@ -340,27 +337,26 @@ def _apart(
             f"{source.name}: split_mode='official' needs the splits {train} and {test}, and there are no rows "
             f"of {' or '.join(lacking)}; take split_mode='pooled'"
         )
-    in_test = {group for item, group in zip(items, groups, strict=True) if item.split == test}
-    keep = [n for n, item in enumerate(items) if item.split == test or groups[n] not in in_test]
+    in_test = {item.group for item in items if item.split == test}
+    keep = [item for item in items if item.split == test or item.group not in in_test]
     if len(keep) < len(items):
         left["their group is in the test"] += len(items) - len(keep)
-    return [items[n] for n in keep], [groups[n] for n in keep]
+    return keep
 
 
-def _made(name: str, items: list[Item], seed: int, choices: int, left: Counter[str]) -> Iterator[_Made]:
+def _made(name: str, items: list[Item], seed: int, choices: int, left: Counter[str]) -> Iterator[tuple[_Made, Item]]:
     surplus = _surplus(items, seed)
     for number, item in enumerate(items):
         id = f"{name}-{item.split}-{item.number}"
         match item.what:
+            case LabelledText() if number in surplus:
+                left["more answers of one class to a question than of the other"] += 1
             case LabelledText() as row:
-                if number in surplus:
-                    left["more answers of one class to a question than of the other"] += 1
-                else:
-                    yield _Made(id, row.text, row.gold, number)
+                yield _Made(id, row.text, row.gold), item
             case Pair() as versus:
-                yield _versus(id, versus, number, seed, bool(choices))
+                yield _versus(id, versus, seed, bool(choices)), item
             case Question() as asked:
-                yield from _asked(id, asked, number, seed, choices, left)
+                yield from ((one, item) for one in _asked(id, asked, seed, choices, left))
 
 
 def _surplus(items: list[Item], seed: int) -> set[int]:
@@ -378,15 +374,15 @@ def _surplus(items: list[Item], seed: int) -> set[int]:
     return surplus
 
 
-def _versus(id: str, versus: Pair, number: int, seed: int, is_choice: bool) -> _Made:
+def _versus(id: str, versus: Pair, seed: int, is_choice: bool) -> _Made:
     flipped = drawn(seed, versus.better, versus.worse) % 2
     first, second = (versus.worse, versus.better) if flipped else (versus.better, versus.worse)
     if is_choice:
-        return _Made(id, (first, second), flipped, number)
-    return _Made(id, f"First: {first}\nSecond: {second}", 1 - flipped, number)
+        return _Made(id, (first, second), flipped)
+    return _Made(id, f"First: {first}\nSecond: {second}", 1 - flipped)
 
 
-def _asked(id: str, asked: Question, number: int, seed: int, choices: int, left: Counter[str]) -> Iterator[_Made]:
+def _asked(id: str, asked: Question, seed: int, choices: int, left: Counter[str]) -> Iterator[_Made]:
     right = asked.options[asked.right]
     never = {"", same(right), same(asked.giveaway or "")}
     wrong: dict[str, int] = {}
@@ -409,11 +405,11 @@ def _asked(id: str, asked: Question, number: int, seed: int, choices: int, left:
         pair = [(asked.right, 1), (wrong[order[0]], 0)]
         # Not the option's own number: where the right one is always the first, that would be the class.
         for n, (place, gold) in enumerate(pair[:: 1 - 2 * (drawn(question, "order") % 2)]):
-            yield _Made(f"{id}-{n}", f"{asked.head}{asked.options[place]}{asked.tail}", gold, number)
+            yield _Made(f"{id}-{n}", f"{asked.head}{asked.options[place]}{asked.tail}", gold)
         return
     candidates = [asked.right, *(wrong[text] for text in order[: choices - 1])]
     # The right place is drawn anew: in some sets it is always the first, in others some places are favoured.
     shift = drawn(question, "place", right) % choices
     candidates = candidates[-shift:] + candidates[:-shift]
     texts = tuple(f"{asked.head}{asked.options[place]}{asked.tail}" for place in candidates)
-    yield _Made(id, texts, shift, number)
+    yield _Made(id, texts, shift)

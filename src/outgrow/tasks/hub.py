@@ -8,7 +8,7 @@ version it finds, whatever commit was asked for.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from outgrow.archives import hub_unreachable, known_sha256, new_folder, writing
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.tasks.readers import first_line, read_rows
+from outgrow.tasks.readers import first_line, no_column, read_rows, shown
 
 __all__ = ["CONVERTED", "Empty", "HubRow", "HubSet", "Place", "commit_of", "identity", "place_of", "read"]
 
@@ -74,8 +74,7 @@ class HubSet:
     The official test comes last: the labelled test split, or validation if the test labels are hidden. After it, a
     second, harder test may follow as ``test_hard``."""
     columns: tuple[str, ...]
-    """Columns that must be there; ``a|b`` for either."""
-    optional: tuple[str, ...] = ()
+    """Columns that must be there, ``a|b`` for either; with ``?`` those that may be."""
     licence: str
     folders: tuple[str, ...] = ()
     """Further names of its folder."""
@@ -158,11 +157,9 @@ class HubRow:
 
     def wrong(self, column: str, why: str) -> UserError:
         """The error for this row."""
-        value = repr(self.values.get(column))
-        shown = value if len(value) <= 60 else f"{value[:57]}..."
         return UserError(
-            f"{self.set_name}: row {self.number} of {self.split} in {self.where}: {column} {shown} {why}; "
-            f"is this really {self.set_name}, in the hub's schema?"
+            f"{self.set_name}: row {self.number} of {self.split} in {self.where}: {column} "
+            f"{shown(self.values.get(column))} {why}; is this really {self.set_name}, in the hub's schema?"
         )
 
 
@@ -279,25 +276,21 @@ def _local(source: HubSet, options: Mapping[str, Any]) -> Files | None:
 
 
 def _found(source: HubSet, folder: Path) -> Files:
-    splits = dict.fromkeys([*source.splits, "train", "validation", "test"])
+    configs = sorted({f"{name}/" for place in source.places for name in (place.config, place.data_dir) if name})
+    patterns = [
+        f"{inside}{{0}}{pattern}{ending}"
+        for inside in ("", "data/", *configs)
+        for ending in _ENDINGS
+        for pattern in (".", "-*-of-*.", "/*.")
+    ]
     usual = {"validation": ("dev", "val")}
     found = {}
-    for split in splits:
-        for name in (split, *source.aliases.get(split, ()), *usual.get(split, ())):
-            if files := _files_of(source, folder, name):
-                found[split] = files
-                break
+    for split in dict.fromkeys([*source.splits, "train", "validation", "test"]):
+        names = (split, *source.aliases.get(split, ()), *usual.get(split, ()))
+        globbed = (folder.glob(pattern.format(name)) for name in names for pattern in patterns)
+        if files := next(filter(None, (tuple(sorted(f for f in g if f.is_file())) for g in globbed)), ()):
+            found[split] = files
     return {split: files for split, files in source.renamed(found).items() if split in source.splits}
-
-
-def _files_of(source: HubSet, folder: Path, split: str) -> tuple[Path, ...]:
-    configs = {p for place in source.places for p in (place.config, place.data_dir) if p}
-    for inside in ("", "data/", *(f"{c}/" for c in sorted(configs))):
-        for ending in _ENDINGS:
-            for pattern in (f"{split}.{ending}", f"{split}-*-of-*.{ending}", f"{split}/*.{ending}"):
-                if files := tuple(sorted(f for f in folder.glob(inside + pattern) if f.is_file())):
-                    return files
-    return ()
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -358,16 +351,15 @@ def _rows(source: HubSet, file: Path, mend: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"{source.name}: {error}; {mend}") from error
 
 
-def _columns(source: HubSet, there: Iterable[str], where: str) -> list[str]:
+def _columns(source: HubSet, there: Sequence[str], where: str) -> list[str]:
     """The columns to read, of those that are there."""
-    known = [wanted.split("|") for wanted in source.columns]
-    for wanted in known:
-        if not set(wanted).intersection(there):
-            raise UserError(
-                f"{where} has no column {' or '.join(map(repr, wanted))}; it has {', '.join(map(repr, there))}"
-            )
-    chosen = {*source.optional, *(name for wanted in known for name in wanted)}
-    return [name for name in there if name in chosen]
+    known: set[str] = set()
+    for wanted in source.columns:
+        names = wanted.removesuffix("?").split("|")
+        if not wanted.endswith("?") and not set(names).intersection(there):
+            raise no_column(where, there, *names)
+        known.update(names)
+    return [name for name in there if name in known]
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def _answers(data: Examples, seed: int) -> list[Finding]:
     if data.form == "image":
         return [_does_not_apply(name, "images have no words") for name in names]
     if data.form == "choice":
-        return _choice_answers(data, names, seed)
+        return _choice_answers(data, names)
     asked = _taken_apart(data)
     if 2 * len(asked.rows) < len(data):
         return [_does_not_apply(name, "rows are single texts, not answers to a question") for name in names]
@@ -147,7 +147,7 @@ def _answers(data: Examples, seed: int) -> list[Finding]:
     ]
 
 
-def _choice_answers(data: Examples, names: Sequence[str], seed: int) -> list[Finding]:
+def _choice_answers(data: Examples, names: Sequence[str]) -> list[Finding]:
     choices = [own for own in data.inputs if isinstance(own, tuple)]
     words = [[_words(candidate) for candidate in own] for own in choices]
     shared = [min(_num_shared(own[0], other) for other in own[1:]) for own in words]
@@ -162,9 +162,9 @@ def _choice_answers(data: Examples, names: Sequence[str], seed: int) -> list[Fin
 
 
 def _taken_apart(data: Examples) -> _Asked:
-    """Rows that share their beginning with a neighbour of their group, in groups that hold several classes.
+    """Rows that share their beginning with another row of their group, in groups that hold several classes.
 
-    Sorted by text, the row with the longest beginning in common stands next to a row.
+    Sorted by text, the row with the longest common beginning stands next to a row.
     """
     assert data.gold is not None
     order = np.lexsort([np.array(data.inputs, dtype=object).astype(np.str_), data.groups])
@@ -190,7 +190,7 @@ def _words(text: str) -> list[str]:
 
 
 def _num_shared(one: list[str], other: list[str]) -> int:
-    """How many words two texts begin with alike."""
+    """How many words the common beginning of two texts has."""
     same = (a == b for a, b in zip(one, other, strict=False))
     return next((k for k, s in enumerate(same) if not s), min(len(one), len(other)))
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from outgrow.errors import UserError
+from outgrow.errors import UserError, nearest
 
-__all__ = ["ENDINGS", "Row", "existing_file", "first_line", "format_of", "read_rows"]
+__all__ = ["ENDINGS", "Row", "existing_file", "first_line", "format_of", "no_column", "read_rows", "shown"]
 
 ENDINGS = ".csv, .tsv, .jsonl, .ndjson, .json (each also .gz, .zst), .parquet"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
@@ -71,6 +71,13 @@ def format_of(file: Path, endings: str = ENDINGS) -> str:
         ending = "".join(file.suffixes[-2:])
         raise UserError(f"{file}: {ending!r} files cannot be read; give a file of one of these kinds: {endings}")
     return kind
+
+
+def no_column(where: str, there: Sequence[str], *wanted: str) -> UserError:
+    """The error for a missing column, any of those wanted, with the nearest ones offered."""
+    close = nearest(wanted[0], there)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(map(repr, there[:20]))}"
+    return UserError(f"{where}: no column {' or '.join(map(repr, wanted))}; {hint}")
 
 
 def read_rows(
@@ -265,6 +272,12 @@ def _parquet_rows(file: Path, columns: Callable[[list[str]], Iterable[str]]) -> 
                     yield Row("row", number, values)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} cannot be read as Parquet ({first_line(error)}); write it again") from None
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it, in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def first_line(error: BaseException) -> str:

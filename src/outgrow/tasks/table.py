@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from outgrow.archives import known_sha256
 from outgrow.data import Examples
-from outgrow.errors import UserError, nearest
-from outgrow.tasks.readers import ENDINGS, Row, existing_file, format_of, read_rows
+from outgrow.errors import UserError
+from outgrow.tasks.readers import ENDINGS, Row, existing_file, format_of, no_column, read_rows, shown
 from outgrow.tasks.registry import task
 
 __all__ = ["table"]
@@ -115,9 +115,6 @@ class _Problems:
             more = f" ({others} more problems of other kinds)" if others else ""
             raise UserError(f"{self.file}, {what}{alike}; {mend}{more}")
 
-    def error(self, what: str, place: str | None = None) -> UserError:
-        return UserError(f"{self.file}, {place}: {what}" if place else f"{self.file}: {what}")
-
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -135,35 +132,25 @@ def _rows(
                 seen.update(dict.fromkeys(there))
             seen.update(dict.fromkeys(column for column in wanted if column in there))
         else:
-            _check_header(there, wanted, delimiter or ("\t" if kind == "tsv" else ","), problems)
+            _check_header(there, wanted, delimiter or ("\t" if kind == "tsv" else ","), file)
         return wanted
 
     yield from read_rows(file, chosen, delimiter=delimiter, encoding=encoding, bad_row=problems.add)
     for column in wanted:
         if seen and column not in seen:
-            raise _no_column(column, list(seen), problems)
+            raise no_column(str(file), list(seen), column)
 
 
-def _check_header(header: Sequence[str], wanted: Sequence[str], delimiter: str, problems: _Problems) -> None:
+def _check_header(header: Sequence[str], wanted: Sequence[str], delimiter: str, file: Path) -> None:
     for column in wanted:
-        if header.count(column) > 1:
-            raise problems.error(
-                f"the header has {header.count(column)} columns {column!r}; rename all but one", "line 1"
-            )
-        if column not in header and len(header) == 1:
-            for other in (d for d in ",;\t|" if d != delimiter and d in header[0]):
-                raise problems.error(
-                    f"no column {column!r}: the header is the one field {header[0]!r}; give delimiter={other!r}",
-                    "line 1",
-                )
-        if column not in header:
-            raise _no_column(column, header, problems)
-
-
-def _no_column(column: str, known: Sequence[str], problems: _Problems) -> UserError:
-    close = nearest(column, known)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(map(repr, known[:20]))}"
-    return problems.error(f"no column {column!r}; {hint}")
+        if (count := header.count(column)) > 1:
+            raise UserError(f"{file}, line 1: the header has {count} columns {column!r}; rename all but one")
+        for other in ",;\t|" if not count and len(header) == 1 else "":
+            if other != delimiter and other in header[0]:
+                what = f"no column {column!r}: the header is the one field {header[0]!r}"
+                raise UserError(f"{file}, line 1: {what}; give delimiter={other!r}")
+        if not count:
+            raise no_column(str(file), header, column)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -216,7 +203,7 @@ class _Columns:
         if value is None or (isinstance(value, str) and not value.strip()):
             self._wrong("text", "the text is empty", "fill it in or drop the row")
         elif not isinstance(value, str):
-            self._wrong("text", f"{_short(value)} is no text", "store the column as text")
+            self._wrong("text", f"{shown(value)} is no text", "store the column as text")
         elif _SURROGATE.search(value):
             self._wrong("text", "the text holds half a character (a lone surrogate)", "write the file again as UTF-8")
         else:
@@ -237,7 +224,7 @@ class _Columns:
         if value is None or value == "":
             self._wrong(role, f"the {role} is empty", f"fill it in, or leave the option {role} out")
         elif isinstance(value, bool) or not isinstance(value, str | int) or _SURROGATE.search(str(value)):
-            self._wrong(role, f"{_short(value)} is no {role}", "use texts or whole numbers")
+            self._wrong(role, f"{shown(value)} is no {role}", "use texts or whole numbers")
         elif role == "id" and len(str(value)) > _MAX_ID:
             self._wrong(role, f"the id has {len(str(value))} characters", f"use ids of at most {_MAX_ID}")
         else:
@@ -256,7 +243,7 @@ class _Columns:
     def _class_name(self, role: str, value: Any) -> str | None:
         name = _class_name(value)
         if name is None and not _is_empty(value):
-            self._wrong(role, f"{_short(value)} is no class", "classes are texts, whole numbers or true/false")
+            self._wrong(role, f"{shown(value)} is no class", "classes are texts, whole numbers or true/false")
         return None if name is None else self.interned.setdefault(name, name)
 
     def _weak(self, value: Any) -> str | float | None:
@@ -267,7 +254,7 @@ class _Columns:
     def _part(self, value: Any, label: str | None) -> str:
         part = _PARTS.get(value.strip().lower()) if isinstance(value, str) else None
         if part is None:
-            self._wrong("split", f"{_short(value)} is no part of a split", "use A, B or T (or train, transfer, test)")
+            self._wrong("split", f"{shown(value)} is no part of a split", "use A, B or T (or train, transfer, test)")
         elif part != "B" and label is None:
             self._wrong("label", f"a row of part {part} has no label", "only rows of part B may have none")
         return part or ""
@@ -276,7 +263,7 @@ class _Columns:
         """Everything as :class:`Examples`, once all rows are in."""
         if not self.num_rows:
             self.problems.check()
-            raise self.problems.error("it has no rows")
+            raise UserError(f"{self.problems.file}: it has no rows")
         names = self._classes(classes)
         number = {name: c for c, name in enumerate(names)}
         gold = np.array([-1 if label is None else number.get(label, -2) for label in self.labels], dtype=np.int64)
@@ -291,7 +278,8 @@ class _Columns:
         present = np.unique(gold[gold >= 0])
         if len(present) < 2:
             only = f"only the class {names[present[0]]!r}" if len(present) else "no label at all"
-            raise self.problems.error(f"column {self.columns['label']!r} has {only}; at least two classes are needed")
+            where = f"{self.problems.file}: column {self.columns['label']!r}"
+            raise UserError(f"{where} has {only}; at least two classes are needed")
         return Examples(
             ids=np.array(list(self.ids), dtype=np.str_),
             inputs=tuple(self.texts),
@@ -310,9 +298,10 @@ class _Columns:
         found = {label for label in self.labels if label is not None}
         labelled = sum(label is not None for label in self.labels)
         if len(found) > max(_MAX_NAMED_CLASSES, labelled // 2):
-            raise self.problems.error(
-                f"column {self.columns['label']!r} has {len(found)} different values in {labelled} rows, "
-                "too many to be classes; name the column of the classes with label='...'"
+            where = f"{self.problems.file}: column {self.columns['label']!r}"
+            raise UserError(
+                f"{where} has {len(found)} different values in {labelled} rows, too many to be classes; "
+                "name the column of the classes with label='...'"
             )
         numbers = {name: _number(name) for name in found}
         if all(value is not None for value in numbers.values()):
@@ -328,7 +317,7 @@ class _Columns:
             for row, value in given:
                 second = _number(value)
                 if second is None or not 0 <= second <= 1:
-                    what = f"{_short(value)} is no probability"
+                    what = f"{shown(value)} is no probability"
                     self._wrong("weak", what, "write that of the second class, from 0 to 1", row)
                 else:
                     probs[row] = 1 - second, second
@@ -345,7 +334,7 @@ class _Columns:
     ) -> None:
         known = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
         for row in rows.tolist():
-            self._wrong(role, f"unknown class {_short(values[row])}", f"the classes are {known}", row)
+            self._wrong(role, f"unknown class {shown(values[row])}", f"the classes are {known}", row)
 
 
 def _is_empty(value: Any) -> bool:
@@ -376,8 +365,3 @@ def _number(value: str | float) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -21,7 +21,7 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.tasks.readers import ENDINGS, existing_file, first_line, format_of, read_rows
+from outgrow.tasks.readers import ENDINGS, existing_file, first_line, format_of, no_column, read_rows
 from outgrow.tasks.registry import task
 
 if TYPE_CHECKING:
@@ -360,12 +360,10 @@ def _table_puzzles(file: Path) -> Iterator[_Puzzle]:
 
 def _columns(there: Sequence[str], file: Path) -> list[str]:
     needed = _LICHESS if any(name in there for name in _LICHESS) else _TRANSCRIPT
-    missing = [name for name in needed if name not in there]
-    if missing:
-        raise UserError(
-            f"{file}: no column {missing[0]!r} (it has {', '.join(map(repr, there[:12]))}); a table of puzzles has "
-            f"{', '.join(_LICHESS)} as Lichess's, or {', '.join(_TRANSCRIPT)}"
-        )
+    for name in needed:
+        if name not in there:
+            either = f"a table of puzzles has {', '.join(_LICHESS)} as Lichess's, or {', '.join(_TRANSCRIPT)}"
+            raise UserError(f"{no_column(str(file), there, name)}; {either}")
     return [name for name in there if name in (*needed, "Rating", "GameId", "GameUrl")]
 
 

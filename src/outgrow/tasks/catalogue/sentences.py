@@ -89,8 +89,7 @@ def _deontology(row: HubRow) -> LabelledText:
 @_ethics(
     "virtue",
     (28_245, 4_975, 4_780),
-    columns=("label", "scenario"),
-    optional=("trait",),
+    columns=("label", "scenario", "trait?"),
     rows=32_978,
     classes=("no", "yes"),
     about="Does the person in the scenario show this character trait?",

@@ -35,20 +35,15 @@ class _Set(NamedTuple):
     """In the file."""
     clear_rows: int
     """Of them, those kept by default."""
-    about: str
+    text: str
+    raters: str
 
 
 SETS = {
-    "movies": _Set(
-        "movieReviewSnippets", 10_605, 10_043, "sentence of a film review positive? By the mean of about 19"
-    ),
-    "news": _Set(
-        "nytEditorialSnippets", 5_190, 2_788, "sentence of a newspaper's opinion page positive? By the mean of 20"
-    ),
-    "tweets": _Set("tweets", 4_200, 3_362, "tweet positive? By the mean of about 38"),
-    "reviews": _Set(
-        "amazonReviewSnippets", 3_708, 2_943, "sentence of a customer's product review positive? By the mean of 20"
-    ),
+    "movies": _Set("movieReviewSnippets", 10_605, 10_043, "sentence from a film review", "about 19"),
+    "news": _Set("nytEditorialSnippets", 5_190, 2_788, "sentence from a newspaper's opinion page", "20"),
+    "tweets": _Set("tweets", 4_200, 3_362, "tweet", "about 38"),
+    "reviews": _Set("amazonReviewSnippets", 3_708, 2_943, "sentence from a customer's product review", "20"),
 }
 """The files by their names. A group is a film review, an opinion piece (498), a tweet or a product review (300)."""
 
@@ -61,7 +56,7 @@ def _facts(name: str) -> TaskFacts:
         archives=(VADER_SENTIMENT,),
         licence="MIT",
         source=SOURCE,
-        about=f"Is this {SETS[name].about} human ratings.",
+        about=f"Is this {SETS[name].text} positive? By the mean of {SETS[name].raters} human ratings.",
         version=2,
     )
 

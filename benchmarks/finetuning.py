@@ -92,7 +92,7 @@ def main() -> None:
 
 def measured(variant: str, model: str, steps: int) -> dict[str, float]:
     """Examples and tokens of text a second, share of the matrix peak, and peak memory of this process in bytes."""
-    folder = ModelSpec.parse(model).folder(offline=True)
+    folder = ModelSpec.parse(model).folder(Runtime(offline=True))
     texts = list(load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:ROWS])
     peak = matrix_peak()
     work = {

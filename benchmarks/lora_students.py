@@ -94,7 +94,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=4)
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
-    folder = ModelSpec.parse(options.model).folder(offline=True)
+    folder = ModelSpec.parse(options.model).folder(Runtime(offline=True))
     texts = load_task(TaskSpec.parse("sentiment-movies"), Runtime(offline=True)).texts[:6400]
     rows = tokenize(load_tokenizer(folder), list(texts), 128)
     print(f"{options.model}, rank {options.rank}, {torch.get_num_threads()} threads, torch {torch.__version__}")

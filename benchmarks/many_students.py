@@ -216,7 +216,7 @@ def correlated() -> Floats:
 def of_model(name: str) -> Floats:
     """A model's features of movie snippets, (rows, d), by the default view."""
     texts = load_task(TaskSpec.parse("sentiment-movies"), Runtime()).texts[: ROWS + HELD_OUT]
-    return extract(ModelSpec.parse(name).folder(), texts, max_tokens=64, runtime=Runtime(device="cpu"))[
+    return extract(ModelSpec.parse(name).folder(Runtime()), texts, max_tokens=64, runtime=Runtime(device="cpu"))[
         ProbeSettings().view
     ]
 

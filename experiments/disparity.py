@@ -21,7 +21,7 @@ from outgrow import Grid, Runtime
 from outgrow.board.run import run_board
 from outgrow.engine.progress import Progress
 from outgrow.experiment import open_store
-from outgrow.report.plots import save
+from outgrow.report.figures import save
 from outgrow.strategies import canonical_strategy
 
 if TYPE_CHECKING:

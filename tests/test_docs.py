@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from outgrow.cli import app
-from outgrow.models.packaged import RUNGS
-from outgrow.reference import write
+from outgrow.models.packaged import PACKAGED
+from outgrow.report.reference import write
 from outgrow.strategies import STRATEGIES, canonical_strategy
-from outgrow.tasks import registry, tasks_table
+from outgrow.tasks import TASKS, tasks_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,17 +54,17 @@ def test_the_strategy_of_the_docs_works_and_its_spellings_parse() -> None:
 
 def test_the_table_of_models_is_the_registry() -> None:
     models = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    for rung in RUNGS.values():
-        megabytes = round(sum(a.size for a in rung.archives) / 1e6)
-        row = next(line for line in models.splitlines() if line.startswith(f"| `{rung.name}`"))
-        assert f"{rung.parameters / 1e6:.1f} M" in row
+    for packaged in PACKAGED.values():
+        megabytes = round(sum(a.size for a in packaged.archives) / 1e6)
+        row = next(line for line in models.splitlines() if line.startswith(f"| `{packaged.name}`"))
+        assert f"{packaged.parameters / 1e6:.1f} M" in row
         assert f"{megabytes} MB" in row
-        assert rung.licence.split()[0] in row
+        assert packaged.licence.split()[0] in row
 
 
 def test_the_table_of_tasks_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {name: entry for name, entry in registry._TASKS.items() if entry.fn.__module__.startswith("outgrow.")}
-    monkeypatch.setattr(registry, "_TASKS", own)  # without those that tests register
+    own = {name: entry for name, entry in TASKS.items() if entry.fn.__module__.startswith("outgrow.")}
+    monkeypatch.setattr(TASKS, "_values", own)  # without those that tests register
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
-    assert page == write(page), "run: python -m outgrow.reference docs/tasks.md"
+    assert page == write(page), "run: python -m outgrow.report.reference docs/tasks.md"
     assert all(f"| `{task['name']}` |" in page for task in tasks_table())

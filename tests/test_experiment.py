@@ -183,7 +183,14 @@ def test_the_walk_sees_a_leak(make: MakeExperiment) -> None:
     assert ("gold", "B", "B_val") in set(paths_to_load(behind_but_not_beyond(ceiling, labels)))
 
 
+def as_ours(fn: Any) -> Any:
+    """As if it stood in the package: no digest of its source tells it from the function of that name and version."""
+    fn.__module__ = "outgrow.steps.examples"
+    return fn
+
+
 @step(version=1)
+@as_ours
 def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """In place of ``steps.gold``, with its very key: the truth of A, and garbage for all other parts."""
     ids = split.ids(parts)
@@ -592,7 +599,7 @@ def test_pairs_of_a_grid() -> None:
 
 
 GRIDS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Grid(weak=("a",)), "weak and strong go together"),
+    (lambda: Grid(weak=("a",)), "give both --weak and --strong"),
     (lambda: Grid(seeds=0), "at least 1"),
     (lambda: Grid(strategy=()), "strategy is empty"),
     (lambda: pairs(Grid(ladder="thre")), "did you mean three"),
@@ -608,7 +615,7 @@ def test_wrong_grids(make_grid: Callable[[], object], said: str) -> None:
 def test_the_grid_of_an_experiment_holds_it_alone(make: MakeExperiment) -> None:
     experiment = make(seeds=(3, 4, 5), test_rows=20, ceiling=False)
     assert experiments_of(grid_of(experiment)) == [experiment]
-    with pytest.raises(UserError, match="do not follow each other"):
+    with pytest.raises(UserError, match="are not consecutive"):
         grid_of(make(seeds=(0, 2)))
 
 

@@ -38,14 +38,15 @@ from outgrow.identity import is_inside
 from outgrow.labels import LABEL_MODELS, TRANSFORMS, Transform, TransformInputs
 from outgrow.losses import GCE, LOSSES, LogConf, Loss, MixesTargets, StatefulLoss
 from outgrow.models.probe import FittedProbe
-from outgrow.models.settings import Logistic, Probe
+from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
 from outgrow.registry import REGISTRIES
 from outgrow.runtime import Runtime
 from outgrow.strategies import chains, coherence, ensembles, prompts, training
+from outgrow.strategies.trainers import Finetune, Generate, Logistic, Probe
 from outgrow.supervisors import inject_errors, linear_errors, one_rating
 from outgrow.tasks import Sizes, TaskSpec
-from outgrow.train.settings import Finetune, Generate
+from outgrow.train.lm import GenerativeModel
 from tiny_models import WORDS, make_model
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -57,8 +58,10 @@ NO_NUMBERS = {
     "strategy": "it only wires steps: what it changes is in their arguments, which are hashed",
     "supervisor": "it only wires steps: what it changes is in their arguments, which are hashed",
     "trainer": "its fields are arguments of the steps that fit, which are pinned",
-    "image model": "read by the step embed, which is pinned with pixels; the others need a download",
-    "model of numbers": "read by the step embed, which is pinned with both",
+    "model": "read by the step embed, which is pinned with all that need no download",
+    "task": "made by the step load; what the data sets give is pinned in tests/tasks",
+    "figure": "a picture of numbers that stand",
+    "analysis": "a table of numbers that stand",
 }
 """Kinds of registered classes that are not pinned, and why."""
 UNPINNED = {
@@ -379,7 +382,8 @@ def of_heads() -> dict[Any, Case]:
     rows: dict[str, Any] = {
         "features": s.features,
         "rows": s.weak.take(s.split.parts["A"][[0, 1, 1, *range(2, 20)]]),
-        "gold": s.gold,
+        "labels": s.gold,
+        "part": "A",
     }
     settings = Probe(view="mean", epochs=3, batch_size=8, lr=0.02)
     fits = [(loss, settings) for loss in (Plain(), Squared(), Holding())]
@@ -387,15 +391,13 @@ def of_heads() -> dict[Any, Case]:
     exact = [Logistic(view=view) for view in ("mean", "last_token")]
     return {
         steps.fit_probe: lambda: [
-            steps.fit_probe(**given, loss=loss, probe=p, seed=2, runtime=CPU) for loss, p in fits
+            *(steps.fit_probe(**given, loss=loss, probe=p, seed=2, runtime=CPU) for loss, p in fits),
+            steps.fit_probe(**rows, split=s.split, loss=Plain(), probe=settings, seed=2, runtime=CPU),
         ],
-        steps.fit_logistic: lambda: [steps.fit_logistic(**given, logistic=which, runtime=CPU) for which in exact],
-        ensembles.fit_probe_rows: lambda: ensembles.fit_probe_rows(
-            **rows, split=s.split, probe=settings, seed=2, runtime=CPU
-        ),
-        ensembles.fit_logistic_rows: lambda: ensembles.fit_logistic_rows(
-            **rows, split=s.split, logistic=exact[0], runtime=CPU
-        ),
+        steps.fit_logistic: lambda: [
+            *(steps.fit_logistic(**given, logistic=which, runtime=CPU) for which in exact),
+            steps.fit_logistic(**rows, split=s.split, logistic=exact[0], runtime=CPU),
+        ],
     }
 
 
@@ -454,6 +456,7 @@ def of_finetuning(root: Path) -> dict[Any, Case]:
     split = Split(parts={name: ids[:9] for name, ids in s.split.parts.items()})
     settings = Finetune(epochs=2, batch_size=4, lr=0.01, max_tokens=8, checks=2)
     of: dict[str, Any] = {"model": model(root, "bert"), "texts": s.pool}
+    writer = model(root, "llama")
     given: dict[str, Any] = {
         "labels": s.weak,
         "split": split,
@@ -463,32 +466,31 @@ def of_finetuning(root: Path) -> dict[Any, Case]:
         "runtime": CPU,
         "settings": settings,
     }
+    features = Features(ids=s.pool.ids, views={v: np.tile(s.features.views["mean"], (1, 3))[:, :16] for v in VIEWS})
     ways: list[dict[str, Any]] = [
         {},
+        {"rows": s.weak.take(split.parts["B"][[0, 0, 1, 2, 3]])},
+        {"anchor": 0.5},
+        {"start": training.probe_heads(features, s.weak, split, "B", 0.1)},
         {"loss": Squared()},
         {"loss": Holding()},
         {"texts": s.choices, "model": model(root, "gpt2")},
         {"settings": Finetune(epochs=1, batch_size=4, lr=0.01, lora=2, optimizer="adafactor", schedule="cosine")},
+        {"model": writer, "start": GenerativeModel(state=_weights(writer), settings=Generate(), history=())},
     ]
-    features = Features(ids=s.pool.ids, views={"mean": np.tile(s.features.views["mean"], (1, 3))[:, :16]})
-    rows: dict[str, Any] = {"rows": s.weak.take(split.parts["A"][[0, 0, 1, 2, 3]]), "gold": s.gold, "split": split}
     return {
         steps.finetune: lambda: [_head(steps.finetune(**of | given | way)) for way in ways],
         steps.predict_finetuned: lambda: steps.predict_finetuned(
             _untrained(of["model"], settings), **of, split=split, parts=("T",), runtime=CPU
         ),
-        ensembles.finetune_rows: lambda: _head(
-            ensembles.finetune_rows(**of, **rows, settings=settings, seed=1, runtime=CPU)
-        ),
-        training.finetune_anchored: lambda: _head(training.finetune_anchored(**of, **given, anchor=0.5)),
-        training.finetune_probed: lambda: _head(training.finetune_probed(**of, **given, features=features, l2=0.1)),
+        training.probe_heads: lambda: training.probe_heads(features, s.weak, split, "B", 0.1).heads,
     }
 
 
 def _untrained(spec: ModelSpec, settings: Finetune) -> Any:
     from outgrow.train.model import FinetunedModel, build, get_trained
 
-    state = get_trained(build(spec.folder(), settings, 3, seed=0))
+    state = get_trained(build(spec.folder(CPU), settings, 3, seed=0))
     state["head.weight"] = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32))
     return FinetunedModel(state=state, settings=settings, num_classes=3, history=())
 
@@ -504,23 +506,14 @@ def of_writing(root: Path) -> dict[Any, Case]:
     of: dict[str, Any] = {"model": model(root, "llama"), "texts": s.pool}
     settings = Generate(epochs=2, batch_size=4, lr=0.01, max_tokens=16, max_answer=3)
     read = Generate(epochs=1, batch_size=4, lr=0.01, max_tokens=8, max_answer=7)
-    tuned = Finetune(epochs=1, batch_size=4, lr=0.01, max_tokens=8)
-    learned: dict[str, Any] = {"labels": s.weak, "split": split, "part": "B", "loss": Plain(), "settings": tuned}
     answers = steps.gold_answers(s.pool, split, ("B", "B_val"))
     untrained = SimpleNamespace(state=_weights(of["model"]), settings=settings)
     return {
-        steps.finetune_lm: lambda: (
-            steps.finetune_lm(
-                **of, answers=answers, split=split, part="B", settings=settings, seed=1, runtime=CPU
-            ).history
-        ),
+        steps.finetune_lm: lambda: [
+            steps.finetune_lm(**of, answers=given, split=split, part="B", settings=how, seed=1, runtime=CPU).history
+            for given, how in ((answers, settings), (None, read))
+        ],
         steps.decode: lambda: steps.decode(untrained, **of, split=split, parts=("T",), runtime=CPU),
-        training.read_texts: lambda: (
-            training.read_texts(**of, split=split, part="B", settings=read, seed=1, runtime=CPU).history
-        ),
-        training.finetune_reader: lambda: _head(
-            training.finetune_reader(**of, **learned, read=untrained, seed=1, runtime=CPU)
-        ),
     }
 
 
@@ -528,7 +521,7 @@ def _weights(spec: ModelSpec) -> Mapping[str, Tensor]:
     from outgrow.models.transformer import load_language_model
     from outgrow.train.model import get_trained
 
-    return get_trained(load_language_model(spec.folder()))
+    return get_trained(load_language_model(spec.folder(CPU)))
 
 
 # --- how it is pinned -------------------------------------------------------------------------------------------------

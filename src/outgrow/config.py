@@ -1,4 +1,4 @@
-"""What a user asks for: experiments and grids of them as plain data, and as YAML. Importing this costs nothing."""
+"""What a user asks for: experiments and grids, as plain data and as YAML. Importing this is cheap."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -11,35 +11,43 @@ __all__ = ["PRESETS", "Experiment", "Grid", "preset", "preset_fields", "read_gri
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One weak-to-strong result over several seeds. Every field is spelled as in YAML and on the command line."""
+class _Shared:
+    """Fields that experiments and grids share."""
 
-    task: str = "sentiment-movies"
-    """Name of a task, with options: ``table(path='mine.csv', weak='guess')``."""
-    weak: str = "glove"
-    """The supervisor: a model, or ``labels`` (the user's own), ``rater(...)``, ``errors(...)``; see ``outgrow
-    methods``."""
-    strong: str = "minilm-l6"
-    """The model of student and ceiling."""
-    strategy: str = "naive"
-    """How the weak labels become a student, see ``outgrow methods``."""
-    train: str = "probe"
-    """How student and ceiling are trained: ``probe(...)`` or ``finetune(...)``."""
     weak_train: str | None = None
-    """How the supervisor is trained; like the student where not said."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Trainer of the supervisor. Default: the same as the student."""
     supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; None for 3/8 of the data."""
+    """Rows of A, which train the supervisor. Default: 3/8 of the data."""
     transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; None for 3/8 of the data."""
+    """Rows of B, which the supervisor labels for the student. Default: 3/8 of the data."""
     test_rows: int | None = None
-    """Rows of T; None for 1/4 of the data."""
+    """Rows of T, the test set. Default: 1/4 of the data."""
     validation: float = 0.1
     """Share of A and of B held out for early stopping."""
     balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share; T always is."""
+    """Balance the classes of A and B if one exceeds its fair share by more than 10 %. T is always balanced."""
     ceiling: bool = True
-    """Train the ceiling. Without gold labels on B there is none, and no PGR."""
+    """Train ceilings. Turn this off if B has no gold labels; there is no PGR then."""
+    use: tuple[str, ...] = ()
+    """Load your own losses, strategies, tasks, ... from these Python files. $OUTGROW_USE adds more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(_Shared):
+    """One weak-to-strong result over several seeds. Fields are spelled the same in YAML and on the command line."""
+
+    task: str = "sentiment-movies"
+    """A task with its options, such as ``table(path='mine.csv', weak='guess')``."""
+    weak: str = "glove"
+    """The supervisor: a model, or ``labels`` (the table's own weak labels), ``rater(...)``, ``errors(...)``; see
+    ``outgrow methods``."""
+    strong: str = "minilm-l6"
+    """The model that becomes student and ceiling."""
+    strategy: str = "naive"
+    """How weak labels become a student, see ``outgrow methods``."""
+    train: str = "probe"
+    """How student and ceiling are trained: ``probe(...)`` or ``finetune(...)``."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -49,48 +57,34 @@ class Experiment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Experiments by the list: every task, pair, strategy and trainer with every other. What ``outgrow run`` takes."""
+class Grid(_Shared):
+    """Every combination of tasks, model pairs, strategies, and trainers: what ``outgrow run`` takes."""
 
     task: tuple[str, ...] = ("sentiment-movies",)
     """Tasks, see ``outgrow tasks``."""
     ladder: str = "three"
-    """``three``, ``six``, or models from weak to strong separated by commas; every weaker one supervises every
-    stronger one."""
+    """``three``, ``six``, or models from weak to strong separated by commas. Each model supervises every stronger
+    one."""
     weak: tuple[str, ...] = ()
-    """Supervisors, in place of the ladder's (with ``strong``): models, or labels, rater(...), errors(...)."""
+    """Supervisors, instead of a ladder (give ``strong`` too): models, or labels, rater(...), errors(...)."""
     strong: tuple[str, ...] = ()
-    """Students, in place of the ladder's (with ``weak``)."""
+    """Students, instead of a ladder (give ``weak`` too)."""
     strategy: tuple[str, ...] = ("naive", "confidence")
     """Strategies, see ``outgrow methods``."""
     train: tuple[str, ...] = ("probe",)
     """Trainers of student and ceiling: probe(...) or finetune(...)."""
-    weak_train: str | None = None
-    """Trainer of the supervisors; like the student's where not said."""
     seeds: int = 5
-    """Number of seeds; each draws its own split, order and start."""
+    """Number of seeds. Each draws its own split, order, and initial weights."""
     first_seed: int = 0
-    """The first of them; the others follow it."""
-    supervisor_rows: int | None = None
-    """Rows of A, which the supervisor is trained on; 3/8 of the data where not said."""
-    transfer_rows: int | None = None
-    """Rows of B, which the supervisor labels for the student; 3/8 of the data where not said."""
-    test_rows: int | None = None
-    """Rows of T; 1/4 of the data where not said."""
-    validation: float = 0.1
-    """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share."""
-    ceiling: bool = True
-    """Train ceilings; without gold labels on B there are none, and no PGR."""
+    """The first seed; the others follow it."""
     controls: bool = True
-    """Run the controls (shuffled weak labels, clusters without labels) beside every pair."""
+    """Also run the controls (shuffled weak labels, clusters without labels) for every pair."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"seeds is {self.seeds}; it must be at least 1")
         if bool(self.weak) != bool(self.strong):
-            raise UserError("weak and strong go together; give both, or a ladder")
+            raise UserError("give both --weak and --strong, or neither and a --ladder")
         for name in ("task", "strategy", "train"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; name at least one")
@@ -113,14 +107,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "controls": False,
     },
 }
-"""Fields of grids that have a name. ``released_code``: the choices of openai/weak-to-strong (commit 6b450f2,
+"""Named sets of grid fields. ``released_code``: the choices of openai/weak-to-strong (commit 6b450f2,
 train_simple.py and loss.py): its three losses with their defaults, Adam at 5e-5 (1e-5 for its models above gpt2-medium)
 falling by a cosine to zero, no warm-up, no clipping, a zero head on the last token, 1,024 tokens, neither balance nor
 early stopping. What stays different, and why, is in docs/differences.md."""
 
 
 def preset(name: str, **changes: Any) -> Grid:
-    """The grid called ``name``, some fields changed; ``--config NAME`` on the command line, ``preset: NAME`` in YAML.
+    """The preset ``name`` with some fields changed. On the command line: ``--config NAME``; in YAML: ``preset: NAME``.
 
     Raises:
         UserError: for an unknown name, or fields that do not fit.
@@ -129,7 +123,7 @@ def preset(name: str, **changes: Any) -> Grid:
 
 
 def preset_fields(name: str) -> Mapping[str, Any]:
-    """What a preset sets.
+    """The fields that a preset sets.
 
     Raises:
         UserError: for an unknown name.
@@ -164,7 +158,7 @@ def read_sweep(path: Path) -> list[Grid]:
 
 
 def to_yaml(*grids: Grid) -> str:
-    """Grids as YAML that :func:`read_sweep` reads back, every field written out; one alone is a mapping."""
+    """Grids as YAML with every field, as :func:`read_sweep` reads them. A single grid becomes a mapping."""
     import yaml
 
     content = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(grid).items()} for grid in grids]
@@ -189,7 +183,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         problem = getattr(error, "problem", None) or "no YAML"
         raise UserError(f"{path}{line}: {problem}; check indentation, colons and quotes there") from None
     if not content:
-        raise UserError(f"{path} is empty; `outgrow run --print-config` prints a complete one")
+        raise UserError(f"{path} is empty; `outgrow run --print-config` prints a complete example")
     grids = content if isinstance(content, list) else [content]
     nodes = node.value if isinstance(content, list) else [node]
     return [_grid(grid, where, path) for grid, where in zip(grids, nodes, strict=True)]
@@ -205,7 +199,7 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
         where = f"{path} line {lines.get(str(name), '?')}"
         if name == "preset":
             try:
-                values = {**preset_fields(str(value)), **values}  # what else the file says goes over it
+                values = {**preset_fields(str(value)), **values}  # other fields of the file override the preset
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
             continue
@@ -216,7 +210,7 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
 
 
 def _fitted(value: Any, kind: Any, what: str) -> Any:
-    """``value`` as the field's annotation says; a single name stands for a list of one."""
+    """``value`` as the field's annotation asks. A single name counts as a list of one."""
     text = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
     if "tuple" in text:
         values = value if isinstance(value, list) else [value]

@@ -1,7 +1,7 @@
 """The values that travel between steps: examples, labels, features, splits. All carry ids; all are frozen.
 
-Arrays are never joined by row order: :func:`positions` finds rows by id and fails if one is missing (the released
-code joins by order, which a reordering or a dropped row silently breaks).
+Arrays are never joined by row order. :func:`positions` finds rows by id and fails if one is missing; a join by order,
+as in the code released with the paper, breaks silently when a row moves or drops out.
 """
 
 import json
@@ -43,7 +43,7 @@ def positions(wanted: Ids, ids: Ids) -> Ints:
     """Row numbers in ``ids`` of each of ``wanted``.
 
     Raises:
-        ValueError: if an id is missing; rows are joined by id or not at all.
+        ValueError: if an id is missing.
     """
     order = np.argsort(ids, kind="stable")
     found = np.searchsorted(ids, wanted, sorter=order)
@@ -55,7 +55,7 @@ def positions(wanted: Ids, ids: Ids) -> Ints:
 
 
 def hardened(probs: Floats) -> Ints:
-    """The most probable class of each row; a tie goes to the first of the tied classes. (n, C) -> (n,)."""
+    """The most probable class of each row, (n, C) -> (n,); of tied classes the first."""
     return np.asarray(probs.argmax(axis=-1), dtype=np.int64)
 
 
@@ -65,12 +65,12 @@ class Examples:
 
     ids: Ids
     inputs: tuple[Input, ...]
-    """All of one form: texts, choices or images."""
+    """All have one form: texts, choices or images."""
     gold: Ints | None
-    """None where gold was taken away on purpose (:meth:`without_gold`)."""
+    """None if gold was removed on purpose (:meth:`without_gold`)."""
     classes: tuple[str, ...]
     groups: Ids
-    """Rows that share a group (same question, passage, source) never end up in different parts of a split."""
+    """Rows of one group (same question, passage, source) never end up in different parts of a split."""
     meta: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Further columns (n,), such as ``difficulty`` or the user's own ``weak`` label."""
 
@@ -90,7 +90,7 @@ class Examples:
 
     @property
     def form(self) -> Literal["text", "choice", "image"]:
-        """``text``: one text per example. ``choice``: C candidate texts, scored one by one, the class is the place of
+        """``text``: one text per example. ``choice``: C candidate texts, scored one by one; the class is the place of
         the right one. ``image``: bytes of an image file."""
         first = self.inputs[0] if self.inputs else ""
         return "choice" if isinstance(first, tuple) else "image" if isinstance(first, bytes) else "text"
@@ -103,7 +103,7 @@ class Examples:
             UserError: for images.
         """
         if self.form == "image":
-            raise UserError("the task's inputs are images, which a text model cannot read; take an image model")
+            raise UserError("the task's inputs are images, which a text model cannot read; use an image model")
         return cast(tuple[Reading, ...], self.inputs)
 
     @property
@@ -124,7 +124,7 @@ class Examples:
         return len(self.ids)
 
     def take(self, ids: Ids) -> Self:
-        """The rows with these ids, in their order."""
+        """The rows with these ids, in this order."""
         rows = positions(ids, self.ids)
         return replace(
             self,
@@ -136,7 +136,7 @@ class Examples:
         )
 
     def without_gold(self) -> Self:
-        """The same rows with nothing left that tells the truth: gold and meta are dropped."""
+        """The same rows without gold and meta, so that nothing left tells the truth."""
         return replace(self, gold=None, meta={})
 
     def save(self, folder: Path) -> None:
@@ -169,7 +169,7 @@ class Examples:
             gold=table["gold"].to_numpy() if "gold" in table.column_names else None,
             classes=tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))),
             groups=_text(table["group"].to_pylist()),
-            # Text without a single row is stored without a type.
+            # A text column without rows is stored without a type.
             meta={
                 k: _text(v.to_pylist()) if str(v.type) in ("string", "null") else v.to_numpy() for k, v in meta.items()
             },
@@ -178,7 +178,7 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labels:
-    """One row of class probabilities per example, whoever made them: gold, weak, student, human."""
+    """One row of class probabilities per example: gold, weak, a student's or a human's."""
 
     ids: Ids
     probs: Floats
@@ -235,7 +235,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """One written answer per example, whoever wrote it: what :class:`Labels` are where there are no classes."""
+    """One written answer per example: the counterpart of :class:`Labels` for tasks without classes."""
 
     ids: Ids
     texts: tuple[str, ...]
@@ -268,8 +268,8 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """Frozen features: for each view (a layer and a pooling) (n, d) float32, or (n, C, d) for the C candidates of
-    choices."""
+    """Features of a frozen model: float32 for each view (a layer and a pooling), (n, d), or (n, C, d) for the C
+    candidates of choices."""
 
     ids: Ids
     views: Mapping[str, npt.NDArray[np.float32]]
@@ -297,9 +297,9 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Ids of each part: ``A`` trains the supervisor, ``B`` is what it labels for the student, ``T`` is the test.
+    """Ids of each part: ``A`` trains the supervisor, the supervisor labels ``B`` for the student, ``T`` is the test.
 
-    ``A_val`` and ``B_val`` are held-out rows of A and B for early stopping; on ``B_val`` only weak labels are seen.
+    ``A_val`` and ``B_val`` are held-out rows of A and B for early stopping; of ``B_val`` only weak labels are seen.
     """
 
     parts: Mapping[str, Ids]

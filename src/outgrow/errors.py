@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see."""
+"""The one exception meant for users."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,20 +7,20 @@ __all__ = ["UserError", "nearest", "unknown_name"]
 
 
 class UserError(ValueError):
-    """Something the user can mend: one line that says what is wrong, where, and how to mend it.
+    """An error that the user can fix: one line that says what is wrong, where, and how to fix it.
 
     The command line prints the line without a traceback and exits with 2.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that look most like ``name``, best first."""
+    """Up to three known names that look most like ``name``, best first."""
     by_lower = {k.lower(): k for k in known}
     return [by_lower[m] for m in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.45)]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not registered, with the nearest ones offered."""
+    """The error for an unknown name. Suggests the nearest known ones."""
     known = sorted(known)
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

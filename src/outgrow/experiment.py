@@ -1,4 +1,4 @@
-"""Experiments: supervisor, student and ceiling wired into one result; grids of them; and running them."""
+"""Experiments: wire supervisor, student, and ceiling into one result; expand grids; run."""
 
 import contextlib
 import functools
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from outgrow import steps
 from outgrow.config import Experiment, Grid
 from outgrow.engine import runner
-from outgrow.engine.graph import Step
+from outgrow.engine.graph import Step, forget
 from outgrow.engine.progress import Progress
 from outgrow.engine.runner import Monitor, Outcome, Plan
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec, ladder
-from outgrow.results import table_of
+from outgrow.registry import use, used_files
+from outgrow.results import finished, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import (
     CONTROLS,
@@ -46,10 +47,11 @@ __all__ = [
     "open_store",
     "pairs",
     "plan",
-    "results",
     "run",
     "run_steps",
+    "runs",
     "sweep",
+    "use_files",
     "wire",
     "wire_all",
 ]
@@ -69,7 +71,7 @@ _TRANSFER = ("B", "B_val")
 
 
 def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """Supervisor and student of every pair. ``accepted`` are restricted models that may join a ladder."""
+    """All pairs of supervisor and student. ``accepted`` are restricted models that may join a ladder."""
     if grid.weak:
         return list(product(grid.weak, grid.strong))
     if "," in grid.ladder:
@@ -79,6 +81,7 @@ def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str,
 
 def experiments_of(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[Experiment]:
     """All experiments of the grid, controls last."""
+    use_files(grid.use)
     strategies = list(dict.fromkeys([*grid.strategy, *(CONTROLS if grid.controls else ())]))
     varied = {"task", "weak", "strong", "strategy", "train", "seeds"}
     rest: dict[str, Any] = {f.name: getattr(grid, f.name) for f in fields(Experiment) if f.name not in varied}
@@ -95,39 +98,54 @@ def _has_control(train: str, control: str) -> bool:
 
 
 def grid_of(experiment: Experiment) -> Grid:
-    """The grid that holds this experiment and nothing else.
+    """The grid that contains only this experiment.
 
     Raises:
-        UserError: if its seeds do not follow each other.
+        UserError: if its seeds are not consecutive.
     """
     first, last = experiment.seeds[0], experiment.seeds[-1]
     if experiment.seeds != tuple(range(first, last + 1)):
-        raise UserError(f"the seeds {list(experiment.seeds)} do not follow each other; run this experiment from Python")
+        raise UserError(f"the seeds {list(experiment.seeds)} are not consecutive; run this experiment from Python")
     single = {name: (getattr(experiment, name),) for name in ("task", "weak", "strong", "strategy", "train")}
     kept = {f.name: getattr(experiment, f.name) for f in fields(Experiment) if f.name in {g.name for g in fields(Grid)}}
     return Grid(**{**kept, **single, "seeds": len(experiment.seeds), "first_seed": first, "controls": False})
 
 
-def wire(experiment: Experiment) -> Step:
-    """The step whose result is the experiment's. Every name and option is checked here; nothing is fetched.
+def use_files(paths: Iterable[str]) -> None:
+    """Load the user's files, and those of ``$OUTGROW_USE``, so that what they register can be named.
 
     Raises:
-        UserError: for an unknown name or a combination that cannot be.
+        UserError: as :func:`outgrow.registry.use`.
+    """
+    used_files()
+    for path in paths:
+        use(path)
+
+
+def wire(experiment: Experiment) -> Step:
+    """The step whose result is the experiment's. Checks every name and option; downloads nothing.
+
+    Raises:
+        UserError: for an unknown name or an impossible combination.
     """
     return wire_all([experiment])[0]
 
 
 def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
-    """:func:`wire` for each; what they share is wired once, and the files that they name are looked at once.
+    """:func:`wire` for many. What they share is wired once, and the files they name are read once.
 
     Raises:
         UserError: as :func:`wire`.
     """
+    experiments = list(experiments)
+    forget()
+    use_files(path for files in dict.fromkeys(e.use for e in experiments) for path in files)
     wiring = _Wiring(
         task=functools.cache(_task),
         model=functools.cache(ModelSpec.parse),
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
+        used=[file._asdict() for file in used_files()],
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
     with gc_paused():
@@ -136,7 +154,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """No search for cycles meanwhile: steps form none, and half a million objects are searched again and again."""
+    """Pause garbage collection: steps form no cycles, and it would scan a sweep's half a million objects repeatedly."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -147,27 +165,29 @@ def gc_paused() -> Iterator[None]:
 
 
 class _Wiring(NamedTuple):
-    """What the experiments of one call share, each remembered by its arguments."""
+    """What the experiments of one call share, cached by arguments."""
 
     task: Callable[[str], tuple[TaskSpec, Step, Step]]
     model: Callable[..., ModelSpec]
     setup: Callable[..., tuple[Setup, Step]]
     ceiling: Callable[[Step, Step, Learner, int], Step]
+    used: list[dict[str, Any]]
+    """The user's files that were loaded."""
 
 
 class _Shared(NamedTuple):
-    """What experiments have in common that differ in nothing but their strategy."""
+    """What experiments share that differ only in strategy."""
 
     known: dict[str, Any]
-    """Their fields in the one spelling."""
+    """Their fields in canonical spelling."""
     pool: Step
     student: Learner
     setups: tuple[Setup, ...]
-    """One for each seed, as all that follow."""
+    """One per seed, as are the following."""
     truth: tuple[Step, ...]
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
-    """Of students trained in the trainer's own way."""
+    """For students trained the trainer's own way."""
 
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
@@ -194,7 +214,8 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     else:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
-    target.note = {"experiment": spelled}
+    spelled["use"] = tuple([file["path"] for file in wiring.used])
+    target.note = {"experiment": spelled, "used": wiring.used}
     return target
 
 
@@ -206,7 +227,7 @@ def _training(strategy: str) -> TrainingMethod | None:
 
 
 def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
-    """The experiment but for its strategy."""
+    """Everything about the experiment except its strategy."""
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     student = Learner(model=strong, trainer=trainer, texts=texts)
@@ -240,14 +261,14 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:
-    """A task, its pool and its texts."""
+    """A task, its pool, and its texts without gold."""
     task = TaskSpec.parse(text)
     pool = Step(steps.load, task=task)
     return task, pool, Step(steps.texts, pool=pool)
 
 
 def _form(task: TaskSpec) -> str:
-    """What a row of the task is: ``text``, ``choice`` or ``image``."""
+    """What a row of the task is: ``text``, ``choice``, or ``image``."""
     form = task.options.get("form", task.kind)
     return form if form in ("choice", "image") else "text"
 
@@ -255,7 +276,7 @@ def _form(task: TaskSpec) -> str:
 def _setup(
     pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, seed: int
 ) -> tuple[Setup, Step]:
-    """What a strategy may use for one seed, and the truth on T."""
+    """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
     weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
     gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
@@ -299,19 +320,17 @@ def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Superviso
 
 def _spelled(experiment: Experiment) -> dict[str, Any]:
     """Its trainers and seeds in the one spelling."""
-    train, weak_train = (
-        TRAINERS.spell(parse_trainer(t)) for t in (experiment.train, experiment.weak_train or experiment.train)
-    )
+    train, weak_train = map(TRAINERS.canonical, (experiment.train, experiment.weak_train or experiment.train))
     return {"train": train, "weak_train": None if weak_train == train else weak_train, "seeds": experiment.seeds}
 
 
 def open_store(root: str | None = None) -> Store:
-    """The store at ``root`` (else ``$OUTGROW_STORE``, else ``outgrow-store``), able to read every kind of result."""
+    """Open the store at ``root``. Default: ``$OUTGROW_STORE``, or ``outgrow-store``."""
     return Store(root or os.environ.get("OUTGROW_STORE") or "outgrow-store", _KINDS)
 
 
 def plan(experiments: Iterable[Experiment], store: Store) -> Plan:
-    """What running these experiments would do, without doing it."""
+    """What running these experiments would do."""
     return runner.plan(wire_all(experiments), store)
 
 
@@ -322,7 +341,7 @@ def run(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run one experiment; returns its row of :func:`outgrow.results`. What is stored already is not run again."""
+    """Run one experiment; returns its row of :func:`outgrow.runs`. Stored results are reused."""
     return sweep([experiment], store, runtime, quiet=quiet)
 
 
@@ -333,17 +352,17 @@ def sweep(
     *,
     quiet: bool = False,
 ) -> "pl.DataFrame":
-    """Run many experiments, shared steps once; returns their rows of :func:`outgrow.results`.
+    """Run many experiments; shared steps run once. Returns their rows of :func:`outgrow.runs`.
 
     Args:
         experiments: a grid or a list.
-        store: folder or fsspec URL; ``$OUTGROW_STORE`` or ``outgrow-store`` where not given.
-        runtime: device, batching, licences accepted.
+        store: folder or fsspec URL. Default: ``$OUTGROW_STORE``, or ``outgrow-store``.
+        runtime: device, batching, accepted licences.
         quiet: show no progress.
 
     Raises:
-        UserError: for anything the user can mend.
-        StepsFailed: if steps failed; all others are done and stored.
+        UserError: for anything the user can fix.
+        StepsFailed: if steps failed. All others are done and stored.
     """
     runtime = runtime or Runtime()
     if isinstance(experiments, Grid):
@@ -354,17 +373,17 @@ def sweep(
     return table_of([opened.record(t) for t in targets])
 
 
-def results(store: str | None = None) -> "pl.DataFrame":
+def runs(store: str | None = None) -> "pl.DataFrame":
     """One row per finished experiment in the store: its fields, and every score with its interval.
 
     See :func:`outgrow.results.table_of` for the columns.
     """
-    return table_of(open_store(store).records("compare"))
+    return table_of(finished(open_store(store)))
 
 
 def run_steps(
     experiments: Iterable[Experiment], store: Store, runtime: Runtime, monitor: Monitor | None = None
 ) -> tuple[list[Step], Outcome]:
-    """Run experiments, shared steps once; returns the step of each result and what was done."""
+    """Run experiments; shared steps run once. Returns the step of each result, and what was done."""
     targets = wire_all(experiments)
     return targets, runner.run(targets, store, runtime, monitor)

@@ -133,6 +133,7 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         self.kind, self.plural, self.protocol = kind, plural, protocol
         self._values: dict[str, _Value] = {}
         self._parsed: dict[str, Any] = {}
+        self._canonical: dict[str, str] = {}
         REGISTRIES[kind] = self
 
     def __getitem__(self, name: str) -> _Value:
@@ -159,9 +160,11 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
                 f"({_place(value)}); give one of them another name"
             )
         self._values[name] = value
+        _NAMED[_title(value)] = self.kind, name
         identity.pin(getattr(value, "fn", value))
         for registry in REGISTRIES.values():  # a spelling read before may hold the value that stood here
             registry._parsed.clear()
+            registry._canonical.clear()
 
     def add_class(self, name: str, cls: _Class) -> _Class:
         """Register a class of plain fields: it becomes a frozen dataclass with keyword arguments, whose numbers are
@@ -205,10 +208,16 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         """The shortest text that :meth:`parse` turns back into ``value``: only what differs from the defaults."""
         return _spelled(value)
 
+    def canonical(self, text: str) -> str:
+        """The shortest spelling of what ``text`` spells."""
+        if text not in self._canonical:
+            self._canonical[text] = self.spell(self.parse(text))
+        return self._canonical[text]
+
     def name_of(self, value: Any) -> str | None:
-        """The name of an instance of a registered class; None where it is of none."""
-        title = _title(type(value))
-        return next((name for name, cls in self._values.items() if _title(cls) == title), None)
+        """The name of an instance of a class registered here; None for anything else."""
+        kind, name = named_object(value) or ("", None)
+        return name if kind == self.kind else None
 
     def entry(self, name: str) -> _Value:
         """The value of that name.
@@ -241,12 +250,13 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
+_NAMED: dict[str, tuple[str, str]] = {}
+"""Kind and name of everything registered, by module and name of its class or function."""
+
+
 def named_object(value: Any) -> tuple[str, str] | None:
-    """Kind and name of an instance of a registered class; None where it is of none."""
-    for kind, registry in REGISTRIES.items():
-        if dataclasses.is_dataclass(value) and (name := registry.name_of(value)) is not None:
-            return kind, name
-    return None
+    """Kind and name of an instance of a registered class; None for anything else."""
+    return _NAMED.get(_title(type(value)))
 
 
 def _title(value: Any) -> str:
@@ -397,7 +407,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         return type(value) is tuple and all(_is_a(v, get_args(kind)[0]) for v in value)
     if kind in _KINDS:  # True is no whole number here
         return type(value) is kind and (kind is not float or math.isfinite(value))
-    return kind is Any or isinstance(value, kind)
+    named = named_object(value)
+    return kind is Any or isinstance(value, kind) or (named is not None and REGISTRIES[named[0]].protocol is kind)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

@@ -1,6 +1,6 @@
-"""From the store to tables: one row per experiment, and one per test example. Read from records only."""
+"""The store as data frames: one row per experiment, or one per test example."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from outgrow.data import Answers, Labels
@@ -10,14 +10,20 @@ from outgrow.strategies import CONTROLS
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["predictions", "table_of"]
+__all__ = ["finished", "predictions", "table_of"]
 
 _ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
+def finished(store: Store) -> Iterator[Record]:
+    """The records of all finished experiments in the store."""
+    for function in ("compare", "compare_answers"):
+        yield from store.records(function)
+
+
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
-    """A tidy table from records of ``compare``.
+    """A tidy table from records of finished experiments.
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
@@ -44,6 +50,7 @@ def _row(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
+    row["use"] = " ".join(f"{file['path']} ({file['sha256'][:12]})" for file in record["note"]["used"])
     row["num_seeds"] = len(experiment["seeds"])
     row["control"] = experiment["strategy"].partition("(")[0] in CONTROLS
     row |= {"num_test": result["test_rows"], "num_test_per_seed": result["test_rows_per_seed"]}

@@ -1,4 +1,4 @@
-"""How and where a step runs: everything that must not change its result, and so is never part of its key."""
+"""How and where a step runs: all that does not change its result, and so is never part of its key."""
 
 import os
 import sys
@@ -28,52 +28,56 @@ def _to_stderr(line: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Device, batching and progress of a run. Handed to step functions as ``runtime``; unhashed by design."""
+    """How and where to run. Nothing here changes a result, so nothing here is hashed."""
 
     device: str = "auto"
-    """``auto`` takes a GPU where one works and the CPU otherwise; ``cpu``, ``cuda``, ``cuda:1``, ``mps`` insist."""
+    """Where to compute: auto, cpu, cuda, cuda:1 or mps. auto uses a GPU if there is one; the others fail if the device
+    is missing."""
     microbatch: int = 0
-    """Examples per forward and backward pass in finetuning; 0 takes the whole batch at once. Same result either way."""
+    """Examples per forward and backward pass in finetuning; 0 passes the whole batch at once. The result is the
+    same."""
     tokens_at_once: int = 0
-    """Token budget of one batch in feature extraction and prediction; 0 takes what suits the device."""
+    """Tokens per batch in feature extraction and prediction; 0 takes 1,536 on a CPU, else 32,768."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time, same result."""
+    """In finetuning, compute activations again in the backward pass: less memory, more time, the same result."""
     compile: bool = False
-    """Run a model's layers through torch.compile in finetuning, where a compiler is at hand: minutes to begin with,
-    then perhaps faster; same result up to rounding."""
+    """Finetune through torch.compile, if there is a compiler: it takes minutes to start, then may be faster. The result
+    is the same up to rounding."""
     shard: bool = False
-    """Cut a model that is finetuned into pieces, one for each process that torchrun started (FSDP2): for models larger
-    than one card, same result."""
+    """Under torchrun, split a finetuned model over the processes (FSDP2), for models larger than one GPU."""
     offline: bool = False
-    """Fetch nothing; fail with what is missing instead."""
+    """Fetch nothing; fail and say what is missing."""
     accept_license: frozenset[str] = frozenset()
-    """Restricted models and tasks whose licences the user accepts."""
+    """Restricted models and tasks whose licenses you accept, such as gemma-3-270m."""
+
+    # The rest is set by the library, and is no option of the command line.
     say: Callable[[str], None] = _to_stderr
     """Told what a user should know while a step runs, such as what is fetched."""
-    scratch: Path | None = None
-    """Where a long step keeps its checkpoints; set by the runner, gone when the step is done."""
     report: Report = _silent
+    """Told how far a step is."""
+    scratch: Path | None = None
+    """Where a long step keeps its checkpoints. The runner sets it, and removes it when the step is done."""
 
     def __post_init__(self) -> None:
         if self.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
             raise UserError(
-                "a model can be sharded over several processes only, and this is one; start "
+                "--shard needs several processes, and this is one; start "
                 "`torchrun --nproc-per-node N --no-python outgrow ... --shard`, or leave --shard out"
             )
 
     def quiet(self) -> "Runtime":
-        """The same for another process, to which nobody listens."""
+        """The same without a listener, for another process."""
         return replace(self, say=_unsaid, report=_silent)
 
     def token_budget(self) -> int:
-        """``tokens_at_once``, or 1,536 on a CPU (more falls out of its caches) and 32,768 on a GPU."""
+        """``tokens_at_once``, or what suits the device: more than 1,536 falls out of a CPU's caches."""
         return self.tokens_at_once or (1536 if self.torch_device() == "cpu" else 32768)
 
     def torch_device(self) -> str:
-        """The device to use, checked to exist.
+        """The device to use.
 
         Raises:
-            UserError: if a device was asked for by name and is not there; never a silent fall back to the CPU.
+            UserError: if a device was asked for by name and is not there; it never falls back to the CPU silently.
         """
         import torch
 
@@ -92,7 +96,7 @@ class Runtime:
 
 
 def accepted_licenses() -> frozenset[str]:
-    """Restricted models and tasks accepted through ``OUTGROW_ACCEPT_LICENSE``, with commas or spaces between."""
+    """Restricted models and tasks accepted through ``OUTGROW_ACCEPT_LICENSE``, separated by commas or spaces."""
     return frozenset(os.environ.get("OUTGROW_ACCEPT_LICENSE", "").replace(",", " ").split())
 
 

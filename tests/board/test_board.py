@@ -16,18 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outgrow import steps
-from outgrow.board.run import (
-    Board,
-    BoardRow,
-    Cell,
-    Entry,
-    default_methods,
-    run_board,
-    settings_of,
-    short_name,
-    summarise,
-)
+from outgrow.board import methods
+from outgrow.board.methods import default_methods, settings_of, short_name
+from outgrow.board.run import run_board
 from outgrow.board.statistics import holm, mean, median, nested_interval, sign_flip
+from outgrow.board.summary import Board, BoardRow, Cell, Entry, summarise
 from outgrow.config import Grid
 from outgrow.data import Examples, Labels
 from outgrow.engine.store import Store
@@ -35,7 +28,7 @@ from outgrow.errors import UserError
 from outgrow.labels import TRANSFORMS
 from outgrow.losses import LOSSES
 from outgrow.metrics import Interval
-from outgrow.report import plots
+from outgrow.report import figures, plots
 from outgrow.report.board import findings, notes, print_board, write_board
 from outgrow.results import table_of
 from outgrow.runtime import Runtime
@@ -87,7 +80,7 @@ def row_of(board: Board, method: str) -> BoardRow:
 def test_a_planted_gain_is_found_and_so_is_a_planted_loss() -> None:
     board = board_of({"good": 0.03, "bad": -0.03, "alike": 0.0}, num_tasks=10)
     good, bad, alike = (row_of(board, m) for m in ("good", "bad", "alike"))
-    assert (good.verdict, bad.verdict, alike.verdict) == ("better", "worse", "not told apart")
+    assert (good.verdict, bad.verdict, alike.verdict) == ("better", "worse", "inconclusive")
     assert [row.method for row in board.rows if row.p is not None] == ["good", "alike", "bad"]
     assert good.difference is not None
     assert good.difference.low < 0.03 < good.difference.high
@@ -104,7 +97,7 @@ def test_the_same_gain_on_few_tasks_is_not_called_better() -> None:
     assert good.difference is not None
     assert good.difference.low > 0
     assert good.p == 0.125
-    assert good.verdict == "not told apart"
+    assert good.verdict == "inconclusive"
     said = " ".join(findings(board))
     assert "No method is shown to be better" in said
     assert "with 4 tasks" in said.lower()
@@ -251,12 +244,12 @@ def test_the_interval_over_cells_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_the_default_methods_are_those_of_the_registries() -> None:
-    methods = default_methods()
-    assert methods[0] == "naive"
-    assert {m for m in methods if m in STRATEGIES} == set(STRATEGIES) - set(CONTROLS)
-    assert {f"naive(transforms=({t},))" for t in TRANSFORMS} <= set(methods)
-    assert {f"naive(loss={t})" for t in LOSSES} - set(methods) == {"naive(loss=Xent)"}
-    assert all(canonical_strategy(m) == m for m in methods)
+    found = default_methods()
+    assert found[0] == "naive"
+    assert {m for m in found if m in STRATEGIES} == set(STRATEGIES) - set(CONTROLS)
+    assert {f"naive(transforms=({t},))" for t in TRANSFORMS} <= set(found)
+    assert {f"naive(loss={t})" for t in LOSSES} - set(found) == {"naive(loss=Xent)"}
+    assert all(canonical_strategy(m) == m for m in found)
 
 
 @pytest.mark.parametrize("method", default_methods())
@@ -264,6 +257,12 @@ def test_settings_to_choose_among_hold_the_default(method: str) -> None:
     settings = settings_of(method)
     assert method in settings
     assert len(set(settings)) == len(settings)
+
+
+def test_every_grid_is_of_a_loss_or_a_transform_that_is_there() -> None:
+    assert set(methods._GRIDS) <= {*LOSSES, *TRANSFORMS}
+    chosen = {method for method in default_methods() if len(settings_of(method)) > 1}
+    assert len(chosen) >= len(methods._GRIDS)
 
 
 def test_short_names() -> None:
@@ -446,11 +445,11 @@ def test_a_method_that_fails_in_a_cell_is_missing_there_and_nowhere_else(
     row = row_of(board, "naive(transforms=(KNN(k=5),))")
     assert (row.cells, row.missing) == (1, 1)
     assert all(r.missing == 0 for r in board.rows if r is not row)
-    assert "Failed in some cells, and judged by the others: KNN(k=5)." in notes(board)
+    assert "Failed in some cells and judged by the others: KNN(k=5)." in notes(board)
     assert board.cell_table().filter(pl.col("status") == "failed").height == 1
 
 
-def test_a_named_method_that_cannot_be_is_refused_and_one_of_all_is_left_out(
+def test_a_named_method_that_cannot_be_is_refused_and_one_of_all_is_skipped(
     grid: Grid, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible = "naive(transforms=(Harden, Temperature))"
@@ -460,9 +459,9 @@ def test_a_named_method_that_cannot_be_is_refused_and_one_of_all_is_left_out(
     small = replace(grid, task=("words",), controls=False)
     board = run_board(replace(small, strategy=("all",)), store, Runtime())
     assert {row.method for row in board.rows if row.kind == "method"} == {"naive", "confidence"}
-    assert board.left_out["naive(loss=LogConf)"] == "the same student as confidence"
-    assert "put Harden last" in board.left_out[impossible]
-    assert board.left_out["crc"].startswith("trains no student")
+    assert board.skipped["naive(loss=LogConf)"] == "the same student as confidence"
+    assert "put Harden last" in board.skipped[impossible]
+    assert board.skipped["crc"].startswith("trains no student")
     assert any("put Harden last" in note for note in notes(board))
     with pytest.raises(UserError, match="put Harden last"):  # nothing has run by then
         run_board(replace(small, strategy=(impossible,)), store, Runtime())
@@ -489,7 +488,7 @@ PROVENANCE = {"command": "outgrow board <b>", "versions": {"python": "3"}, "lice
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outgrow.report.page.javascript", lambda: "/* vega */")
     monkeypatch.setattr(
-        "outgrow.report.plots.render", lambda chart: plots.Rendered(chart.to_dict(), "<svg></svg>", b"png")
+        "outgrow.report.figures.render", lambda chart: figures.Picture(chart.to_dict(), "<svg></svg>", b"png")
     )
 
 
@@ -536,6 +535,6 @@ def test_heat_maps_tell_undefined_from_failed_from_zero() -> None:
         of_good = [v for v in values if v["method"] == "good"]
         assert [v["label"].replace("−", "+") for v in of_good[:2]] == labels
         assert of_good[0]["colour"] is None
-        svg = plots.render(chart).svg
+        svg = figures.render(chart).svg
         assert "×" in svg
         assert "good" in svg

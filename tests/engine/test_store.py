@@ -1,7 +1,10 @@
 """Results on disk: what is read is what was written, or it is said to be damaged."""
 
 import errno
+import hashlib
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from outgrow.data import Examples, Features, Labels, Split
 from outgrow.engine.graph import Step, step
-from outgrow.engine.store import Damaged, Store
+from outgrow.engine.store import Damaged, OtherEdition, Store
 from outgrow.errors import UserError
 from outgrow.experiment import open_store
 from outgrow.models.probe import FittedProbe
@@ -25,12 +28,12 @@ from outgrow.train.settings import FinetuneSettings
 
 
 @step(version=1)
-def made(name: str) -> Any:
+def made(name: str) -> dict[str, Any]:
     raise AssertionError("only its identity is used here")
 
 
 @step(version=1)
-def other(name: str) -> Any:
+def other(name: str) -> dict[str, Any]:
     raise AssertionError("only its identity is used here")
 
 
@@ -221,7 +224,7 @@ def test_results_are_found_by_function_and_by_the_start_of_their_key(any_store: 
     for s in steps:
         any_store.write(s, s.args["name"], {})
     assert sorted(r["key"] for r in any_store.records()) == sorted(s.key for s in steps)
-    assert [r["key"] for r in any_store.records("other")] == [steps[2].key]
+    assert [r["key"] for r in any_store.records("test_store.other")] == [steps[2].key]
     for s in steps:
         assert any_store.find(s.key[:12])["key"] == s.key
     any_store.delete(steps[0])
@@ -403,3 +406,99 @@ def test_opening_creates_nothing(tmp_path: Path) -> None:
     assert list(store.records()) == []
     assert not store.is_done(ONE)
     assert not (tmp_path / "new").exists()
+
+
+# --- a result under a key that is not its own -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["test_store.made", "test_store.other"])
+def test_a_result_copied_over_another_is_damage(tmp_path: Path, function: str) -> None:
+    """Of the same function, or of another: both folders are whole, and one of them lies."""
+    store = open_store(str(tmp_path))
+    right, wrong = Step(made, name="right"), Step(made if function.endswith("made") else other, name="wrong")
+    store.write(right, LABELS, {})
+    store.write(wrong, Labels.from_classes(LABELS.ids, 1 - LABELS.hard, 2, "wrong"), {})
+    shutil.rmtree(store.folder(right))
+    shutil.copytree(store.folder(wrong), store.folder(right))
+    for read in (store.read, store.record, lambda s: store.read_key(s.key), lambda s: store.verify(store.folder(s))):
+        with pytest.raises(Damaged, match="another step's"):
+            read(right)
+    assert [r["key"] for r in store.records()] == [wrong.key]
+
+
+@pytest.mark.parametrize("changed", [{"fn": "other"}, {"version": 2}, {"source": None}, {"args": {"name": "wrong"}}])
+def test_a_record_that_claims_a_key_it_does_not_have_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Even with a checksum that fits: whatever it says of itself must give the key of its folder."""
+    store = open_store(str(tmp_path))
+    store.write(ONE, 1, {})
+    path = Path(store.folder(ONE)) / "record.json"
+    record = json.loads(path.read_text())["record"] | changed
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "record": record}))
+    with pytest.raises(Damaged, match="another step's"):
+        store.read(ONE)
+
+
+def test_a_result_of_another_edition_is_recognised_and_never_read(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.write(ONE, 1, {})
+    path = Path(store.folder(ONE)) / "record.json"
+    record = json.loads(path.read_text())["record"]
+    del record["edition"], record["source"]  # as the first edition wrote them
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "record": record}))
+    with pytest.raises(OtherEdition, match="outgrow clean --old"):
+        store.read(ONE)
+    assert list(store.records()) == []
+    assert store.of_other_editions() == [store.folder(ONE)]
+
+
+# --- results of a user's steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.array(["a", "é"]),
+        {"weight": np.ones((2, 2), dtype=np.float32), "ids": np.array(["x"])},
+    ],
+    ids=["array", "texts", "arrays"],
+)
+def test_arrays_come_back(value: Any) -> None:
+    assert plain_of(round_trip(value)) == plain_of(value)
+
+
+def test_frames_come_back() -> None:
+    import polars as pl
+
+    frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
+    assert round_trip(frame).equals(frame)
+
+
+def test_an_array_of_objects_is_refused() -> None:
+    with pytest.raises(TypeError, match="holds Python objects"):
+        round_trip(np.array([object()]))
+
+
+class Weights:
+    """A user's own class, which writes and reads itself."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def save(self, folder: Path) -> None:
+        (folder / "value.txt").write_text(str(self.value))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Weights":
+        return cls(float((folder / "value.txt").read_text()))
+
+
+def test_an_own_class_comes_back_where_its_file_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.write(ONE, Weights(2.5), {})
+    assert store.read(ONE).value == 2.5
+    monkeypatch.delitem(sys.modules, "test_store")  # nothing that a record names is imported
+    with pytest.raises(UserError, match="name its file with --use"):
+        store.read(ONE)

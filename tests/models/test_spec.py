@@ -8,9 +8,10 @@ import huggingface_hub
 import pytest
 
 from outgrow.errors import UserError
-from outgrow.models import spec as spec_module
-from outgrow.models.packaged import RUNGS, content_id
+from outgrow.models import folder as folder_module
+from outgrow.models.packaged import PACKAGED, content_id
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
+from outgrow.runtime import Runtime
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -56,7 +57,7 @@ def test_a_hub_name_is_never_a_path(name: str) -> None:
 
 def test_a_local_model_is_identified_by_what_loading_reads(model: Path, tmp_path: Path) -> None:
     spec = ModelSpec.parse(str(model))
-    assert spec.folder() == model
+    assert spec.folder(Runtime()) == model
     (model / "README.md").write_text("words")
     assert ModelSpec.parse(str(model)) == spec
     moved = shutil.copytree(model, tmp_path / "moved")
@@ -66,7 +67,7 @@ def test_a_local_model_is_identified_by_what_loading_reads(model: Path, tmp_path
     (model / "model.safetensors").write_bytes(b"Weights")
     assert ModelSpec.parse(str(model)).content != spec.content
     with pytest.raises(UserError, match="changed during the run"):
-        spec.folder()
+        spec.folder(Runtime())
 
 
 def test_a_relative_path_is_a_path(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,19 +97,19 @@ def test_a_hub_model_is_fetched_without_code_or_pickles(model: Path, monkeypatch
         return str(model)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(offline=True) == model
+    assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime(offline=True)) == model
     assert (asked["repo"], asked["revision"], asked["local_files_only"]) == ("org/name", COMMIT, True)
     assert not any(p.endswith((".bin", ".pt", ".py", "*")) for p in asked["allow_patterns"])
     (model / "model.safetensors").unlink()
-    monkeypatch.setattr(spec_module, "hub_unreachable", lambda: None)
+    monkeypatch.setattr(folder_module, "hub_unreachable", lambda: None)
     with pytest.raises(UserError, match="safetensors"):
-        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder()
+        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime())
 
 
 def test_a_hub_model_not_cached_while_offline_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="fetching is off") as caught:
-        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(offline=True)
+        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime(offline=True))
     assert "\n" not in str(caught.value)
 
 
@@ -116,7 +117,7 @@ def test_ladders_run_from_weak_to_strong_and_add_only_what_was_accepted(monkeypa
     monkeypatch.delenv("OUTGROW_ACCEPT_LICENSE", raising=False)
     assert ladder("three") == ("glove", "minilm-l3", "minilm-l6")
     assert ladder("six") == ("glove", "minilm-l3", "minilm-l6", "smollm2-135m", "mpnet-base") == LADDERS["six"]
-    every = tuple(name for name, rung in RUNGS.items() if rung.reads == "text")
+    every = tuple(name for name, packaged in PACKAGED.items() if packaged.reads == "text")
     assert ladder("six", {"gemma-3-270m"}) == every
     assert ladder("three", {"gemma-3-270m"}) == LADDERS["three"]
     with pytest.raises(UserError, match="did you mean six"):
@@ -130,7 +131,7 @@ def test_a_hub_that_does_not_answer_is_one_line_within_seconds(tmp_path: Path, m
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(UserError, match="not in the hub's cache") as caught:
-        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder()
+        ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime())
     assert time.monotonic() - began < 10  # its client alone takes 24 s
     assert "\n" not in str(caught.value)
 
@@ -139,5 +140,5 @@ def test_a_hub_model_in_the_cache_needs_no_hub(model: Path, monkeypatch: pytest.
     asked: dict[str, Any] = {}
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **o: asked.update(o) or str(model))
-    assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder() == model
+    assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime()) == model
     assert asked["local_files_only"]

@@ -1,5 +1,7 @@
 """The report is one page that carries everything it needs, says what the numbers carry, and executes no name."""
 
+import base64
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -13,7 +15,7 @@ from rich.console import Console
 from fake_tables import NO_CEILING, TABLES, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
-from outgrow.report.plots import Rendered
+from outgrow.report.figures import Picture
 
 PROVENANCE: dict[str, Any] = {
     "command": "outgrow run --task 'a<b'",
@@ -33,7 +35,7 @@ EVIL = "<script>alert(1)</script>&'\""
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No JavaScript and no pictures, which take the time."""
     monkeypatch.setattr("outgrow.report.page.javascript", lambda: "/* vega */")
-    monkeypatch.setattr("outgrow.report.plots.render", lambda chart: Rendered(chart.to_dict(), "<svg></svg>", b"png"))
+    monkeypatch.setattr("outgrow.report.figures.render", lambda chart: Picture(chart.to_dict(), "<svg></svg>", b"png"))
 
 
 def write(frame: pl.DataFrame, folder: Path, title: str = "A sweep", **changes: Any) -> str:
@@ -67,7 +69,7 @@ def test_the_page_carries_its_scripts_and_pictures(tmp_path: Path, monkeypatch: 
     names = ("accuracy", "pgr", "agreement", "controls")
     pictures = {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     local = {t for t in found.targets if not t.startswith("data:image/svg+xml;base64,")}
-    assert local == {*pictures, "results.csv"}
+    assert local == {*pictures, "results.csv", "controls.csv"}
     assert all((tmp_path / name).is_file() for name in local)
     assert found.tags.count("img") == len(names)
     assert found.tags.count("script") == len(names) + 1
@@ -77,6 +79,16 @@ def test_the_page_carries_its_scripts_and_pictures(tmp_path: Path, monkeypatch: 
     assert "https:" not in before_the_script
     assert "default-src 'none'" in page
     assert pl.read_csv(tmp_path / "results.csv")["seeds"].to_list() == ["0 1"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_policy_lets_the_one_script_run_and_no_other(tmp_path: Path) -> None:
+    page = write(TABLES["one pair"], tmp_path)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script.startswith("/* vega */")
+    assert "vegaEmbed(" in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page
 
 
 @pytest.mark.usefixtures("quick")
@@ -113,21 +125,23 @@ def printed(frame: pl.DataFrame) -> str:
 def test_an_undefined_pgr_is_no_number_and_its_reason_is_told(tmp_path: Path) -> None:
     frame = table(fake_row(**NO_CEILING))
     page = write(frame, tmp_path)
-    cells = re.findall(r'<td class="number">(.*?)</td>', page)
+    comparisons, _, _ = page.partition("<h2>Controls</h2>")
+    cells = re.findall(r'<td class="number">(.*?)</td>', comparisons)
     assert cells[-1] == '<abbr title="there is no ceiling">undefined</abbr><sup>1</sup>'
     assert cells[2] == "none"
     assert "<li>PGR undefined: there is no ceiling.</li>" in page
-    assert "PGR is undefined in 1 of 1." in report.headline(frame)
+    assert "PGR is undefined in 1 of 1 comparison." in report.headline(frame)
     assert "PGR undefined: there is no ceiling" in printed(frame)
 
 
-def test_the_headline_counts_what_is_credible() -> None:
+def test_the_headline_counts_intervals() -> None:
     worse = fake_row("minilm-l3", gain=(-0.03, -0.05, -0.01), pgr=(-0.5, -0.9, -0.1))
     unclear = fake_row(strategy="confidence", gain=(0.01, -0.01, 0.03), pgr=None, pgr_undefined="no gap")
     said = report.headline(table(fake_row(), worse, unclear))
-    assert said.startswith("In 1 of 3 comparisons the student is credibly more accurate than its supervisor.")
-    assert "In 1 it is credibly less accurate." in said
-    assert "Median PGR where it is defined, 2 of 3: −0.08 (from −0.50 to 0.33). PGR is undefined in 1 of 3." in said
+    assert said.startswith("The 95 % interval of the gain lies above zero in 1 of 3 comparisons, below zero in 1 (not ")
+    assert "Median PGR: −0.08 (from −0.50 to 0.33), defined in 2 of 3 comparisons." in said
+    assert "below" not in report.headline(table(fake_row(), unclear))
+    assert "PGR: 0.33, defined in 1 of 2 comparisons." in report.headline(table(fake_row(), unclear))
     assert report.headline(TABLES["controls only"]) == "Only controls were run."
 
 
@@ -137,8 +151,9 @@ def test_a_student_not_above_its_controls_is_flagged(tmp_path: Path) -> None:
     beaten = table(fake_row(), fake_row(strategy="shuffled", student_accuracy=low))
     reached = table(fake_row(), fake_row(strategy="clusters", student_accuracy=high))
     assert "controls" not in report.headline(beaten)
-    assert "Not clearly above the controls: 1 of 1 student." in report.headline(reached)
-    assert 'title="not clearly above: clusters"' in write(reached, tmp_path)
+    said = "In 1 of 1 comparison the interval of the student's accuracy does not lie above all controls."
+    assert said in report.headline(reached)
+    assert 'title="not above: clusters"' in write(reached, tmp_path)
     assert "naive !" in printed(reached)
     of_another_pair = table(fake_row(), fake_row("minilm-l3", strategy="clusters", student_accuracy=high))
     assert "controls" not in report.headline(of_another_pair)

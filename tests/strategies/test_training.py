@@ -15,7 +15,7 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, open_store, run_steps, wire
 from outgrow.losses import Xent
-from outgrow.models.packaged import RUNGS
+from outgrow.models.packaged import PACKAGED
 from outgrow.models.spec import LANGUAGE_MODELS, ModelSpec
 from outgrow.runtime import Runtime
 from outgrow.strategies.training import best_probe, linear_head, oracle_stop
@@ -232,5 +232,5 @@ def test_what_cannot_be_is_said_at_once(make: MakeExperiment, change: dict[str, 
 
 
 def test_the_language_models_are_those_that_say_so() -> None:
-    assert set(LANGUAGE_MODELS) == {name for name, rung in RUNGS.items() if "language model" in rung.description}
+    assert set(LANGUAGE_MODELS) == {name for name, model in PACKAGED.items() if "language model" in model.description}
     ModelSpec.parse("smollm2-135m").check_language_model("this writes")

@@ -251,7 +251,7 @@ def test_written_answers_are_among_the_legal_moves_and_can_be_split() -> None:
         (f"a,{FOOLS_MATE},zz yy,1000,\n", "'zz' is no legal move"),
         (f"a,{FOOLS_MATE},d7d5 e2e4,strong,\n", "column 'Rating': 'strong' is no number"),
         (f",{FOOLS_MATE},d7d5 e2e4,1000,\n", "column 'PuzzleId': '' is no text"),
-        (f"a,{FOOLS_MATE}\n", "line 2: not as many fields as the header has"),
+        (f"a,{FOOLS_MATE}\n", "line 2: 2 fields where the header has 5"),
         ("", "holds no puzzle"),
     ],
 )
@@ -283,14 +283,17 @@ def test_a_mistake_in_a_pgn_is_one_line_with_its_game(tmp_path: Path, text: str,
     [
         ({"source": "lichess"}, "write 'packaged', or a hub data set pinned to a commit"),
         ({"source": "hf:EleutherAI/lichess-puzzles"}, "pinned to a commit"),
-        ({"path": "nowhere.csv"}, "nowhere.csv is no file"),
-        ({"path": __file__}, "the ending tells no format"),
+        (
+            {"path": "nowhere.csv"},
+            "nowhere.csv does not exist; give the path of a file of .*: .csv, .*, .pgn",
+        ),
+        ({"path": __file__}, "'.py' files cannot be read; give a file of one of these kinds: .csv, .*, .pgn"),
         ({"path": str(LICHESS), "form": "moves"}, "did you mean move"),
         ({"path": str(LICHESS), "position": "board"}, "unknown position"),
         ({"path": str(LICHESS), "notation": "pgn"}, "unknown notation"),
-        ({"path": str(LICHESS), "candidates": 1}, "candidates is 1"),
+        ({"path": str(LICHESS), "candidates": 1}, "candidates of task chess-puzzles is 1; it must lie in"),
         ({"path": str(LICHESS), "limit": 1, "candidates": 26}, "ask for fewer candidates"),
-        ({"path": str(LICHESS), "limit": 0}, "limit is 0"),
+        ({"path": str(LICHESS), "limit": 0}, "limit of task chess-puzzles is 0; it must lie at 1 or above"),
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, Any], said: str) -> None:
@@ -310,7 +313,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         read(path=str(tmp_path / "y.parquet"))
     (tmp_path / "z.csv").write_bytes(b"PuzzleId,FEN,Moves\n\xff\xfe,b,c\n")
-    with pytest.raises(UserError, match="cannot be read as CSV"):
+    with pytest.raises(UserError, match=r"z\.csv, line 2: byte 0xff is not utf-8; save it as utf-8$"):
         read(path=str(tmp_path / "z.csv"))
 
 

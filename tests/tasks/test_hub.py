@@ -14,21 +14,22 @@ from outgrow import archives as packages
 from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, wire
+from outgrow.identity import source_digest
 from outgrow.runtime import Runtime
-from outgrow.tasks import TaskSpec, hub, load, where_from
-from outgrow.tasks.convert import LabelledText, from_hub
+from outgrow.tasks import TASKS, TaskSpec, hub, load, where_from
+from outgrow.tasks.convert import HubTask, LabelledText
 from outgrow.tasks.hub import HubRow, HubSet, Place, commit_of, identity, read
-from outgrow.tasks.registry import _TASKS
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [{"text": f"text {i}", "label": i % 2, "unread": i} for i in range(6)]
-TOY = HubSet(
+TOY = HubTask(
     name="toy-hub",
-    places=(Place(repo="org/toy", revision=SHA), Place(repo="other/toy")),
-    rows={"train": 4, "test": 2},
+    places=(Place("org/toy", revision=SHA), Place("other/toy")),
+    splits={"train": 4, "test": 2},
     columns=("text", "label"),
-    test="test",
     licence="CC BY-NC 9.9 (non-commercial)",
+    classes=("even", "odd"),
+    about="Toy rows.",
 )
 
 
@@ -49,12 +50,12 @@ def own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def toy() -> Iterator[None]:
-    @from_hub(TOY, classes=("even", "odd"), about="Toy rows.")
+    @TOY
     def toy(row: HubRow) -> LabelledText:
         return LabelledText(row.text("text"), row.whole("label", 2))
 
     yield
-    del _TASKS["toy-hub"]
+    del TASKS._values["toy-hub"]
 
 
 class Hub:
@@ -78,12 +79,12 @@ def _write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 
 
 def _read(data_dir: Path, source: HubSet = TOY, **options: Any) -> list[HubRow]:
-    return list(read(source, tuple(source.rows), {"data_dir": str(data_dir)} | options, Runtime())())
+    return list(read(source, tuple(source.splits), {"data_dir": str(data_dir)} | options, Runtime())())
 
 
 def _message(source: HubSet = TOY, runtime: Runtime | None = None, **options: Any) -> str:
     with pytest.raises(UserError) as error:
-        list(read(source, tuple(source.rows), options, runtime or Runtime())())
+        list(read(source, tuple(source.splits), options, runtime or Runtime())())
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -137,7 +138,7 @@ def test_a_cut_folder_is_told_and_used(tmp_path: Path) -> None:
     rows = read(TOY, ("train", "test"), {"data_dir": str(tmp_path)}, Runtime(say=said.append))
     assert len(list(rows())) == 3
     assert said == [
-        f"toy-hub: {tmp_path / 'toy_hub'} has no test; going on without",
+        f"toy-hub: {tmp_path / 'toy_hub'} has no test; continuing without",
         f"toy-hub: train in {tmp_path / 'toy_hub'} has 3 rows, the hub's has 4",
     ]
 
@@ -146,7 +147,7 @@ def test_the_environment_names_the_folder_and_is_passed_over_for_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: None
 ) -> None:
     monkeypatch.setenv("OUTGROW_DATA_DIR", str(tmp_path))
-    assert TaskSpec.parse("toy-hub").content.endswith(f"hub:org/toy@{SHA}::")  # nothing there
+    assert f"hub:org/toy@{SHA}::" in TaskSpec.parse("toy-hub").content  # nothing there
     _write(tmp_path / "toy_hub", train=ROWS[:4], test=ROWS[4:])
     assert len(load(TaskSpec.parse("toy-hub"), Runtime())) == 6
     assert "hub:org/toy" in TaskSpec.parse(f"toy-hub(revision='{SHA}')").content
@@ -164,15 +165,21 @@ def test_what_is_wrong_with_a_folder_is_one_clear_line(tmp_path: Path) -> None:
         data_dir=str(tmp_path)
     )
     (tmp_path / "toy_hub" / "train.jsonl").write_text("{", encoding="utf-8")
-    assert "cannot be read as JSON" in _message(data_dir=str(tmp_path))
+    assert "train.jsonl, line 1: not JSON (Expecting property name" in _message(data_dir=str(tmp_path))
     (tmp_path / "toy_hub" / "train.jsonl").write_text("[1]\n", encoding="utf-8")
-    assert "is no JSON object" in _message(data_dir=str(tmp_path))
+    assert "train.jsonl, line 1: [1] is no JSON object" in _message(data_dir=str(tmp_path))
+    for wrong, said in (("{}", "it holds no list"), ("[1]", "entry 1: 1 is no JSON object"), ("[", "not JSON (")):
+        (tmp_path / "toy_hub" / "train.json").write_text(wrong, encoding="utf-8")
+        (tmp_path / "toy_hub" / "train.jsonl").unlink(missing_ok=True)
+        assert said in _message(data_dir=str(tmp_path))
+    (tmp_path / "toy_hub" / "train.json").unlink()
     (tmp_path / "toy_hub" / "train.parquet").write_text("no parquet", encoding="utf-8")
     assert "cannot be read as Parquet" in _message(data_dir=str(tmp_path))
     (tmp_path / "toy_hub" / "train.parquet").unlink()
-    (tmp_path / "toy_hub" / "train.jsonl").unlink()
     (tmp_path / "toy_hub" / "train.csv").write_text("text,label\na,1,2\n", encoding="utf-8")
     assert "line 2: 3 fields where the header has 2" in _message(data_dir=str(tmp_path))
+    (tmp_path / "toy_hub" / "train.csv").write_bytes(b"text,label\ncaf\xe9,1\n")
+    assert "train.csv, line 2: byte 0xe9 is not utf-8; save it as utf-8; compare it" in _message(data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("hidden", [-1, "-1", "", None, " "])
@@ -209,13 +216,15 @@ def test_a_folder_is_identified_by_content_not_by_place(tmp_path: Path, toy: Non
     _write(tmp_path / "one" / "toy_hub", train=ROWS[:3])
     assert TaskSpec.of("toy-hub", data_dir=str(tmp_path / "one")) != two
     assert wire(Experiment(task=str(one), weak="minilm-l3", strong="minilm-l6")).key != before
-    with pytest.raises(UserError, match="changed while the run was under way"):
+    with pytest.raises(UserError, match="changed during the run"):
         load(one, Runtime())
 
 
 def test_the_hub_is_identified_by_repository_and_commit(toy: None) -> None:
     spec = TaskSpec.parse("toy-hub")
-    assert spec.content == f"v1:hub:org/toy@{SHA}::"
+    formatter = TASKS["toy-hub"].fn
+    own = f"{formatter.__module__}.{formatter.__qualname__}@{source_digest(formatter)}"
+    assert spec.content == f"v1:hub:org/toy@{SHA}:::{own}"
     assert TaskSpec.parse(f"toy-hub(repo='org/toy', revision='{SHA}')") == spec
     assert TaskSpec.parse(f"toy-hub(revision='{'f' * 40}')") != spec
     assert TaskSpec.parse(f"toy-hub(repo='other/toy', revision='{SHA}')") != spec
@@ -233,7 +242,7 @@ def test_a_commit_is_asked_for_once_and_stays(monkeypatch: pytest.MonkeyPatch) -
         return type("Info", (), {"sha": SHA})
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    place = Place(repo="other/toy", revision="refs/convert/parquet")
+    place = Place("other/toy", revision="refs/convert/parquet")
     assert commit_of(TOY, place) == commit_of(TOY, place) == SHA
     assert asked == [("other/toy", "refs/convert/parquet")]
     assert place.name == "other/toy@refs/convert/parquet"
@@ -242,9 +251,9 @@ def test_a_commit_is_asked_for_once_and_stays(monkeypatch: pytest.MonkeyPatch) -
 def test_a_short_commit_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     commits = [type("Commit", (), {"commit_id": c}) for c in ("f" * 40, SHA)]
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_commits", lambda *_, **__: commits)
-    assert commit_of(TOY, Place(repo="other/toy", revision=SHA[:7])) == SHA
+    assert commit_of(TOY, Place("other/toy", revision=SHA[:7])) == SHA
     with pytest.raises(UserError, match="the hub knows no commit abcdef0"):
-        commit_of(TOY, Place(repo="other/toy", revision="abcdef0"))
+        commit_of(TOY, Place("other/toy", revision="abcdef0"))
 
 
 def test_a_hub_that_does_not_answer_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +337,7 @@ def test_a_hub_that_changed_is_refused_and_nothing_kept(
 
 
 def test_splits_of_a_mirror_are_renamed_and_counted_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place(repo="org/mirror", revision=SHA, splits={"test": "validation"}, rows={"train": 2, "test": 3})
+    place = Place("org/mirror", revision=SHA, called={"test": "validation"}, splits={"train": 2, "test": 3})
     monkeypatch.setattr(datasets, "load_dataset", Hub(train=ROWS[:2], validation=ROWS[2:5]))
     source = dataclasses.replace(TOY, places=(place,))
     rows = list(read(source, ("train", "test"), {}, Runtime())())
@@ -356,11 +365,11 @@ def test_files_without_a_header_keep_their_first_row(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(datasets, "load_dataset", from_disk)
     place = Place(
-        repo="org/toy",
+        "org/toy",
         revision=SHA,
         files={"train": "data/train.csv"},
         column_names=("text", "label"),
-        rows={"train": 2},
+        splits={"train": 2},
     )
     rows = list(read(dataclasses.replace(TOY, places=(place,)), ("train",), {}, Runtime())())
     assert [(r.text("text"), r.whole("label", 2)) for r in rows] == [("None", 0), ("b, c", 1)]
@@ -377,9 +386,11 @@ def test_a_spec_is_hashed_and_pickled_with_its_place(tmp_path: Path, toy: None) 
 
 
 def test_what_a_set_is_sampled_by_holds_while_reading(tmp_path: Path) -> None:
-    big = dataclasses.replace(TOY, name="toy-big", rows={"train": None, "test": None})
+    big = dataclasses.replace(
+        TOY, name="toy-big", splits={"train": None, "test": None}, sampled=lambda r: r.text("text"), limit=100
+    )
 
-    @from_hub(big, classes=("even", "odd"), about="Many rows.", sampled=lambda r: r.text("text"), limit=100)
+    @big
     def many(row: HubRow) -> LabelledText:
         formatted.append(row.number)
         return LabelledText(row.text("text"), row.whole("label", 2))
@@ -387,6 +398,7 @@ def test_what_a_set_is_sampled_by_holds_while_reading(tmp_path: Path) -> None:
     try:
         formatted: list[int] = []
         rows = [{"text": f"text {i}", "label": i * 7 % 3 % 2} for i in range(1000)]
+        rows[7]["text"] = " "  # left out, whether or not it is drawn
         _write(tmp_path / "toy_big", train=rows, test=rows[:1])
         data = load(TaskSpec.of("toy-big", data_dir=str(tmp_path)), Runtime(say=lambda _: None))
         assert len(formatted) == 100
@@ -396,8 +408,8 @@ def test_what_a_set_is_sampled_by_holds_while_reading(tmp_path: Path) -> None:
         _write(tmp_path / "toy_big", train=shuffled)
         other = load(TaskSpec.of("toy-big", data_dir=str(tmp_path)), Runtime(say=lambda _: None))
         assert set(other.inputs) == set(data.inputs)
-        assert (
-            len(load(TaskSpec.of("toy-big", data_dir=str(tmp_path), limit=None), Runtime(say=lambda _: None))) == 1000
-        )
+        said: list[str] = []
+        assert len(load(TaskSpec.of("toy-big", data_dir=str(tmp_path), limit=None), Runtime(say=said.append))) == 999
+        assert "toy-big: left out: 1 (without text), 1 (repeated)" in said
     finally:
-        del _TASKS["toy-big"]
+        del TASKS._values["toy-big"]

@@ -131,9 +131,9 @@ def test_loading_twice_gives_the_same(name: str) -> None:
 
 def test_options_that_do_not_fit_are_one_clear_line() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"form": "both"}, "form='both' must be 'pair' or 'choice'"),
-        ({"split_mode": "own"}, "split_mode='own' must be 'pooled' or 'official'"),
-        ({"limit": 0}, "limit=0 must be at least 1"),
+        ({"form": "both"}, "unknown form of task piqa 'both'; known: choice, pair"),
+        ({"split_mode": "own"}, "unknown split_mode of task piqa 'own'; known: official, pooled"),
+        ({"limit": 0}, "limit of task piqa is 0; it must lie at 1 or above"),
     ]
     for options, message in wrong:
         with pytest.raises(UserError, match=message):
@@ -168,7 +168,7 @@ def test_a_limit_takes_whole_groups_whatever_the_order(tmp_path: Path) -> None:
     sizes = Counter(whole.groups.tolist())
     assert Counter(some.groups.tolist()) == {g: sizes[g] for g in set(some.groups.tolist())}
     assert len({int(g.rpartition("-")[2]) // 100 for g in some.groups}) == 3  # not the start of the file
-    with pytest.raises(UserError, match="no row is left"):
+    with pytest.raises(UserError, match="limit of task boolq is 2, but its smallest group has 3 rows"):
         _load("boolq", tmp_path, limit=2)
 
 
@@ -428,7 +428,7 @@ def test_social_iqa_counts_from_one_and_refuses_the_other_mirror(tmp_path: Path)
     assert right == ["generous", "thank Robin", "annoyed"]  # the repeated question is there once
     rows = [r | {"label": str(int(r["label"]) - 1)} for r in _fixture("social_i_qa", "train")]
     _write(tmp_path / "social_i_qa", train=rows)
-    with pytest.raises(UserError, match="counts from 0, and so belongs to a mirror"):
+    with pytest.raises(UserError, match="counts from 0, so this is a mirror with other labels"):
         _load("social-i-qa", tmp_path)
 
 
@@ -598,7 +598,8 @@ def test_containment_of_67_000_phrases_takes_seconds() -> None:
 )
 def test_twitter_copies_code_the_classes_in_three_ways(codes: list[int], gold: list[int], tmp_path: Path) -> None:
     items = [Item("train", n, LabelledText(f"t{n}", c)) for n, c in enumerate(codes)]
-    assert [i.what.gold for i in _polarity(items) if isinstance(i.what, LabelledText)] == gold
+    kept = [i.what for i in _polarity(items) if isinstance(i, Item)]
+    assert [what.gold for what in kept if isinstance(what, LabelledText)] == gold
     column = "sentiment" if 4 in codes else "label"
     _write(tmp_path / "twitter_sentiment", train=[{"text": f"t{n}", column: c} for n, c in enumerate(codes)])
     data = _load("twitter-sentiment", tmp_path)

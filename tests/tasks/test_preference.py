@@ -15,8 +15,7 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
 from outgrow.tasks import Sizes, TaskSpec, load, split_examples
-from outgrow.tasks.catalogue import preference
-from outgrow.tasks.catalogue.preference import sentiment_pairs
+from outgrow.tasks.catalogue import preference, sentiment
 
 ROWS = Path(__file__).parents[1] / "rows"
 REAL = Path(os.environ.get("OUTGROW_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -90,7 +89,7 @@ def test_subsets_are_apart_and_the_red_team_is_no_set_of_pairs() -> None:
         read("hh-rlhf", subset="helpful")
     with pytest.raises(UserError, match="has no column 'chosen'"):
         read("hh-rlhf", data_dir=str(ROWS / "hh_rlhf_red_team"))
-    assert {s.places[0].data_dir for s in preference._HH.values()} == {
+    assert {facts["places"][0].data_dir for facts in preference._HH.values()} == {
         "harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"
     }  # fmt: skip
 
@@ -121,7 +120,7 @@ def test_a_post_gives_so_many_pairs_and_its_domain_is_not_shown() -> None:
     assert len(data) == 3
     assert "2 (more than 1 pairs on one post)" in said
     assert not any("askbakers" in text for text in data.texts)
-    with pytest.raises(UserError, match="per_post=0"):
+    with pytest.raises(UserError, match="per_post of task shp is 0; it must lie at 1 or above"):
         read("shp", per_post=0)
 
 
@@ -210,13 +209,14 @@ def rated(ratings: list[float], groups: list[int]) -> Examples:
 
 
 def paired(data: Examples, **options: Any) -> Examples:
-    def loaded(*, min_rating: float, runtime: Runtime) -> Examples:
+    def loaded(domain: str, min_rating: float, runtime: Runtime) -> Examples:
+        assert domain == "movies"
         assert min_rating < 0.01
         return data
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(preference._DOMAINS, "movies", loaded)
-        return sentiment_pairs(runtime=Runtime(), **options)
+        patch.setattr(sentiment, "rated_texts", loaded)
+        return load(TaskSpec.of("sentiment-pairs", **options), Runtime())
 
 
 @given(st.lists(st.tuples(st.floats(-4, 4), st.integers(0, 8)), min_size=2, max_size=60), st.floats(0.1, 3))
@@ -255,11 +255,15 @@ def test_pairs_are_as_many_as_asked_and_the_same_whatever_their_number() -> None
     assert len(few) == 50
     assert everything.take(few.ids).inputs == few.inputs
     assert 0.4 < np.mean(everything.gold) < 0.6  # type: ignore[arg-type]
-    for wrong in ({"min_gap": 0.0}, {"min_gap": 8.0}, {"pairs": 0}):
-        with pytest.raises(UserError, match="must be above 0"):
+    for wrong, said in (
+        ({"min_gap": 0.0}, r"min_gap of task sentiment-pairs is 0.0; it must lie in \(0, 8\]"),
+        ({"min_gap": 8.5}, r"min_gap of task sentiment-pairs is 8.5; it must lie in \(0, 8\]"),
+        ({"min_gap": 8.0}, "no two sentences of movies differ by 8.0; choose a smaller min_gap"),
+        ({"pairs": 0}, "pairs of task sentiment-pairs is 0; it must lie at 1 or above"),
+        ({"domain": "films"}, "unknown domain of task sentiment-pairs 'films'; known: movies"),
+    ):
+        with pytest.raises(UserError, match=said):
             paired(source, **wrong)
-    with pytest.raises(UserError, match="domain of task sentiment-pairs"):
-        sentiment_pairs(domain="films", runtime=Runtime())
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

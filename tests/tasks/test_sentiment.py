@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import tarfile
 from pathlib import Path
@@ -54,7 +53,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "archive.tar.gz"
     archive.write_bytes(_tar_gz({sentiment._OUTER: _tar_gz(inner)}))
     monkeypatch.setattr(sentiment, "fetch", lambda *_, **__: archive)
-    monkeypatch.setattr(sentiment, "_REVIEWS", dataclasses.replace(sentiment._REVIEWS, rows=6))
+    monkeypatch.setitem(sentiment.SETS, "reviews", sentiment.SETS["reviews"]._replace(rows=6))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -75,7 +74,7 @@ def test_rows_are_read_kept_and_joined_by_id() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_tweets_whose_ratings_are_not_known_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentiment, "_TWEETS", sentiment._REVIEWS)
+    monkeypatch.setitem(sentiment.SETS, "tweets", sentiment.SETS["reviews"])
     for spelled, rows in (("sentiment-tweets", 5), ("sentiment-tweets(rated=True)", 4)):
         data = load(TaskSpec.parse(spelled), Runtime())
         assert len(data) == rows
@@ -91,9 +90,11 @@ def test_a_document_and_what_shares_its_words_are_one_group() -> None:
 @pytest.mark.usefixtures("tiny")
 def test_min_rating_decides_what_is_kept() -> None:
     assert len(load(TaskSpec.parse("sentiment-reviews(min_rating=2)"), Runtime())) == 2
-    for wrong in (0, 4, -1):
-        with pytest.raises(UserError, match="above 0 and below 4"):
+    for wrong in (0, 4.5, -1):
+        with pytest.raises(UserError, match=r"min_rating of task sentiment-reviews is .*; it must lie in \(0, 4\]"):
             load(TaskSpec.parse(f"sentiment-reviews(min_rating={wrong})"), Runtime())
+    with pytest.raises(UserError, match=r"min_rating=4\.0 of task sentiment-reviews leaves no row"):
+        load(TaskSpec.parse("sentiment-reviews(min_rating=4)"), Runtime())
 
 
 def test_offline_and_not_fetched_says_how_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_the_real_archive(name: str, negative: int, positive: int, all_rows: int
     data = load(TaskSpec.parse(f"sentiment-{name}"), Runtime(offline=True))
     assert np.bincount(data.gold if data.gold is not None else []).tolist() == [negative, positive]
     assert not any("Ã" in text or "\ufffd" in text for text in data.inputs)
-    rows = sentiment._read(VADER_SENTIMENT.cached_path, getattr(sentiment, f"_{name.upper()}"))
+    rows = sentiment._read(VADER_SENTIMENT.cached_path, sentiment.SETS[name])
     assert len(rows) == all_rows
     assert sum(np.isnan(row.sd) for row in rows) == (199 if name == "tweets" else 0)
     assert {len(row.ratings) for row in rows} == {15 if name == "movies" else 20}

@@ -175,10 +175,18 @@ def test_the_users_own_split_is_kept() -> None:
     [
         (pool([0, 1] * 20, [0, 1] * 20), Sizes(), "has 2 groups and needs at least 5"),
         (pool([0, 1] * 20, [0, 1, 2] * 13 + [0]), Sizes(), "has 3 groups and needs at least 5"),
-        (pool([0, 1] * 20), Sizes(supervisor=50), "supervisor=50 rows were asked for, but only 40 labelled rows"),
-        (pool([0, 1] * 20), Sizes(test=30, supervisor=20), "supervisor=20 rows were asked for, but only 10"),
-        (pool([0] * 90 + [1] * 10), Sizes(test=40), "need 20 of class 'b', but only 10 are there for part T"),
-        (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but only 10 are there for part A"),
+        (
+            pool([0, 1] * 20),
+            Sizes(supervisor=50),
+            "supervisor=50 rows were asked for, but part A has only 40 labeled rows",
+        ),
+        (
+            pool([0, 1] * 20),
+            Sizes(test=30, supervisor=20),
+            "supervisor=20 rows were asked for, but part A has only 10 labeled",
+        ),
+        (pool([0] * 90 + [1] * 10), Sizes(test=40), "need 20 of class 'b', but part T has only 10;"),
+        (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but part A has only 10;"),
         (pool([0, 1] * 20, num_classes=3), Sizes(), "class 'c' is missing in part A (the pool has 0 rows"),
         (pool([0] * 50 + [1]), Sizes(), "class 'b' is missing in part"),
         (pool([0, 1, 0, 1, 0, 1], range(6)), Sizes(), "cannot spare one for validation without losing a class"),

@@ -12,7 +12,7 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import Experiment, run_steps
 from outgrow.models.spec import ModelSpec
-from outgrow.models.synthetic import RandomFeatures, Vectors, embed_numbers
+from outgrow.models.synthetic import RandomFeatures, Vectors
 from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec, load
 from outgrow.tasks.catalogue.synthetic import expected_accuracy
@@ -29,7 +29,7 @@ def made(**options: int) -> Examples:
 
 def test_texts_hold_the_numbers_to_the_bit() -> None:
     data = made(rows=50, dims=3)
-    x = embed_numbers(Vectors(), data.texts)
+    x = Vectors().embed(data.texts, CPU)
     assert x.shape == (50, 3)
     assert abs(x.mean()) < 0.5
     # One linear function gives every score: three equations find it, all others confirm it.
@@ -51,14 +51,14 @@ def test_a_network_teacher_balances_its_classes_and_is_not_linear() -> None:
     data = made(rows=2000, dims=5, teacher_width=20)
     assert data.gold is not None
     assert data.gold.sum() == 1000
-    x = np.c_[embed_numbers(Vectors(), data.texts), np.ones(2000)]
+    x = np.c_[Vectors().embed(data.texts, CPU), np.ones(2000)]
     linear = x @ np.linalg.lstsq(x, data.meta["score"], rcond=None)[0]
     assert np.mean((data.meta["score"] - linear) ** 2) > 0.05 * np.var(data.meta["score"])
 
 
 def test_narrow_random_features_are_the_first_units_of_wide_ones() -> None:
     texts = made(rows=20).texts
-    wide, narrow, other = (embed_numbers(m, texts) for m in (RandomFeatures(width=9), RandomFeatures(width=4),
+    wide, narrow, other = (m.embed(texts, CPU) for m in (RandomFeatures(width=9), RandomFeatures(width=4),
                                                              RandomFeatures(width=4, seed=1)))  # fmt: skip
     assert (wide[:, :4] == narrow).all()
     assert not (narrow == other).all()
@@ -67,7 +67,7 @@ def test_narrow_random_features_are_the_first_units_of_wide_ones() -> None:
 @pytest.mark.parametrize("text", ["one two", "1 2 3", "", "1,2"])
 def test_texts_that_are_no_numbers(text: str) -> None:
     with pytest.raises(UserError, match="text 2 holds"):
-        embed_numbers(Vectors(), ("1 2", text))
+        Vectors().embed(("1 2", text), CPU)
 
 
 def test_models_are_known_by_their_spelling() -> None:
@@ -75,14 +75,15 @@ def test_models_are_known_by_their_spelling() -> None:
     assert ModelSpec.parse("random-features(width=256)") == ModelSpec.parse("random-features()")
     assert ModelSpec.parse("random-features(seed=1)") != ModelSpec.parse("random-features")
     assert ModelSpec.parse("vectors").is_static
-    assert ModelSpec.parse("vectors").numbers == Vectors()
+    assert ModelSpec.parse("vectors").reader == Vectors()
     with pytest.raises(UserError, match="holds 20 numbers"):
-        embed_numbers(Vectors(dims=21), made(rows=20).texts)
+        Vectors(dims=21).embed(made(rows=20).texts, CPU)
 
 
 @pytest.mark.parametrize("options", [{"rows": 5}, {"dims": 0}, {"teacher_width": -1}, {"seed": -1}])
 def test_what_cannot_be_made(options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="cannot be made"):
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=f"{name} of task synthetic-gaussian is {value}; it must lie at"):
         made(**options)
 
 
@@ -94,7 +95,7 @@ def test_what_cannot_be_made(options: dict[str, int]) -> None:
 )
 def test_the_expected_accuracy_is_that_of_least_squares(accuracy: float, rows: int, dims: int) -> None:
     data = made(rows=rows, dims=dims, seed=3)
-    x = embed_numbers(Vectors(), data.texts).astype(np.float64)
+    x = Vectors().embed(data.texts, CPU).astype(np.float64)
     assert data.gold is not None
     truth = np.linalg.lstsq(x, data.meta["score"], rcond=None)[0]
     found = []
@@ -142,7 +143,7 @@ def test_whole_experiments_come_out_as_theory_says(store: Store) -> None:
 def features_and_truth(rows: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Wide random features of the synthetic task (n, width), and a truth that is linear in them (n,)."""
     data = made(rows=rows, dims=6, seed=seed)
-    wide = embed_numbers(RandomFeatures(width=width), data.texts).astype(np.float64)
+    wide = RandomFeatures(width=width).embed(data.texts, CPU).astype(np.float64)
     return wide, wide @ np.random.default_rng(seed).standard_normal(width) / math.sqrt(width)
 
 
@@ -152,7 +153,7 @@ def test_gain_is_misfit_for_a_linear_student(seed: int, width: int, weak_width: 
     """Charikar et al. 2024 (2405.15116): squared loss, truth in the student's class, which here is a subspace, so that
     projection gives equality: |weak - truth|^2 - |student - truth|^2 = |student - weak|^2."""
     wide, truth = features_and_truth(120, width, seed)
-    seen = embed_numbers(RandomFeatures(width=weak_width, seed=weak_seed), made(rows=120, dims=6, seed=seed).texts)
+    seen = RandomFeatures(width=weak_width, seed=weak_seed).embed(made(rows=120, dims=6, seed=seed).texts, CPU)
     half = np.arange(120) < 60
     weak = seen @ np.linalg.lstsq(seen[half].astype(np.float64), truth[half], rcond=1e-6)[0]
     student = wide @ np.linalg.lstsq(wide, weak, rcond=1e-10)[0]

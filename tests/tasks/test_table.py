@@ -56,6 +56,7 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
     quoted = 'text{0}label\n"He said ""no"",\nthen left"{0}1\ncafé{0}0\n'
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    parts = [gzip.compress(part.encode()) for part in (lines[:30], lines[30:])]  # as parallel programs write it
     paths = [
         write(tmp_path, quoted.format(","), "a.csv"),
         write(tmp_path, b"\xef\xbb\xbf" + quoted.format(",").replace("\n", "\r\n").encode(), "bom.csv"),
@@ -63,6 +64,9 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
         write(tmp_path, gzip.compress(quoted.format(",").encode()), "a.csv.gz"),
         write(tmp_path, lines, "c.jsonl"),
         write(tmp_path, gzip.compress(lines.encode()), "c.ndjson.gz"),
+        write(tmp_path, b"".join(parts), "parts.jsonl.gz"),
+        write(tmp_path, pa.Codec("zstd").compress(quoted.format(",").encode(), asbytes=True), "a.csv.zst"),
+        write(tmp_path, json.dumps(rows), "c.json"),
         tmp_path / "d.parquet",
     ]
     for path in paths:
@@ -167,7 +171,7 @@ def test_a_big_file_costs_only_the_columns_kept(tmp_path: Path) -> None:
         (
             "text,label,i\na,x,1\nb,y,2\nc,x,1\n",
             {"id": "i"},
-            "line 4, column 'i': the id '1' is there already in line 2",
+            "line 4, column 'i': the id '1' is already in line 2",
         ),
         ("text,label,i\na,x,1\nb,y,\n", {"id": "i"}, "line 3, column 'i': the id is empty"),
         (
@@ -192,7 +196,7 @@ def test_a_csv_that_is_not_in_order(tmp_path: Path, content: str, options: dict[
     ("content", "expected"),
     [
         ('{"text": "a", "label": "x"}\n{"text": \n[1]\n', "line 2: not JSON (Expecting value at column"),
-        ('[1]\n{"text": "a", "label": "x"}\n', "line 1: '[1]' is no object"),
+        ('[1]\n{"text": "a", "label": "x"}\n', "line 1: [1] is no JSON object"),
         ('{"txt": "a", "label": "x"}\n', "no column 'text'; did you mean 'txt'?"),
         ('{"text": 3, "label": "x"}\n', "line 1, column 'text': 3 is no text"),
         ('{"text": "a", "label": 0.5}\n', "line 1, column 'label': 0.5 is no class"),
@@ -213,6 +217,8 @@ def test_a_wrong_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     assert "encoding='latin-1'" in told
     assert len(read(path, encoding="latin-1")) == 5001
     assert "encoding='utf-16'" in message(write(tmp_path, GOOD.encode("utf-16"), "wide.csv"))
+    assert "line 5002: byte 0xe9" in message(write(tmp_path, gzip.compress(path.read_bytes()), "packed.csv.gz"))
+    assert "is not utf-16; save it as utf-16, or say" in message(write(tmp_path, GOOD, "plain.csv"), encoding="utf-16")
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
@@ -222,10 +228,18 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
     assert "cannot be read as Parquet" in message(write(tmp_path, "hello", "a.parquet"))
-    assert "the gzip is damaged" in message(write(tmp_path, "hello", "a.csv.gz"))
-    assert "the gzip is damaged" in message(write(tmp_path, gzip.compress(GOOD.encode())[:-9], "b.csv.gz"))
-    assert "tells no format" in message(write(tmp_path, GOOD, "a.xlsx"))
-    assert "tells no format" in message(write(tmp_path, GOOD, "a.parquet.gz"))
+    packed = gzip.compress(GOOD.encode())
+    altered = packed[:-8] + bytes(4) + packed[-4:]  # another checksum
+    for name, content in {"a": b"hello", "b": packed[:-9], "c": packed[:-8], "d": altered}.items():
+        assert "the compressed file is damaged" in message(write(tmp_path, content, f"{name}.csv.gz"))
+    assert "the compressed file is damaged" in message(write(tmp_path, "hello", "a.csv.zst"))
+    assert "'.xlsx' files cannot be read; give a file of one of these kinds: .csv, .tsv" in message(
+        write(tmp_path, GOOD, "a.xlsx")
+    )
+    assert "'.parquet.gz' files cannot be read" in message(write(tmp_path, GOOD, "a.parquet.gz"))
+    assert "it holds no list" in message(write(tmp_path, '{"text": "a"}', "a.json"))
+    assert "a.json: not JSON (Expecting property name" in message(write(tmp_path, "[{]", "a.json"))
+    assert "entry 2: 7 is no JSON object" in message(write(tmp_path, '[{"text": "a", "label": 1}, 7]', "a.json"))
     pq.write_table(pa.table({"txt": ["a"], "label": ["b"]}), tmp_path / "c.parquet")
     assert "no column 'text'; did you mean 'txt'?" in message(tmp_path / "c.parquet")
     pq.write_table(pa.table({"text": ["a", None], "label": ["b", "c"]}), tmp_path / "d.parquet")

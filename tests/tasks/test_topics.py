@@ -115,7 +115,7 @@ def test_a_limit_draws_from_the_whole_and_keeps_texts_and_classes(
     assert whole.gold is not None
     assert few.gold is not None
     assert 8 < int((few.gold == few.classes.index("acq")).sum()) < 32
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="limit of task topics-r8 is 0; it must lie at 1 or above"):
         load(TaskSpec.parse("topics-r8(limit=0)"), ALL)
 
 

@@ -251,7 +251,7 @@ def test_identity_is_names_and_contents_wherever_the_folder_lies(folder: Path, t
     (copy / "cats" / "0.png").write_bytes(png(noise(7)))
     assert TaskSpec.parse(f"images(path={str(copy)!r})") != here
     (folder / "cats" / "new.png").write_bytes(png(noise(8)))
-    with pytest.raises(UserError, match="changed while the run"):
+    with pytest.raises(UserError, match="changed during the run"):
         load(here, RUNTIME)
 
 
@@ -266,7 +266,7 @@ def test_what_is_wrong_in_a_folder_is_one_line_with_the_file(folder: Path, tmp_p
         loaded(path)
     with pytest.raises(UserError, match="'dogs', which classes does not name"):
         loaded(f"images(path={str(folder)!r}, classes=('cats', 'mice'))")
-    with pytest.raises(UserError, match="name columns of a table"):
+    with pytest.raises(UserError, match="is a folder, but image, label, weak, id, group and split name columns"):
         loaded(f"images(path={str(folder)!r}, weak='guess')")
     shutil.rmtree(folder / "dogs")
     with pytest.raises(UserError, match="has one class, 'cats'"):

@@ -1,4 +1,4 @@
-"""Evidence over tasks: a test that flips signs of whole tasks, its correction for many methods, nested intervals."""
+"""Evidence across tasks: a sign-flip test of whole tasks, its correction for many methods, nested intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,10 +17,11 @@ _SAMPLED = 20_000  # flips
 def sign_flip(differences: Sequence[Sequence[float]], seed: int = 0) -> float:
     """Two-sided p-value that a mean of paired differences is zero, by flipping signs of whole tasks.
 
-    ``differences`` has one list per task: the differences of its cells. If a method and the reference were alike, a
-    task's differences would be as likely with the other sign, all of them together; the p-value is the share of flips
-    whose mean is as far from zero as the one observed (Fisher 1935). Up to 14 tasks every flip is looked at, so the
-    level is exact; more are sampled. The least p-value of T tasks is 2^(1-T): few tasks cannot show anything.
+    ``differences`` has one list per task: the differences of its cells. If a method and the reference did not differ,
+    each task's differences would be just as likely with all their signs flipped. The p-value is the share of flips
+    whose mean is at least as far from zero as the observed one (Fisher 1935). Up to 14 tasks every flip is counted, so
+    the level is exact; with more, flips are sampled. The smallest p-value of T tasks is 2^(1-T): few tasks cannot show
+    anything.
     """
     sums = np.array([sum(task) for task in differences], dtype=np.float64)
     others = len(sums) - 1  # a flip and its opposite are as far from zero
@@ -34,8 +35,10 @@ def sign_flip(differences: Sequence[Sequence[float]], seed: int = 0) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number so that, of all true nulls, none falls below the level but with that
-    probability (Holm 1979): the k-th smallest of m times m - k + 1, never below a smaller one's, at most 1."""
+    """P-values corrected for their number (Holm 1979): the chance of any false rejection is at most the level.
+
+    The k-th smallest of m is multiplied by m - k + 1, is no smaller than those before it, and is at most 1.
+    """
     order = np.argsort(p_values, kind="stable")
     corrected, highest = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -50,11 +53,11 @@ def nested_interval(
     statistic: Callable[[Floats], Floats],
     seed: int = 0,
 ) -> Interval:
-    """A mean or median over cells with its 95 % interval, tasks being resampled, then pairs within, then rows.
+    """A mean or median over cells with a 95 % interval that resamples tasks, then pairs within them, then rows.
 
     ``estimates`` has one list per task, ``draws`` a bootstrap (R,) of each cell. A replicate draws tasks with
-    replacement, of each the pairs with replacement, and takes one replicate of their rows, the same for all pairs of
-    the drawn task, as they share its test. ``statistic`` maps (B, m) to (B,), leaving out NaN.
+    replacement, then pairs of each drawn task with replacement, then one replicate of the test rows, the same for all
+    pairs of a drawn task, because they share its test. ``statistic`` maps (B, m) to (B,) and ignores NaN.
     """
     counts = np.array([len(task) for task in draws])
     most, length = counts.max(), min(len(d) for task in draws for d in task)
@@ -74,13 +77,13 @@ def nested_interval(
 
 
 def mean(values: Floats) -> Floats:
-    """Mean of each row, NaN left out."""
+    """Mean of each row without NaN."""
     known = ~np.isnan(values)
     return np.asarray(np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1))
 
 
 def median(values: Floats) -> Floats:
-    """Median of each row, NaN left out; infinite values are ordered as such."""
+    """Median of each row without NaN; infinite values keep their order."""
     ordered = np.sort(values, axis=1)  # NaN last
     known = (~np.isnan(values)).sum(axis=1)
     rows = np.arange(len(values))

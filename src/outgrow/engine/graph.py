@@ -1,7 +1,8 @@
 """Steps: plain functions with their arguments, identified by the hash of both.
 
-Knows no machine learning. A step's key depends on what was asked for, never on where or how fast it runs
-(:class:`outgrow.engine.runner.Runtime` is handed over separately and cannot be hashed).
+Knows no machine learning. A step's key depends on what was asked for and on the code that does it, never on where or
+how fast it runs (:class:`outgrow.runtime.Runtime` is passed separately and is never hashed). Functions and classes of
+this package enter keys with name and version, a user's with module, name, version, and a digest of the source.
 """
 
 import dataclasses
@@ -9,20 +10,29 @@ import hashlib
 import inspect
 import json
 import math
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
-__all__ = ["Step", "StepFunction", "canonical", "in_order", "step"]
+from outgrow import identity
+from outgrow.errors import UserError
+
+__all__ = ["EDITION", "Step", "StepFunction", "canonical", "forget", "in_order", "key_head", "key_of", "step"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+EDITION = 2
+"""Part of every key and record. Results of other editions are never read."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFunction:
-    """What the runner knows of a function that was marked with :func:`step`."""
+    """What the runner knows about a function marked with :func:`step`."""
 
-    name: str
+    fn: Callable[..., Any]
     version: int
     signature: inspect.Signature
     many: Callable[..., list[Any]] | None
@@ -30,13 +40,18 @@ class StepFunction:
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
 
     @cached_property
+    def name(self) -> str:
+        """``fit_probe``, or ``my_steps.fit_probe`` for a user's: names the folder of its results."""
+        return identity.code_name(self.fn).replace("<locals>.", "")
+
+    @cached_property
     def takes_runtime(self) -> bool:
-        """Whether it is told device, batching and where to report progress: the mark of a step that takes long."""
+        """Whether it takes the runtime (device, batching, progress): the mark of a step that takes long."""
         return "runtime" in self.signature.parameters
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """Its arguments in order, with their defaults; ``inspect.Parameter.empty`` for none."""
+        """Its arguments in order, with their defaults (``inspect.Parameter.empty`` if there is none)."""
         return {name: p.default for name, p in self.signature.parameters.items() if name != "runtime"}
 
     @cached_property
@@ -46,14 +61,40 @@ class StepFunction:
 
     @cached_property
     def form(self) -> str:
-        """The canonical JSON of its arguments, sorted by name, for :meth:`str.format` to fill in by their places."""
+        """A template for the canonical JSON of its arguments, sorted by name, for :meth:`str.format`."""
         places = sorted((name, place) for place, name in enumerate(self.defaults))
         return "{{" + ",".join([f'"{name}":{{{place}}}' for name, place in places]) + "}}"
 
     @cached_property
+    def is_users(self) -> bool:
+        """Whether it is defined outside this package."""
+        return not identity.is_inside(self.fn)
+
+    @property
+    def source(self) -> str | None:
+        """Digest of the source of a user's function; None for ours, which are known by their version."""
+        return identity.source_digest(self.fn) if self.is_users else None
+
+    @property
     def head(self) -> str:
-        """Name and version, as they open what is hashed."""
-        return json.dumps([self.name, self.version])
+        """What is hashed before the arguments. A notebook may change it for a user's function."""
+        return key_head(self.name, self.version, self.source)
+
+    @cached_property
+    def own_head(self) -> str:
+        """:attr:`head` of one of ours, which never changes."""
+        return self.head
+
+
+@cache
+def key_head(name: str, version: int, source: str | None) -> str:
+    """Edition, function, version, and source digest, as text: the first part of what is hashed."""
+    return json.dumps([EDITION, name, version, source])
+
+
+def key_of(head: str, args_text: str) -> str:
+    """The key of a step from :func:`key_head` and its arguments as canonical JSON."""
+    return hashlib.sha256(f"{head}{args_text}".encode()).hexdigest()
 
 
 _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
@@ -62,19 +103,21 @@ _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
 def step(
     *, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()
 ) -> Callable[[F], F]:
-    """Mark a plain function as a step; it stays callable as it is.
+    """Mark a plain function as a step. It can still be called as before.
+
+    Its result is stored: plain JSON values, a numpy array, a mapping of arrays, a polars frame, or an object with
+    ``save(folder)`` and ``load(folder)``. A function outside this package says which by its return annotation.
 
     Args:
-        version: bump it by hand whenever the function's result changes for the same arguments.
+        version: raise it whenever the function's result changes for the same arguments.
         many: a function taking a list of argument dictionaries and returning one result for each, in order.
         together: names of the arguments that all steps of one ``many`` call share.
     """
 
     def mark(fn: F) -> F:
+        identity.pin(fn)
         signature = inspect.signature(fn)
-        _FUNCTIONS[fn] = StepFunction(
-            name=fn.__name__, version=version, signature=signature, many=many, together=together
-        )
+        _FUNCTIONS[fn] = StepFunction(fn=fn, version=version, signature=signature, many=many, together=together)
         return fn
 
     return mark
@@ -83,8 +126,8 @@ def step(
 class Step:
     """A function bound to its arguments, some of which may be other steps.
 
-    Binding happens here, so a wrong argument name is a ``TypeError`` at plan time. A parameter called ``runtime``
-    is filled in by the runner and is not part of the identity.
+    A wrong argument name is a ``TypeError`` here, before anything runs. The runner fills in a parameter called
+    ``runtime``; it is not part of the identity.
     """
 
     __slots__ = ("args", "fn", "function", "inputs", "key", "note")
@@ -93,25 +136,28 @@ class Step:
         """Bind ``fn`` (marked with :func:`step`) to keyword arguments."""
         self.fn = fn
         self.function = function = _FUNCTIONS[fn]
+        if function.is_users:
+            _check_result(fn)
         if "runtime" in args:
-            raise TypeError("runtime is handed over by the runner and is no argument of a step")
+            raise TypeError("the runner passes runtime; it is not an argument of a step")
         if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
             # Says what is wrong.
             function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
         self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
-        # Made here and not when first asked for: inputs have theirs already, so no chain of steps is too long.
+        # Computed now, not lazily: the inputs have their keys already, so long chains need no recursion.
         found: dict[str, Step] = {}
         args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
-        self.key = hashlib.sha256(f"{function.head}{args_text}".encode()).hexdigest()
-        """sha256 over function name, function version and canonical arguments."""
+        head = function.head if function.is_users else function.own_head
+        self.key = hashlib.sha256(f"{head}{args_text}".encode()).hexdigest()
+        """sha256 over the function's name, version and source, and the canonical arguments."""
         self.inputs = tuple(found.values())
-        """The steps this one needs, each once, in the order of the arguments."""
+        """The steps this one needs, each once, in argument order."""
         self.note: dict[str, Any] | None = None
-        """Kept in the record for the reader, such as the experiment behind a result; no part of the identity."""
+        """Kept in the record for readers, such as the experiment behind a result. Not part of the identity."""
 
     @property
     def canonical_args(self) -> str:
-        """The arguments as canonical JSON, input steps replaced by their keys. Not kept: a sweep holds many steps."""
+        """The arguments as canonical JSON, input steps replaced by their keys. Not cached: sweeps hold many steps."""
         return self.function.form.format(*[_text(value, {}) for value in self.args.values()])
 
     def __eq__(self, other: object) -> bool:
@@ -125,9 +171,10 @@ class Step:
 
 
 def canonical(value: Any) -> Any:
-    """``value`` as plain JSON, one form for one meaning.
+    """``value`` as plain JSON: one form per meaning.
 
-    Dataclasses become their class name and fields; steps become their keys; tuples and lists are the same.
+    Dataclasses become class, version, and fields, plus a source digest for a user's class. Steps become their keys.
+    Tuples and lists are the same.
 
     Raises:
         TypeError: for anything that has no such form, for NaN and infinity, and for a step inside a dataclass.
@@ -136,14 +183,14 @@ def canonical(value: Any) -> Any:
 
 
 def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) -> str:
-    """The canonical form as JSON text, keys sorted; written at once, as a sweep asks for it a hundred thousand times.
+    """The canonical form as JSON text with sorted keys. Written directly, as a sweep needs it a hundred thousand times.
 
-    The steps in ``value`` are added to ``found``, by key. ``owner`` is the dataclass that it is in.
+    Adds the steps in ``value`` to ``found``, by key. ``owner`` is the dataclass that holds the value.
     """
     kind = type(value)
     if kind is Step:
         if owner is not None:
-            raise TypeError(f"a {owner.__name__} cannot hold steps; hand them over as arguments of their own")
+            raise TypeError(f"a {owner.__name__} cannot hold steps; pass them as arguments of their own")
         found.setdefault(value.key, value)
         return f'{{"$step":"{value.key}"}}'
     if isinstance(value, str):
@@ -173,45 +220,89 @@ def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) ->
 
 _quoted = json.encoder.encode_basestring
 _LAST: dict[type[Any], tuple[Any, str]] = {}
-"""Of each dataclass the last value and its text: the steps of a sweep get the same trainer, the same loss in turn."""
+"""The last value of each dataclass and its text: consecutive steps of a sweep share trainers and losses."""
 
 
 def _text_of_fields(value: Any, found: dict[str, Step]) -> str:
     kind = type(value)
-    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in identity_fields(value)])
-    text = f'{{"$class":"{kind.__name__}"{fields}}}'
+    fields = "".join([f',"{name}":{_text(getattr(value, name), found, kind)}' for name in _fields_of(kind)])
+    text = f"{{{_title(kind)}{fields}}}"
     if _cannot_change(value):
         _LAST[kind] = value, text
     return text
 
 
+def _title(kind: type[Any]) -> str:
+    """How a class appears in keys: name, version if it has one, and source digest if it is a user's."""
+    title = f'"$class":{_quoted(identity.code_name(kind))}'
+    if (source := identity.source_digest(kind)) is not None:
+        title += f',"$source":"{source}"'
+    version = getattr(kind, "version", None)
+    return f'{title},"$version":{version}' if isinstance(version, int) else title
+
+
 def _cannot_change(value: Any) -> bool:
-    """Frozen, and all that it holds has a hash, as lists and dictionaries have none."""
+    """Whether it is frozen and everything in it is hashable."""
     try:
         return value.__dataclass_params__.frozen and hash(value) is not None
     except TypeError:
         return False
 
 
-def identity_fields(value: Any) -> tuple[str, ...]:
-    """The fields of a dataclass that make it what it is, sorted. One that was added later (``added`` in its metadata)
-    is left out at its default: what was stored before is then found as before."""
-    names, added = _compared(value.__class__)
-    return names if not added else tuple(n for n in names if n not in added or getattr(value, n) != added[n])
+def identity_fields(kind: type[Any]) -> tuple[str, ...]:
+    """The fields that are part of a dataclass's identity, sorted."""
+    return tuple(sorted(f.name for f in dataclasses.fields(kind) if f.compare))
+
+
+_fields_of: Callable[[Any], tuple[str, ...]] = cache(identity_fields)
+
+
+def forget() -> None:
+    """Digest code anew: a user may have replaced a class or function since the last keys were made."""
+    _LAST.clear()
+    identity.forget()
 
 
 @cache
-def _compared(kind: type[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    fields = [f for f in dataclasses.fields(kind) if f.compare]
-    return tuple(sorted(f.name for f in fields)), {f.name: f.default for f in fields if f.metadata.get("added")}
+def _check_result(fn: Callable[..., Any]) -> None:
+    """Raises :class:`UserError` unless a user's function says that it returns what can be stored."""
+    try:
+        returns = typing.get_type_hints(fn).get("return", Any)
+    except NameError as error:
+        raise UserError(
+            f"the step {identity.code_name(fn)} has an annotation that cannot be resolved: {error}"
+        ) from None
+    if not _is_storable(returns):
+        raise UserError(
+            f"the step {identity.code_name(fn)} must say what it returns, as a type that can be stored: dict, list, "
+            "str, int, float, bool, numpy.ndarray, dict[str, numpy.ndarray], polars.DataFrame, or a class with save "
+            f"and load; it says {returns if returns is not Any else 'nothing'}"
+        )
+
+
+_PLAIN = (dict, list, tuple, str, int, float, bool, type(None))
+
+
+def _is_storable(hint: Any) -> bool:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return all(map(_is_storable, typing.get_args(hint)))
+    kind = typing.get_origin(hint) or hint
+    if not isinstance(kind, type) or kind is object:
+        return False
+    named = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return (
+        kind in _PLAIN
+        or named in ("numpy.ndarray", "polars.DataFrame", "collections.Mapping")
+        or (hasattr(kind, "save") and hasattr(kind, "load"))
+    )
 
 
 def in_order(targets: Iterable[Step], is_done: Callable[[Step], bool] = lambda _: False) -> list[Step]:
-    """Every step needed for ``targets``, inputs first, each once; what lies behind a finished step is left out."""
+    """Every step that ``targets`` need, inputs first, each once. Stops at finished steps."""
     ordered: dict[str, Step] = {}
     opened: set[str] = set()
     stack = list(targets)[::-1]
-    while stack:  # a stack, not recursion: chains of thousands of steps are legal
+    while stack:  # a stack, not recursion: chains may have thousands of steps
         current = stack[-1]
         if current.key in ordered:
             stack.pop()

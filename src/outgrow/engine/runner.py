@@ -1,9 +1,9 @@
-"""Run steps in order, each at most once, here in this process.
+"""Run steps in order, each at most once, in this process.
 
-Of the steps that are ready, quick ones run before long ones, so that a mistake shows before hours of work. A failed
-step fails its descendants and nothing else; where the user has to mend it, what only they needed is not run either.
-Steps of one kind over the same inputs go through the function's ``many`` form together. What is stored is reused; what
-is stored damaged is said and computed again.
+Quick steps run before long ones, so that mistakes show before hours of work. A failed step fails the steps that need it
+and nothing else; if the user has to fix the failure, steps that only those needed are skipped too. Steps of one kind
+over the same inputs run together through the function's ``many`` form. Stored results are reused; a damaged one is
+reported and computed again.
 """
 
 import functools
@@ -29,28 +29,28 @@ from outgrow.runtime import Runtime
 
 __all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "plan", "run"]
 
-_MOST_AT_ONCE = 2000  # steps in one call of a many form; bounds what an interruption can lose
-_TIMED = 50  # stored steps of a function that an estimate looks at; the first by key, which are as good as any
-_KEPT_VALUES = 48  # results held in memory because a later step may read them again
+_MOST_AT_ONCE = 2000  # steps in one call of a many form; limits what an interruption loses
+_TIMED = 50  # stored steps of a function that an estimate reads; keys are hashes, so the first are a random sample
+_KEPT_VALUES = 48  # results kept in memory for later steps
 
 
 class Monitor:
-    """Told what the runner does; this one says nothing."""
+    """Receives the events of a run. This one ignores them."""
 
     def start(self, to_run: int, reused: int) -> None:
-        """The plan is made."""
+        """The run starts, with this many steps to run and reused."""
 
     def begin(self, steps: list[Step]) -> None:
-        """These steps start, as one call."""
+        """These steps start, in one call."""
 
     def report(self, done: int, total: int, unit: str) -> None:
-        """How far the current call is."""
+        """Progress within the current call."""
 
     def end(self, steps: list[Step], seconds: float) -> None:
-        """They are stored."""
+        """These steps are stored."""
 
     def say(self, line: str) -> None:
-        """Something the user should know."""
+        """A message for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class Plan:
     to_run: list[Step]
     reused: list[Step]
     seconds: float
-    """Estimate from the records of earlier steps of the same kind."""
+    """Estimated from records of earlier steps of the same kind."""
     unknown: int
-    """Steps of kinds that were never timed here, not counted in ``seconds``."""
+    """Steps of kinds that never ran in this store. Not counted in ``seconds``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +72,14 @@ class Outcome:
     ran: int
     reused: int
     failed: Mapping[str, BaseException]
-    """The error of each failed step by key; its descendants are not listed."""
+    """The error of each failed step, by key. Steps that only failed because an input did are not listed."""
     skipped: int
-    """Steps not run because an input failed, or because only what failed so needed them."""
+    """Steps not run because an input failed, or because only steps that failed needed them."""
     seconds: float
 
 
 class StepsFailed(Exception):
-    """Some steps failed; what other targets need is done and stored."""
+    """Some steps failed. All others are done and stored."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -87,7 +87,7 @@ class StepsFailed(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """What went wrong, one line for each different failure."""
+        """What went wrong, one line per distinct failure."""
         errors = self.outcome.failed.values()
         counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
         lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
@@ -97,12 +97,12 @@ class StepsFailed(Exception):
 
     @property
     def by_user(self) -> bool:
-        """Whether the user can mend all of it."""
+        """Whether the user can fix all of it."""
         return all(isinstance(e, UserError) for e in self.outcome.failed.values())
 
 
 def plan(targets: Iterable[Step], store: Store) -> Plan:
-    """What :func:`run` would do for these targets, without doing it."""
+    """What :func:`run` would do for these targets."""
     to_run, reused = _sorted(targets, store)
     timed = {name: list(islice(store.records(name), _TIMED)) for name in {s.function.name for s in to_run}}
     estimates = [_estimate(step, timed[step.function.name]) for step in to_run]
@@ -115,7 +115,7 @@ def plan(targets: Iterable[Step], store: Store) -> Plan:
 
 
 def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Step]]:
-    """What has to be run for these targets, inputs first, and what is stored and is as far back as one has to look."""
+    """The steps to run for these targets, inputs first, and the stored steps that they start from."""
     done: dict[str, bool] = {}
     look = store.batch_is_done()
 
@@ -128,7 +128,7 @@ def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Ste
 
 
 def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
-    """Median seconds of those of these stored steps of its function that share the most arguments with it."""
+    """Median seconds of the stored steps of its function that share the most arguments with it."""
     if not records:
         return None
     args = json.loads(step.canonical_args)
@@ -138,13 +138,28 @@ def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
 
 
 def run(targets: Iterable[Step], store: Store, runtime: Runtime, monitor: Monitor | None = None) -> Outcome:
-    """Make every target be stored.
+    """Run what is missing until every target is stored.
 
     Raises:
-        StepsFailed: after everything that could be done is done, if a step failed.
+        StepsFailed: if a step failed, after everything else is done.
         UserError: at once if the store cannot be written.
     """
-    return _Scheduler(list(targets), store, runtime, monitor or Monitor()).go()
+    began = time.monotonic()
+    scheduler = _Scheduler(list(targets), store, runtime, monitor or Monitor())
+    scheduler.drop_damaged_targets()
+    pending, reused = _sorted(scheduler.targets, store)
+    scheduler.monitor.start(len(pending), len(reused))
+    skipped = scheduler.run_all(pending)
+    outcome = Outcome(
+        ran=scheduler.ran,
+        reused=len(reused),
+        failed=scheduler.failed,
+        skipped=skipped,
+        seconds=time.monotonic() - began,
+    )
+    if outcome.failed:
+        raise StepsFailed(outcome)
+    return outcome
 
 
 @dataclass
@@ -157,24 +172,7 @@ class _Scheduler:
     failed: dict[str, BaseException] = field(default_factory=dict)
     ran: int = 0
 
-    def go(self) -> Outcome:
-        began = time.monotonic()
-        self._drop_damaged_targets()
-        pending, reused = _sorted(self.targets, self.store)
-        self.monitor.start(len(pending), len(reused))
-        skipped = self._run_all(pending)
-        outcome = Outcome(
-            ran=self.ran,
-            reused=len(reused),
-            failed=self.failed,
-            skipped=skipped,
-            seconds=time.monotonic() - began,
-        )
-        if self.failed:
-            raise StepsFailed(outcome)
-        return outcome
-
-    def _drop_damaged_targets(self) -> None:
+    def drop_damaged_targets(self) -> None:
         for target in self.targets:
             if self.store.is_done(target):
                 try:
@@ -183,11 +181,11 @@ class _Scheduler:
                     self.monitor.say(f"stored result damaged, computing {target} again: {damage}")
                     self.store.delete(target)
 
-    def _run_all(self, pending: list[Step]) -> int:
+    def run_all(self, pending: list[Step]) -> int:
         """Run every pending step whose inputs succeed; returns how many could not run.
 
-        Quick steps first, then long ones (which take the runtime) one by one, in the order in which they became ready.
-        Those with a many form wait until nothing else is ready, so that as many as possible go together.
+        Quick steps run first, then long ones (those that take the runtime), in the order in which they became ready.
+        Steps with a many form wait until nothing else is ready, so that as many as possible run together.
         """
         by_key = {s.key: s for s in pending}
         waiting = {s.key: sum(i.key in by_key for i in s.inputs) for s in pending}
@@ -230,19 +228,27 @@ class _Scheduler:
             for step in batch:
                 if isinstance(self.failed.get(step.key), UserError):
                     unneeded.add(step)
-        return left - sum(key in by_key for key in self.failed)  # a damaged input may have failed too
+        return left - sum(
+            key in by_key for key in self.failed
+        )  # the recomputation of a damaged input may have failed too
 
     def _execute(self, steps: list[Step]) -> list[Step]:
         """Run steps in one call and store their results; returns those that succeeded."""
         self.monitor.begin(steps)
-        began = time.monotonic()
+        began, first = time.monotonic(), steps[0]
+        runtime = replace(
+            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
+        )
         try:
-            arguments = [self._arguments(s) for s in steps]
-            results = self._call(steps, arguments)
+            arguments = [{name: self._resolved(value) for name, value in s.args.items()} for s in steps]
+            if first.function.many is not None:
+                results = first.function.many(arguments, runtime=runtime)
+            else:
+                results = [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
         except Exception as error:
-            if len(steps) > 1:  # find the one at fault, so that the others do not fail with it
+            if len(steps) > 1:  # find the one at fault, so that the others succeed
                 return [s for step in steps for s in self._execute([step])]
-            self._fail(steps[0], error)
+            self._fail(first, error)
             return []
         seconds = time.monotonic() - began
         stored = []
@@ -250,13 +256,13 @@ class _Scheduler:
             facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
             try:
                 record = self.store.write(step, result, facts)
-            except UserError:  # the disk refuses: no step could be stored
+            except UserError:  # the disk is full or read-only: no step could be stored
                 raise
-            except (TypeError, ValueError) as error:  # this result cannot be stored, such as NaN in plain values
+            except (TypeError, ValueError) as error:  # this result cannot be stored, such as NaN in plain JSON
                 self._fail(step, error)
                 continue
             shutil.rmtree(self.store.scratch(step), ignore_errors=True)
-            self._keep(step.key, result if record["kind"] else record["result"])  # plain values as a reader sees them
+            self._keep(step.key, result if record["kind"] else record["result"])  # plain values as a reader gets them
             stored.append(step)
         self.ran += len(stored)
         self.monitor.end(stored, seconds)
@@ -264,20 +270,8 @@ class _Scheduler:
 
     def _fail(self, step: Step, error: Exception) -> None:
         self.failed[step.key] = error
-        if not isinstance(error, UserError):  # a user's mistake is said once, at the end
+        if not isinstance(error, UserError):  # a user's mistake is reported once, at the end
             self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
-
-    def _call(self, steps: list[Step], arguments: list[dict[str, Any]]) -> list[Any]:
-        first = steps[0]
-        runtime = replace(
-            self.runtime, scratch=self.store.scratch(first), report=self.monitor.report, say=self.monitor.say
-        )
-        if first.function.many is not None:
-            return first.function.many(arguments, runtime=runtime)
-        return [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
-
-    def _arguments(self, step: Step) -> dict[str, Any]:
-        return {name: self._resolved(value) for name, value in step.args.items()}
 
     def _resolved(self, value: Any) -> Any:
         match value:
@@ -290,11 +284,11 @@ class _Scheduler:
         return value
 
     def _value(self, step: Step) -> Any:
-        """The result of an input step; a damaged one is computed again, with all it needs."""
+        """The result of an input step. A damaged one is computed again, with everything it needs."""
         if step.key in self.values:
             self.values.move_to_end(step.key)
             return self.values[step.key]
-        if step.key in self.failed:  # it was damaged, and could not be computed again
+        if step.key in self.failed:  # it was damaged and could not be computed again
             raise self.failed[step.key]
         try:
             value = self.store.read(step)
@@ -317,8 +311,9 @@ class _Scheduler:
 
 @dataclass
 class _Unneeded:
-    """Steps that no target is left for. A failure that the user has to mend changes what hangs on it: to compute the
-    rest of it would be wasted. After any other failure the rest goes on, and is there when the run is repeated."""
+    """Steps that no remaining target needs. If the user has to fix a failure, all that depends on it will change, so
+    computing the rest of its inputs now would be wasted. After any other failure the rest still runs, for the next
+    attempt to reuse."""
 
     by_key: Mapping[str, Step]
     children: Mapping[str, list[Step]]
@@ -329,7 +324,7 @@ class _Unneeded:
         self._users = {key: len(self.children.get(key, ())) + (key in self.targets) for key in self.by_key}
 
     def add(self, failed: Step) -> None:
-        """This step failed: so do those that need it, and what only they needed serves nothing."""
+        """This step failed: skip the steps that need it, and the steps that only those needed."""
         stack = [failed]
         while stack:
             step = stack.pop()
@@ -358,7 +353,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def _git() -> str | None:
-    """The commit of the folder we run in, with ``+`` where files differ from it."""
+    """The git commit of the current folder, with ``+`` if files differ from it."""
 
     def ask(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

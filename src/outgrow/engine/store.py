@@ -1,14 +1,14 @@
-"""Results of steps, a folder per key: ``<root>/<function>/<key>/`` with its files and ``record.json``.
+"""Stored results, one folder per key: ``<root>/<function>/<key>/`` with files and ``record.json``.
 
-The record is written last and is the only sign that a step is done, so a process killed at any instant leaves either a
-finished result or none. Files carry checksums, and whoever reads them verifies. Any fsspec URL serves as root.
+The record is written last and is the only sign that a step is done, so a process killed at any moment leaves either a
+finished result or none. Every read verifies the checksums of all files, and that the record's function, version, source
+and arguments give the key of its folder. The root can be any fsspec URL.
 """
 
 import contextlib
 import errno
 import glob
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -16,48 +16,40 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 from uuid import uuid4
 
-from outgrow.engine.graph import Step
+from outgrow.engine import values
+from outgrow.engine.graph import EDITION, Step, key_head, key_of
 from outgrow.errors import UserError
 
-__all__ = ["Artifact", "Damaged", "Record", "Store"]
+__all__ = ["Damaged", "OtherEdition", "Record", "Store"]
 
 Record = dict[str, Any]
-_LOOKS = 100  # one by one, of the steps of a function; to list a store of a million results takes longer than these
-
-
-class Artifact(Protocol):
-    """A value that can write itself into a folder and read itself back."""
-
-    def save(self, folder: Path) -> None:
-        """Write files into ``folder``."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the files that :meth:`save` wrote."""
-        ...
+_LOOKS = 100  # single look-ups per function; listing a store of a million results takes longer than that many
 
 
 class Damaged(Exception):
-    """A stored result that is not what was written: a missing file or a checksum that differs."""
+    """A stored result that is not what was written: a file is missing or altered, or it lies under another key."""
+
+
+class OtherEdition(Damaged):
+    """A result from another edition of Outgrow, whose keys mean something else."""
 
 
 class Store:
     """Stored results under ``root`` (a path or any fsspec URL).
 
-    ``kinds`` says where each artifact class is found (``module:Class``, imported when one is read); a result of any
-    other type must be plain JSON and then lives in the record itself.
+    ``kinds`` are the classes of results (``module:Class``) whose modules may be imported when one is read; see
+    :mod:`outgrow.engine.values` for how others are stored.
     """
 
     def __init__(self, root: str, kinds: Iterable[str]) -> None:
-        """Open the store; nothing is created until the first result is written."""
+        """Open the store. Nothing is created until the first result is written."""
         import fsspec
 
         self.root = str(root)
-        self.kinds = {kind.partition(":")[2]: kind.partition(":")[0] for kind in kinds}
+        self.kinds = frozenset(kinds)
         try:
             self.fs, path = fsspec.url_to_fs(self.root)
         except (ValueError, ImportError) as error:
@@ -70,20 +62,20 @@ class Store:
         return f"{self.path}/{step.function.name}/{step.key}"
 
     def scratch(self, step: Step) -> Path:
-        """A local folder for the checkpoints of a step that is under way."""
+        """A local folder for the checkpoints of a running step."""
         root = Path(self.path) if self.is_local else Path(tempfile.gettempdir()) / "outgrow"
         return root / "unfinished" / f"{step.function.name}-{step.key}"
 
     def is_done(self, step: Step) -> bool:
-        """Whether a finished result is there; one look-up, whatever the size of the store."""
+        """Whether a finished result exists. One look-up, whatever the size of the store."""
         record = f"{self.folder(step)}/record.json"
         return os.path.exists(record) if self.is_local else bool(self.fs.exists(record))
 
     def batch_is_done(self) -> Callable[[Step], bool]:
         """:meth:`is_done` for the many steps of one plan.
 
-        From the hundredth step of a function on, the folders of the function are listed, once, and only a step that
-        has one is looked up: a sweep asks for a hundred thousand steps, and a store may be far away.
+        From the hundredth step of a function on, the function's folders are listed once and only steps that have one
+        are looked up: a sweep asks for a hundred thousand steps, and the store may be remote.
         """
         asked: Counter[str] = Counter()
         listed: dict[str, set[str]] = {}
@@ -100,7 +92,7 @@ class Store:
         return is_done
 
     def _keys(self, function: str) -> set[str]:
-        """The keys of a function's results, unfinished ones among them."""
+        """The keys of a function's results, including unfinished ones."""
         folder = f"{self.path}/{function}"
         self.fs.invalidate_cache(folder)  # others may have written since it was last listed
         try:
@@ -137,9 +129,8 @@ class Store:
         record = self._read_record(folder)
         if record["kind"] is None:
             return record["result"]
-        kind: type[Artifact] = getattr(importlib.import_module(self.kinds[record["kind"]]), record["kind"])
         with self._local(folder, record["files"]) as local:
-            return kind.load(local)
+            return values.load(record["kind"], local, self.kinds)
 
     def verify(self, folder: str) -> Record:
         """Check every file of one stored result; returns its record.
@@ -155,18 +146,18 @@ class Store:
         """Store a result; ``facts`` (seconds, versions, host ...) go into the record.
 
         Raises:
-            UserError: if there is no space left or the place cannot be written; finished steps stay.
+            UserError: if the disk is full or not writable. Finished steps are kept.
         """
-        kind = type(value).__name__ if type(value).__name__ in self.kinds else None
         with disk_errors(self.root), tempfile.TemporaryDirectory(prefix="outgrow-") as temporary:
             local = Path(temporary)
-            if kind is not None:
-                value.save(local)
+            kind = values.save(value, local)
             files = {p.name: _sha256(p) for p in sorted(local.iterdir())}
             content = {
+                "edition": EDITION,
                 "key": step.key,
                 "fn": step.function.name,
                 "version": step.function.version,
+                "source": step.function.source,
                 "args": json.loads(step.canonical_args),
                 "inputs": [s.key for s in step.inputs],
                 "kind": kind,
@@ -175,7 +166,7 @@ class Store:
                 **facts,
             }
             text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-            record: Record = json.loads(text)  # exactly what a reader will see
+            record: Record = json.loads(text)  # exactly what a reader will get
             (local / "record.json").write_text(
                 json.dumps({"sha256": _digest(record), "record": record}, ensure_ascii=False, indent=1),
                 encoding="utf-8",
@@ -184,11 +175,11 @@ class Store:
         return record
 
     def delete(self, step: Step) -> None:
-        """Forget a result."""
+        """Delete a result."""
         self.delete_folder(self.folder(step))
 
     def delete_folder(self, folder: str) -> None:
-        """Forget the result stored in ``folder``; its record goes first, so that it never counts as done half gone."""
+        """Delete the result in ``folder``, record first, so that a half-deleted result never counts as done."""
         if self.fs.exists(f"{folder}/record.json"):
             self.fs.rm(f"{folder}/record.json")
         if self.fs.exists(folder):
@@ -200,16 +191,28 @@ class Store:
             yield record.rsplit("/", 1)[0]
 
     def records(self, function: str | None = None) -> Iterator[Record]:
-        """The records of all finished results; a damaged one is left out (``outgrow doctor`` finds those)."""
+        """The records of all finished results. Damaged ones are skipped; ``outgrow doctor`` reports them."""
         for folder in self.folders(function):
             with contextlib.suppress(Damaged):
                 yield self._read_record(folder)
+
+    def of_other_editions(self) -> list[str]:
+        """The folders of results from other editions of Outgrow. They are never read."""
+        found = []
+        for folder in self.folders():
+            try:
+                self._read_record(folder)
+            except OtherEdition:
+                found.append(folder)
+            except Damaged:
+                continue
+        return found
 
     def find(self, key: str) -> Record:
         """The record whose key starts with ``key``.
 
         Raises:
-            UserError: if none or more than one does.
+            UserError: if there is none, or more than one.
         """
         return self._read_record(self._folder_of(key))
 
@@ -228,7 +231,7 @@ class Store:
         return found[0].rsplit("/", 1)[0]
 
     def _matching(self, pattern: str) -> list[str]:
-        """The paths of all records in folders that match; the root itself may hold characters of patterns."""
+        """The paths of all records in matching folders. The root is escaped, as it may contain glob characters."""
         return [str(r) for r in self.fs.glob(f"{glob.escape(self.path)}/{pattern}/record.json")]
 
     def _read_record(self, folder: str) -> Record:
@@ -237,16 +240,22 @@ class Store:
             record: Record = wrapped["record"]
             if wrapped["sha256"] != _digest(record):
                 raise Damaged(f"{folder}/record.json was altered")
-            for name in record["files"]:  # others may write to a shared store: a name must not lead out of the folder
+            if record.get("edition") != EDITION:
+                raise OtherEdition(
+                    f"{folder} was stored by another edition of Outgrow; `outgrow clean --old` removes it"
+                )
+            for name in record["files"]:  # others may write to a shared store: file names must stay inside the folder
                 if name in ("", ".", "..") or "/" in name or "\\" in name:
                     raise Damaged(f"{folder}/record.json names {name!r}, which is no file of its folder")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if (found := _place_of(record)) != tuple(folder.rsplit("/", 2)[1:]):
+                raise Damaged(f"{folder} holds the result of {found[0]}/{found[1][:12]}, which is another step's")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{folder}/record.json cannot be read ({type(error).__name__})") from error
         return record
 
     @contextlib.contextmanager
     def _local(self, folder: str, files: Mapping[str, str]) -> Iterator[Path]:
-        """The files of a result on this machine, verified: where they lie, or a temporary copy of a remote store."""
+        """The verified files of a result on this machine: in place, or as a temporary copy from a remote store."""
         with contextlib.ExitStack() as stack:
             if self.is_local:
                 local = Path(folder)
@@ -276,21 +285,27 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _place_of(record: Record) -> tuple[str, str]:
+    """Function and key that the content of a record stands for, whatever key it claims."""
+    args = json.dumps(record["args"], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return record["fn"], key_of(key_head(record["fn"], record["version"], record["source"]), args)
+
+
 def _digest(record: Record) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def disk_errors(root: str) -> Iterator[None]:
-    """Turn what the disk refuses into one line."""
+    """Turn disk errors into one line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(tempfile.gettempdir()).free
             raise UserError(
-                f"no space left while writing to {root} (temporary folder: {free >> 20} MiB free); free some and run "
-                "again, finished steps are kept"
+                f"no space left while writing to {root} (temporary folder: {free >> 20} MiB free); free some space and "
+                "run again; finished steps are kept"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"cannot write to {root}: {error.strerror}; choose another with --store") from None

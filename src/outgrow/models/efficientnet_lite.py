@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Tan and Le 2019; the Lite variants, tensorflow/tpu 2020) as frozen feature extractors.
 
-MobileNetV2 blocks with ReLU6 and no squeeze-and-excitation. Width and depth of the middle are scaled, stem and head are
-not. Padding is TensorFlow's SAME, which for stride 2 adds more on the right and below.
+MobileNetV2 blocks with ReLU6 and without squeeze-and-excitation. Width and depth are scaled in the middle, but not in
+stem and head. Padding is TensorFlow's SAME, which adds more on the right and below for stride 2.
 """
 
 import math
@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     width: float
     depth: float
     image_size: int
-    """Pixels along each side that it was trained for."""
+    """Pixels along each side of the images it was trained on."""
 
 
 SCALES = {
@@ -28,16 +28,16 @@ SCALES = {
     "efficientnet-lite1": Scale(1.0, 1.1, 240),
     "efficientnet-lite2": Scale(1.1, 1.2, 260),
 }
-"""efficientnet_lite_builder.py of tensorflow/tpu."""
+"""From efficientnet_lite_builder.py of tensorflow/tpu."""
 
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
            (1, 3, 1, 6, 320))  # fmt: skip
-"""Repeats, kernel, stride of the first, expansion and output channels, before scaling."""
+"""Per stage, before scaling: repeats, kernel, stride of the first block, expansion, output channels."""
 _EPSILON = 1e-3
 
 
 class EfficientNetLite(nn.Module):
-    """The network; parameters are named as in the published weights, without their underscores."""
+    """The network. Parameters have the names of the published weights, without their leading underscores."""
 
     def __init__(self, scale: Scale, num_classes: int = 1000) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class EfficientNetLite(nn.Module):
         blocks: list[nn.Module] = []
         channels = 32
         for i, (repeats, kernel, stride, expansion, width) in enumerate(_STAGES):
-            is_end = i in (0, len(_STAGES) - 1)  # the first and the last stage are not deepened
+            is_end = i in (0, len(_STAGES) - 1)  # the first and last stage do not get deeper
             out = _rounded(width * scale.width)
             for n in range(repeats if is_end else math.ceil(repeats * scale.depth)):
                 blocks.append(_Block(channels, out, kernel, stride if n == 0 else 1, expansion))
@@ -60,7 +60,7 @@ class EfficientNetLite(nn.Module):
         """Maps (n, c, h, w) after two thirds of the blocks, and after the last layer (n, 1280, h', w').
 
         Args:
-            pixels: (n, 3, h, w), grey values 0 to 255 as (x - 127) / 128.
+            pixels: (n, 3, h, w), values 0 to 255 scaled to (x - 127) / 128.
         """
         x = F.relu6(self.bn0(self.conv_stem(pixels)))
         middle = x
@@ -77,7 +77,7 @@ class EfficientNetLite(nn.Module):
 
 
 class _Conv(nn.Conv2d):
-    """A convolution without bias, padded so that its output has ceil(size / stride) places (TensorFlow's SAME)."""
+    """A convolution without bias whose output has ceil(size / stride) places (TensorFlow's SAME padding)."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out, kernel, stride, groups=groups, bias=False)
@@ -92,7 +92,7 @@ class _Conv(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """Expand, convolve each channel by itself, project; what came in is added where shapes allow."""
+    """Expand, convolve each channel separately, project, and add the input where shapes allow."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -115,6 +115,6 @@ class _Block(nn.Module):
 
 
 def _rounded(channels: float, to: int = 8) -> int:
-    """To the nearest multiple of 8, but never down by more than a tenth."""
+    """``channels`` rounded to the nearest multiple of 8, but never down by more than a tenth."""
     nearest = max(to, int(channels + to / 2) // to * to)
     return nearest if nearest >= 0.9 * channels else nearest + to

@@ -1,13 +1,16 @@
-"""Texts as the mean of their GloVe word vectors: the weakest rung, with no context and no word order."""
+"""Texts as the mean of their GloVe word vectors: the weakest packaged model, blind to context and word order."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["embed_glove"]
+from outgrow.models.base import Array, model
+from outgrow.models.packaged import model_folder
+from outgrow.runtime import Runtime
+
+__all__ = ["GloVe"]
 
 # GloVe 6B counts words as Stanford's tokenizer splits them: "do" "n't", "it" "'s", "u.s.", "1,000", "mid-1990s".
 _TOKEN = re.compile(
@@ -25,27 +28,32 @@ _TOKEN = re.compile(
 _TYPOGRAPHIC = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "--", "…": "..."})
 
 
-def embed_glove(folder: Path, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Mean word vector of each text, (n, d); zeros for a text with no known word.
+@model("glove")
+class GloVe:
+    """The mean GloVe vector of the words in a text; zeros for a text with no known word.
 
     Unknown words are skipped; an unknown word with hyphens counts as its parts. A text's row does not depend on the
     other texts, to the last bit.
-
-    Args:
-        folder: holds ``vectors.npy`` (words, d) float32 and ``words.txt``, one word a line in the same order.
-        texts: lower-cased here.
     """
-    vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
-    words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")
-    rows = dict(zip(words, range(len(words)), strict=True))
-    means = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
-    for i, text in enumerate(texts):
-        if found := list(_known(text, rows)):
-            means[i] = vectors[found].mean(axis=0, dtype=np.float64)
-    return means
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[str] = "text"
+
+    def embed(self, inputs: Sequence[str], runtime: Runtime) -> Array:
+        """Features (n, 50)."""
+        folder = model_folder("glove", runtime)
+        vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
+        words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")
+        rows = dict(zip(words, range(len(words)), strict=True))
+        means = np.zeros((len(inputs), vectors.shape[1]), dtype=np.float32)
+        for i, text in enumerate(inputs):
+            if found := list(_known(text, rows)):
+                means[i] = vectors[found].mean(axis=0, dtype=np.float64)
+        return means
 
 
 def _known(text: str, rows: Mapping[str, int]) -> Iterator[int]:
+    """Rows of the known words of a text."""
     for token in _TOKEN.findall(text.translate(_TYPOGRAPHIC).lower()):
         if token.startswith((".", "--")):
             token = token if len(token) == 1 else token[0] * (3 if token[0] == "." else 2)  # ".." and "----" too

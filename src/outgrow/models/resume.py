@@ -1,4 +1,4 @@
-"""Finished rows of a long pass over many texts, kept in files that a killed run goes on from."""
+"""Files that keep the finished rows of a long pass over many texts, so that a killed run can continue."""
 
 import hashlib
 import logging
@@ -14,14 +14,14 @@ from safetensors.numpy import save_file
 __all__ = ["SECONDS", "KeptRows"]
 
 SECONDS = 60.0
-"""Least time between two files; a kill loses at most this much work."""
+"""Shortest time between two files, and so the most work that a kill can lose."""
 _log = logging.getLogger(__name__)
 
 
 class KeptRows:
-    """Rows 0 to n of a matrix in files one after the other, each named by its first row and replaced as a whole.
+    """The first rows of a matrix, in consecutive files named by their first row and written as a whole.
 
-    ``parts`` are all that the rows follow from; files of anything else are not read.
+    ``parts`` is everything that the rows depend on. Files made from anything else are ignored.
     """
 
     def __init__(self, folder: Path, *parts: object) -> None:
@@ -30,27 +30,27 @@ class KeptRows:
             digest.update(f"{part!r}\n".encode())
         self.folder, self.identity = folder, digest.hexdigest()
         self.kept = 0
-        """Rows in files."""
+        """How many rows are in files."""
         self.last = time.monotonic()
 
     def read(self, out: npt.NDArray[np.float32]) -> int:
-        """Put the rows of all files into ``out`` (n, d); returns how many there are. What is damaged, or of something
-        else, is computed anew; the log says so."""
+        """Read the rows of all files into ``out`` (n, d) and return how many there are. Damaged or foreign files are
+        computed again, and the log says so."""
         while (path := self._path(self.kept)).exists():
             try:
                 with safe_open(path, "numpy") as file:
                     if (file.metadata() or {}).get("identity") != self.identity:
-                        raise ValueError("it is of other rows")
+                        raise ValueError("it holds other rows")
                     rows = file.get_tensor("rows")
                 out[self.kept : self.kept + len(rows)] = rows
             except (SafetensorError, OSError, ValueError) as error:
-                _log.warning("rows from %d on are computed anew: %s cannot be used (%s)", self.kept, path, error)
+                _log.warning("computing rows from %d on again: %s cannot be used (%s)", self.kept, path, error)
                 break
             self.kept += len(rows)
         return self.kept
 
     def write(self, out: npt.NDArray[np.float32], done: int) -> None:
-        """Keep the rows up to ``done`` of ``out``, if it is time."""
+        """Write the rows of ``out`` up to ``done`` to a file if ``SECONDS`` have passed."""
         if time.monotonic() - self.last < SECONDS:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

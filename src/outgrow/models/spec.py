@@ -1,59 +1,70 @@
 """One spelling for a model, wherever it comes from, and the ladders of packaged ones."""
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Self
 
-from outgrow.archives import hub_unreachable, known_sha256
+import numpy as np
+
+from outgrow.archives import known_sha256
+from outgrow.data import Examples
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.images import IMAGE_MODELS, PROCESSOR, ImageModel
-from outgrow.models.packaged import RUNGS, content_id, model_folder
-from outgrow.models.synthetic import NUMBER_MODELS, RandomFeatures, Vectors
-from outgrow.runtime import accepted_licenses
+from outgrow.identity import code_name, source_digest
+from outgrow.models.base import MODELS, Array, ModelReader
+from outgrow.models.folder import folder_content, from_hub, reads_images, settings_of
+from outgrow.models.images import Pictures, embed_images
+from outgrow.models.packaged import PACKAGED, content_id, model_folder
+from outgrow.models.settings import VIEWS
+from outgrow.registry import spell_call
+from outgrow.runtime import Runtime, accepted_licenses
 
 __all__ = ["LADDERS", "LANGUAGE_MODELS", "ModelSpec", "ladder"]
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "three": ("glove", "minilm-l3", "minilm-l6"),
-    "six": tuple(name for name, rung in RUNGS.items() if rung.reads == "text" and not rung.restricted),
+    "six": tuple(name for name, packaged in PACKAGED.items() if packaged.reads == "text" and not packaged.restricted),
 }
-"""Packaged models, weak to strong. ``six`` holds what is freely licensed; :func:`ladder` adds what was accepted."""
+"""Packaged models, weak to strong. ``six`` has those with a free license; :func:`ladder` adds what was accepted."""
 
 LANGUAGE_MODELS = ("smollm2-135m", "gemma-3-270m")
 """The packaged language models."""
 
 _HUB = re.compile(r"hf:((?:[\w-][\w.-]*/)?[\w-][\w.-]*)@([0-9a-f]{40})")
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""What a model is loaded from: weights, config, tokenizer. Never pickles, never code."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A pretrained model by name and by content."""
+    """A pretrained model by name and by content.
+
+    It is a registered :class:`ModelReader`, or files that transformers loads: packaged, from the hub, or in a folder.
+    """
 
     source: str = field(compare=False)
-    """``minilm-l6``, ``hf:org/name@commit`` or the path of a folder. Not compared and not hashed: the same weights
+    """``minilm-l6``, ``hf:org/name@commit`` or the path of a folder. Neither compared nor hashed: the same weights
     elsewhere are the same model."""
     content: str
-    """Changes if and only if the weights, config or tokenizer do."""
+    """Changes if and only if the model does: its weights, settings and tokenizer, or its code and options."""
+    reader: ModelReader | None = field(default=None, compare=False, repr=False)
+    """The registered reader; None for what transformers loads."""
 
     @classmethod
     def parse(cls, text: str, instead: Collection[str] = ()) -> Self:
-        """The model that ``text`` spells. Fetches nothing; the files of a local folder are read to identify them.
+        """The model that ``text`` spells. Fetches nothing, but reads the files of a local folder to identify them.
 
         Args:
             text: a name, a call such as ``random-features(width=64)``, a hub id or a folder.
             instead: other names that would do here, offered too where ``text`` is none of them.
 
         Raises:
-            UserError: for an unknown name, a hub model that is not pinned to a commit, or a folder that lacks
-                config.json or safetensors.
+            UserError: for an unknown name, a hub model that is not pinned to a commit, or a folder that holds no model
+                or leads out of itself.
         """
+        name = text.partition("(")[0].strip()
+        if name in MODELS:
+            reader = MODELS.parse(text)
+            return cls(MODELS.spell(reader), _reader_content(reader), reader)
         if text.startswith("hf:"):
             if not _HUB.fullmatch(text):
                 model = text.partition("@")[0]
@@ -63,16 +74,9 @@ class ModelSpec:
                 )
             return cls(text, text)
         if "/" in text or text.startswith((".", "~")):
-            return cls(text, _folder_content(Path(text).expanduser(), text))
-        if (name := text.partition("(")[0].strip()) in NUMBER_MODELS:
-            spelled = NUMBER_MODELS.spell(NUMBER_MODELS.parse(text))
-            return cls(spelled, f"v1 {spelled}")
-        if name in IMAGE_MODELS:
-            spelled = IMAGE_MODELS.spell(IMAGE_MODELS.parse(text))
-            weights = content_id(name) if name in RUNGS else "no weights"
-            return cls(spelled, f"v1 {spelled} {weights}")
-        if text not in RUNGS:
-            raise unknown_name("model", name, [*RUNGS, *NUMBER_MODELS, *IMAGE_MODELS, *instead])
+            return cls(text, folder_content(Path(text).expanduser(), text))
+        if text not in PACKAGED:
+            raise unknown_name("model", name, {*PACKAGED, *MODELS, *instead})
         return cls(text, content_id(text))
 
     def __str__(self) -> str:
@@ -80,9 +84,8 @@ class ModelSpec:
 
     @property
     def is_static(self) -> bool:
-        """Whether the model is a table of word vectors, or reads numbers or images: it has features, and nothing here
-        finetunes it."""
-        return self.source == "glove" or self.numbers is not None or self.reads == "image"
+        """Whether the model has frozen features only, so that it cannot be finetuned."""
+        return self.reader is not None or self.reads == "image"
 
     @property
     def is_language_model(self) -> bool:
@@ -91,9 +94,9 @@ class ModelSpec:
         if self.source in LANGUAGE_MODELS or self.source.startswith("hf:"):
             return True
         config = Path(self.source).expanduser() / "config.json"
-        if "/" not in self.source or not config.is_file():
+        if self.reader is not None or self.source in PACKAGED or not config.is_file():
             return False
-        named = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ("ForCausalLM",)
+        named = settings_of(config, self.source).get("architectures") or ("ForCausalLM",)
         return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
 
     def check_language_model(self, what: str) -> None:
@@ -105,56 +108,76 @@ class ModelSpec:
         if not self.is_language_model:
             raise UserError(f"{what}, and {self} is no language model; take a decoder, such as {LANGUAGE_MODELS[0]}")
 
-    @cached_property
-    def numbers(self) -> Vectors | RandomFeatures | None:
-        """The model itself where it reads texts of numbers; it has no files."""
-        if self.source.partition("(")[0] not in NUMBER_MODELS:
-            return None
-        made: Vectors | RandomFeatures = NUMBER_MODELS.parse(self.source)
-        return made
-
-    @cached_property
-    def images(self) -> ImageModel | None:
-        """The model's settings where it is a packaged image model, or pixels."""
-        if self.source.partition("(")[0] not in IMAGE_MODELS:
-            return None
-        made: ImageModel = IMAGE_MODELS.parse(self.source)
-        return made
-
     @property
-    def reads(self) -> Literal["text", "image"] | None:
-        """What the model reads; None for a hub model, whose files alone tell."""
+    def reads(self) -> str | None:
+        """``text`` or ``image``; None for a hub model, whose files alone tell."""
+        if self.reader is not None:
+            return self.reader.reads
         if self.source.startswith("hf:"):
             return None
-        is_folder = self.source.partition("(")[0] not in {*RUNGS, *NUMBER_MODELS, *IMAGE_MODELS}
-        sees = (Path(self.source).expanduser() / PROCESSOR).is_file() if is_folder else self.images is not None
-        return "image" if sees else "text"
+        is_image = self.source not in PACKAGED and reads_images(Path(self.source).expanduser())
+        return "image" if is_image else "text"
 
-    def folder(
-        self,
-        *,
-        accept_license: Collection[str] = frozenset(),
-        offline: bool = False,
-        say: Callable[[str], None] = print,
-    ) -> Path:
+    def folder(self, runtime: Runtime) -> Path:
         """The local folder with its files, fetched first if need be.
-
-        Args:
-            accept_license: names of the restricted models whose licences the user accepts.
-            offline: fetch nothing.
-            say: told what is fetched.
 
         Raises:
             UserError: if it cannot be had, or a local folder changed since it was parsed.
         """
         if match := _HUB.fullmatch(self.source):
-            return _from_hub(match[1], match[2], offline)
-        if (name := self.source.partition("(")[0]) in RUNGS:
-            return model_folder(name, accept_license=name in accept_license, offline=offline, say=say)
+            return from_hub(match[1], match[2], runtime.offline)
+        if (name := self.source.partition("(")[0]) in PACKAGED:
+            return model_folder(name, runtime)
         path = Path(self.source).expanduser()
-        if _folder_content(path, self.source) != self.content:
+        if folder_content(path, self.source) != self.content:
             raise UserError(f"the model folder {self.source} changed during the run; start again")
         return path
+
+    def embed(
+        self, examples: Examples, max_tokens: int | None, runtime: Runtime, *, bf16: bool = False
+    ) -> dict[str, Array]:
+        """Frozen features of all examples in one pass: for each view (n, d) float32, or (n, C, d) for choices.
+
+        Args:
+            examples: texts, choices, whose candidates are embedded one by one, or images.
+            max_tokens: transformers cut texts to so many tokens. None where ``is_static``.
+            runtime: device, batching and progress.
+            bf16: run a transformer's layers in bfloat16.
+
+        Raises:
+            UserError: if the model cannot read such examples, or a registered reader returns no features of them.
+        """
+        form = "image" if examples.form == "image" else "text"
+        if self.reads not in (None, form):
+            other = "an image" if form == "image" else "a text"
+            raise UserError(f"{self} reads {self.reads}s, and the task's inputs are {form}s; take {other} model")
+        inputs: Sequence[Any] = examples.texts if form == "text" else Pictures(examples.inputs, examples.ids.tolist())
+        if self.reader is not None:
+            views = self._checked(self.reader.embed(inputs, runtime), len(inputs))
+        elif form == "image":
+            views = embed_images(self.folder(runtime), inputs, runtime)
+        else:
+            from outgrow.models.transformer import extract
+
+            assert max_tokens is not None
+            views = extract(self.folder(runtime), inputs, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
+        if examples.form == "choice":
+            views = {name: matrix.reshape(len(examples), examples.num_classes, -1) for name, matrix in views.items()}
+        return views
+
+    def _checked(self, found: Any, n: int) -> dict[str, Array]:
+        """What a registered reader returned for ``n`` inputs, as a matrix for each view."""
+        views = found if isinstance(found, Mapping) else dict.fromkeys(VIEWS, found)
+        views = {name: np.asarray(matrix, dtype=np.float32) for name, matrix in views.items()}
+        shapes = sorted({matrix.shape for matrix in views.values()})
+        if not views.keys() >= VIEWS.keys() or any(len(shape) != 2 or shape[0] != n for shape in shapes):
+            raise UserError(
+                f"embed of the model {self} returned {', '.join(views)} of shape {shapes} for {n} inputs; it must "
+                f"return one ({n}, d) matrix, or one for each of {', '.join(VIEWS)}"
+            )
+        if not all(np.isfinite(matrix).all() for matrix in views.values()):
+            raise UserError(f"embed of the model {self} returned numbers that are not finite")
+        return views
 
 
 def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...]:
@@ -162,7 +185,7 @@ def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...
 
     Args:
         name: ``three`` or ``six``.
-        accepted: restricted models whose licences the user accepts, besides those in ``OUTGROW_ACCEPT_LICENSE``; they
+        accepted: restricted models whose licenses the user accepts, besides those in ``OUTGROW_ACCEPT_LICENSE``; they
             join ``six`` in their place.
 
     Raises:
@@ -171,56 +194,19 @@ def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...
     if name not in LADDERS:
         raise unknown_name("ladder", name, LADDERS)
     joined = {*LADDERS[name], *((*accepted, *accepted_licenses()) if name == "six" else ())}
-    return tuple(rung for rung in RUNGS if rung in joined)
+    return tuple(packaged for packaged in PACKAGED if packaged in joined)
 
 
-def _folder_content(path: Path, text: str) -> str:
-    """Sha256 over names and contents of the files that loading reads.
-
-    Raises:
-        UserError: if it is no model folder.
-    """
-    if not path.is_dir():
-        hint = f"; for a hub model write hf:{text}@COMMIT" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""
-        raise UserError(f"there is no model folder {text!r}{hint}")
-    _check_loadable(path, text)
-    files = sorted({file for pattern in _FILES for file in path.glob(pattern) if file.is_file()})
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{known_sha256(file)} {file.name}\n".encode())
-    return digest.hexdigest()
-
-
-def _check_loadable(path: Path, text: str) -> None:
-    if not (path / "config.json").is_file():
-        raise UserError(f"{text} holds no config.json; a model folder is one that save_pretrained wrote")
-    if not any(path.glob("*.safetensors")):
-        raise UserError(
-            f"{text} holds no *.safetensors; pickled weights (.bin, .pt) can run code and are never loaded, so "
-            "convert them where you trust them: save_pretrained writes safetensors"
-        )
-
-
-def _from_hub(repo: str, revision: str, offline: bool) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    away = None if offline else hub_unreachable()
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=list(_FILES),
-            ignore_patterns=["*/*"],  # copies for other frameworks; loading reads the top folder only
-            local_files_only=offline or away is not None,
-        )
-    except (OSError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if offline or away:
-            reason = f"it is not in the hub's cache and {away or 'fetching is off'}"
-        raise UserError(
-            f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, or "
-            "take a packaged model (`outgrow models` lists them)"
-        ) from error
-    _check_loadable(Path(folder), f"hf:{repo}@{revision}")
-    return Path(folder)
+def _reader_content(reader: Any) -> str:
+    """Identity of a registered reader: its name, version and options, its packaged weights, the files that its options
+    name, and the source of a user's."""
+    kind, name = type(reader), str(MODELS.name_of(reader))
+    options = {f.name: getattr(reader, f.name) for f in fields(reader)}
+    parts = [spell_call(name, options), f"v{getattr(kind, 'version', 1)}"]
+    if name in PACKAGED:
+        parts.append(content_id(name))
+    paths = (Path(value).expanduser() for value in options.values() if isinstance(value, str))
+    parts += [known_sha256(path) for path in paths if path.is_file()]
+    if digest := source_digest(kind):
+        parts += [code_name(kind), digest]
+    return " ".join(parts)

@@ -1,27 +1,28 @@
 """Pretrained transformers as encoders of texts: tokens, frozen features, and a classifier on the body.
 
-One code for every encoder (BERT, MPNet) and decoder (GPT-2, Llama, Gemma) that transformers knows. Texts become
-token rows by one stated rule (:func:`tokenize`), rows become batches without padding where the model allows
-(:mod:`outgrow.models.packing`), or padded ones with a real attention mask (:func:`pad`), and a row's result is the same
-whatever it is batched with.
+The same code runs every encoder (BERT, MPNet) and decoder (GPT-2, Llama, Gemma) that transformers knows. Texts become
+token rows by one rule (:func:`tokenize`). Rows become batches without padding where the model allows it
+(:mod:`outgrow.models.packing`), else padded batches with a real attention mask (:func:`pad`). A row's result does not
+depend on what it is batched with.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.base import Array
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
-from outgrow.models.quiet import quiet_transformers
 from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
 
@@ -36,43 +37,45 @@ __all__ = [
     "load_tokenizer",
     "over_batches",
     "pad",
+    "quiet_transformers",
     "recompute_layers",
     "tokenize",
 ]
 
 Tokens = tuple[int, ...]
 """The token ids of one text; never empty."""
-Array = npt.NDArray[np.float32]
+
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # with this package, transformers runs code of the hub
 
 
 class Batch(NamedTuple):
-    """Rows of tokens padded on the right to the longest."""
+    """Token rows, padded on the right to the longest."""
 
     ids: Tensor
     """(n, t) int64."""
     mask: Tensor
-    """(n, t) int64: 1 on the tokens of the text, 0 on padding."""
+    """(n, t) int64: 1 for tokens of the text, 0 for padding."""
 
 
 # --- texts to batches -------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in ``folder``; code that may lie beside it is never run."""
+    """The tokenizer in ``folder``. Code in the folder is never run."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Tokens]:
-    """Token ids of each text: its first ``max_tokens`` tokens, special tokens (such as [CLS], [SEP]) counted in.
+    """Token ids of each text: its first ``max_tokens`` tokens, including special tokens such as [CLS] and [SEP].
 
-    No text is dropped (the released code drops over-long ones per tokenizer, so models are scored on different
-    rows). A text of no tokens at all, as "" is for GPT-2, stands as one token: the tokenizer's bos, cls, eos or pad,
-    the first it has, else id 0.
+    No text is dropped. (The released code drops long ones per tokenizer, so it scores models on different rows.) A
+    text without any token, as "" is for GPT-2, becomes one token: the first the tokenizer has of bos, cls, eos and
+    pad, else id 0.
 
     Raises:
-        UserError: if ``max_tokens`` leaves no room for the text beside the special tokens.
+        UserError: if ``max_tokens`` leaves no room for text beside the special tokens.
     """
     specials = tokenizer.num_special_tokens_to_add()
     if max_tokens <= specials:
@@ -89,11 +92,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Toke
 
 
 def pad(rows: Sequence[Tokens], device: str) -> Batch:
-    """Pad on the right, whatever side the tokenizer prefers.
+    """Pad on the right, whichever side the tokenizer prefers.
 
-    On the right, every text starts at position 0 without position ids, and in a decoder no token can look ahead at
-    the padding. The mask hides it from encoders and from pooling, so which id fills it makes no difference: 0 does,
-    and a 0 within a text is a token like any other (the released code takes id 0 for padding).
+    Every text then starts at position 0 without position ids, and no token of a decoder sees the padding. The mask
+    hides it from encoders and from pooling, so the id that fills it does not matter. It is 0, and a 0 within a text is
+    still a token like any other. (The released code takes id 0 for padding.)
     """
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -113,10 +116,10 @@ def over_batches(
 ) -> Array:
     """``forward`` (n rows -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
 
-    Equal rows are computed once. Rows of near-equal length share a batch of at most ``runtime.tokens_at_once``
-    tokens, the longest first, so that what does not fit into memory fails at once. Which rows share a batch depends
-    on the set of rows only, not on their order. Where ``model`` says what ``forward`` is made of, finished rows are
-    kept in ``runtime.scratch``, and a pass that was killed goes on from there to the same bits.
+    Equal rows are computed once. Rows of similar length share a batch of at most ``runtime.token_budget()`` tokens,
+    longest first, so that a batch too large for memory fails at once. Which rows share a batch depends on the set of
+    rows, not on their order. If ``model`` identifies what ``forward`` is made of, finished rows are kept in
+    ``runtime.scratch``, and a killed pass continues from there, to the same bits.
     """
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
@@ -138,7 +141,7 @@ def over_batches(
 
 
 def _states(body: Any, batch: Batch | Packed) -> Tensor:
-    """Hidden states after the last layer: (n, t, d) of a padded batch, (tokens, d) of a packed one."""
+    """Hidden states after the last layer: (n, t, d) for a padded batch, (tokens, d) for a packed one."""
     if isinstance(batch, Packed):
         return run_packed(body, batch)
     states: Tensor = body(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
@@ -146,7 +149,7 @@ def _states(body: Any, batch: Batch | Packed) -> Tensor:
 
 
 def _packs(body: Any) -> bool:
-    """Whether batches of this model can do without padding; it is prepared for it then."""
+    """Whether this model can run batches without padding; if so, it is prepared for that."""
 
     def padded(rows: Sequence[Sequence[int]]) -> Tensor:
         batch = pad([tuple(row) for row in rows], str(next(body.parameters()).device))
@@ -156,7 +159,7 @@ def _packs(body: Any) -> bool:
 
 
 def _pool(hidden: Tensor, batch: Batch | Packed, pooling: str) -> Tensor:
-    """One vector per text from its hidden states: (n, d) float32. Padding never counts."""
+    """One vector per text from its hidden states, (n, d) float32, without the padding."""
     if isinstance(batch, Packed):
         if pooling == "mean":
             return batch.means(hidden.float())
@@ -179,9 +182,9 @@ def extract(
     """Frozen features of texts in one pass over the model: for each view an (n, d) float32 matrix.
 
     Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),
-    ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where what a probe reads is often
-    clearest). All are stored, so the whole depth is always run. The same texts give the same bits; batching and order
-    change nothing beyond rounding (1e-5). With ``bf16`` the layers run in bfloat16, weights and pooling stay float32.
+    ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where probes often read best). All are
+    stored, so all layers always run. The same texts give the same bits. Batching and order change nothing beyond
+    rounding (1e-5). With ``bf16`` the layers run in bfloat16; weights and pooling stay float32.
 
     Raises:
         UserError: if the folder holds no usable model, or ``max_tokens`` is more or less than it can take.
@@ -202,7 +205,7 @@ def extract(
         batch = pack(rows, device) if packs else pad(rows, device)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
             last = _states(body, batch)
-        # The last layer's output is meant after the final norm, which lies outside the layer itself.
+        # The last layer's output is taken after the final norm, which is outside the layer itself.
         mid = caught.pop().view_as(last) if middle < depth else last
         return torch.cat([_pool(last, batch, "last"), _pool(last, batch, "mean"), _pool(mid, batch, "mean")], dim=1)
 
@@ -223,11 +226,11 @@ def extract(
 class Classifier(nn.Module):
     """A body without its language-model head, and a linear head to C logits over one pooled vector per text.
 
-    ``pooling`` is ``last`` (the text's last token), ``mean``, ``first``, or ``auto``: ``last`` for decoders, whose
-    last token alone has seen the whole text, and ``mean`` for encoders. The head has no bias, as in the paper's
-    released code, and starts at zero, or from the rows of the unembedding that belong to C label words (as is
-    reported of Burns et al. 2023). The body may run in bfloat16 (``bf16``; weights stay float32), pooling and head
-    never do: logits rounded to bfloat16 tie.
+    ``pooling`` is ``last`` (the text's last token), ``mean``, ``first``, or ``auto``: ``last`` for decoders, where only
+    the last token has seen the whole text, and ``mean`` for encoders. The head has no bias, as in the paper's released
+    code. It starts at zero, or from the unembedding's rows of C label words (as is reported of Burns et al. 2023). With
+    ``bf16`` the body runs in bfloat16 (weights stay float32). Pooling and head never do: logits rounded to bfloat16
+    tie.
     """
 
     def __init__(self, body: Any, num_classes: int, *, pooling: str = "auto", bf16: bool = False) -> None:
@@ -266,13 +269,13 @@ def load_classifier(
     bf16: bool = False,
     dropout: bool = False,
 ) -> Classifier:
-    """A classifier on the pretrained body in ``folder``, on the CPU; the head from ``words`` where there are any.
+    """A classifier on the pretrained body in ``folder``, on the CPU; its head starts from ``words`` if there are any.
 
-    Dropout is off unless asked for, as in the released code: then the microbatch size cannot change a result.
+    Dropout is off unless asked for, as in the released code. The microbatch size then cannot change a result.
 
     Raises:
         UserError: if the folder holds no usable model, ``max_tokens`` is more than it can take, or the words do not
-            fit: not one for each class, not one token each, or no unembedding to take them from.
+            fit: not one per class, not one token each, or the model has no unembedding.
     """
     if not words:
         classifier = Classifier(_load_body(folder, dropout=dropout), num_classes, pooling=pooling, bf16=bf16)
@@ -289,17 +292,17 @@ def load_classifier(
 def recompute_layers(body: Any) -> None:
     """Gradient checkpointing: keep only each layer's input, and run the layer again in the backward pass.
 
-    Done here and not by transformers' own switch, which some models lack (MPNet), which does nothing in eval() (the
-    released code never noticed), and whose name changes between versions.
+    Transformers' own switch is missing in some models (MPNet), does nothing in eval() (the released code never
+    noticed), and changes its name between versions.
     """
     for layer in layers_of(body):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_layers(body: Any, runtime: Runtime) -> None:
-    """Compile each layer's code, for batches of any shape; where torch can compile nothing, say so and leave it.
+    """Compile each layer for batches of any shape. If torch.compile does not work here, say so and change nothing.
 
-    To be called before :func:`recompute_layers` and sharding, which then work on compiled layers.
+    Call it before :func:`recompute_layers` and sharding, which then work on compiled layers.
     """
     try:
         torch.compile(torch.sin)(torch.ones(2, device=runtime.torch_device()))
@@ -314,7 +317,7 @@ def compile_layers(body: Any, runtime: Runtime) -> None:
 
 
 def _load_body(folder: Path, *, dropout: bool = False) -> Any:
-    """The model in ``folder`` without language-model head, float32, on the CPU; its own dropout only if asked for.
+    """The model in ``folder`` without its language-model head, float32, on the CPU, without dropout unless asked for.
 
     Raises:
         UserError: if there is no model, it is an encoder-decoder, or weights are missing (they would be random).
@@ -323,16 +326,16 @@ def _load_body(folder: Path, *, dropout: bool = False) -> Any:
 
     body = _load(AutoModel, folder, dropout)
     if isinstance(getattr(body, "pooler", None), nn.Module):
-        # BERT's own pooler is not used here, and many checkpoints leave it out, so that it would be random weights.
+        # BERT's own pooler is not used here. Many checkpoints lack it, and its weights would be random.
         body.pooler = None
     return body
 
 
 def _load_with_words(folder: Path, words: Sequence[str], *, dropout: bool = False) -> tuple[Any, Tensor]:
-    """The body of a decoder, and the rows (C, d) of its unembedding that belong to C label words.
+    """The body of a decoder, and the rows (C, d) of its unembedding for C label words.
 
     Raises:
-        UserError: as :func:`_load_body`; if the model is an encoder; if a word is not exactly one token.
+        UserError: as in :func:`_load_body`; if the model is an encoder; if a word is not exactly one token.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -355,7 +358,7 @@ def load_language_model(folder: Path) -> Any:
     """The decoder in ``folder`` with its language-model head, float32, on the CPU, without dropout.
 
     Raises:
-        UserError: as for a classifier; and for an encoder, which cannot write.
+        UserError: as for a classifier, and for an encoder, which cannot write.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -365,14 +368,14 @@ def load_language_model(folder: Path) -> Any:
 
 
 def _is_encoder(config: Any) -> bool:
-    """Whether every token sees the whole text (BERT, MPNet), and not only what comes before it (GPT-2, Llama)."""
+    """Whether every token sees the whole text (BERT, MPNet), and not only what precedes it (GPT-2, Llama)."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _check_max_tokens(body: Any, max_tokens: int) -> None:
-    """Fail where the model has fewer positions than ``max_tokens``; RoBERTa's kind starts to count at padding + 1."""
+    """Fail if the model has fewer positions than ``max_tokens``. Models like RoBERTa count from padding + 1."""
     limit = getattr(body.config, "max_position_embeddings", None)
     if limit is None:
         return
@@ -383,6 +386,22 @@ def _check_max_tokens(body: Any, max_tokens: int) -> None:
         raise UserError(f"max_tokens={max_tokens} is more than this model can take; use at most max_tokens={limit}")
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and notes off the terminal while a model loads; what matters is our error."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _load(auto: Any, folder: Path, dropout: bool) -> Any:
     from transformers import AutoConfig
 
@@ -390,7 +409,7 @@ def _load(auto: Any, folder: Path, dropout: bool) -> Any:
     if config.is_encoder_decoder:
         raise UserError(f"the model in {folder} is an encoder-decoder; use an encoder or a decoder")
     if not dropout:
-        # Set in the config and not by eval(): gradient checkpointing works in train() only.
+        # Set in the config and not with eval(), because gradient checkpointing only works in train().
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, float):
                 setattr(config, name, 0.0)

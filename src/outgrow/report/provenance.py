@@ -1,18 +1,20 @@
-"""Where the numbers of a report come from: command, options, models, versions, licences."""
+"""Where the numbers of a report come from: command, options, models, files of the user's, versions, licences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from outgrow.config import Grid, to_yaml
 from outgrow.engine.runner import Outcome
 from outgrow.engine.store import Store
 from outgrow.models.packaged import models_table
+from outgrow.registry import used_files
+from outgrow.report.rows import TableRow
 from outgrow.tasks import tasks_table
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "what_ran"]
 
 
 def provenance(
@@ -27,6 +29,7 @@ def provenance(
     return {
         "command": command,
         "config": to_yaml(*grids) if grids else "",
+        "files": {file.path: f"sha256 {file.sha256}" for file in used_files()},
         "versions": record["versions"],
         "host": record["host"],
         "git": record["git"],
@@ -35,3 +38,34 @@ def provenance(
         "steps_reused": outcome.reused if outcome else 0,
         "licences": licences,
     }
+
+
+def what_ran(rows: Sequence[TableRow], provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What made these rows, fact by fact; what is not known is left out."""
+
+    def every(*names: str) -> str:
+        return ", ".join(dict.fromkeys(str(r[name]) for r in rows for name in names))
+
+    def pairs(name: str) -> str:
+        return ", ".join(f"{k} {v}" for k, v in provenance.get(name, {}).items())
+
+    parts = {"supervisor_rows": "supervisor", "transfer_rows": "transfer", "test_rows": "test"}
+    asked = [f"{part} {', '.join(dict.fromkeys(str(r[k] or 'default') for r in rows))}" for k, part in parts.items()]
+    steps = {"steps_run": "{} run", "steps_reused": "{} reused", "seconds": "{:.1f} seconds"}
+    facts = {
+        "Tasks": every("task"),
+        "Models": every("weak", "strong"),
+        "Strategies": every("strategy"),
+        "Training": every("train", "weak_train"),
+        "Rows asked for": "; ".join(asked),
+        "Test rows per seed": every("num_test_per_seed"),
+        "Classes": every("num_classes"),
+        "Seeds": every("seeds"),
+        "Steps": ", ".join(text.format(provenance[k]) for k, text in steps.items() if k in provenance),
+        "Your files": pairs("files"),
+        "Versions": pairs("versions"),
+        "Host": pairs("host"),
+        "Git": provenance.get("git") or "",
+        "Licences": ", ".join(f"{name} ({licence})" for name, licence in provenance.get("licences", [])),
+    }
+    return {what: text for what, text in facts.items() if text}

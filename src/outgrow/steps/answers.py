@@ -46,7 +46,7 @@ def finetune_lm(
     """
     from outgrow.train.lm import finetune_lm as train
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     ids = split.ids((part, f"{part}_val"))
     read = texts.take(ids).texts
     if answers is None:
@@ -61,7 +61,7 @@ def decode(
     """What a finetuned language model writes at temperature 0 on some parts."""
     from outgrow.train.lm import decode as write
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     chosen = texts.take(split.ids(parts))
     written = write(folder, fitted, chosen.texts, fitted.settings, runtime)
     return Answers(ids=chosen.ids, texts=tuple(written), source="generate")

@@ -5,11 +5,9 @@ from typing import Any
 
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
 from outgrow.engine.graph import step
-from outgrow.errors import UserError
 from outgrow.losses import Loss
-from outgrow.models.settings import VIEWS, LogisticSettings, ProbeSettings
+from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
-from outgrow.models.synthetic import embed_numbers
 from outgrow.runtime import Runtime
 from outgrow.train.settings import FinetuneSettings
 
@@ -28,50 +26,14 @@ __all__ = [
 
 @step(version=2)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
-    """Frozen features of all texts, or all candidates, every view from one pass; ``max_tokens`` is None for a table of
-    word vectors, and for a model that reads numbers or images."""
-    return _embed(model, texts, max_tokens, runtime)
+    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None unless transformers cut texts."""
+    return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
 @step(version=1)
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
-    """:func:`embed` in bfloat16: on a GPU many times as fast, and not the same to the last digits."""
-    return _embed(model, texts, max_tokens, runtime, bf16=True)
-
-
-def _embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, bf16: bool = False) -> Features:
-    if texts.form == "image" or model.reads == "image":
-        views = _embed_images(model, texts, runtime)
-    elif model.numbers is not None:
-        views = dict.fromkeys(VIEWS, embed_numbers(model.numbers, texts.texts))
-    elif model.is_static:
-        from outgrow.models.glove import embed_glove
-
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-        views = dict.fromkeys(VIEWS, embed_glove(folder, texts.texts))  # word vectors: no layers, no positions
-    else:
-        from outgrow.models.transformer import extract
-
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-        assert max_tokens is not None
-        views = extract(folder, texts.texts, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
-    if texts.form == "choice":
-        views = {name: matrix.reshape(len(texts), texts.num_classes, -1) for name, matrix in views.items()}
-    return Features(ids=texts.ids, views=views)
-
-
-def _embed_images(model: ModelSpec, images: Examples, runtime: Runtime) -> dict[str, Any]:
-    from outgrow.models.images import Pixels, embed_images
-
-    if images.form != "image":
-        raise UserError(f"{model} reads images, and the task's inputs are texts; take a text model")
-    if model.reads == "text":
-        raise UserError(f"the task's inputs are images, which the text model {model} cannot read; take an image model")
-    folder = None
-    if not isinstance(model.images, Pixels):
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
-    files = [content for content in images.inputs if isinstance(content, bytes)]
-    return embed_images(model.images, folder, files, images.ids.tolist(), runtime)
+    """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
+    return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
@@ -182,7 +144,7 @@ def finetune(
     """
     from outgrow.train.loop import finetune as finetune_model
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     train, val = _taught(labels, split, part, rows)
     readings, begin = texts.readings, start.begin if start else None
     inputs, val_inputs = ([readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
@@ -197,6 +159,6 @@ def predict_finetuned(
     """A finetuned model's class probabilities on some parts."""
     from outgrow.train.loop import predict
 
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     chosen = texts.take(split.ids(parts))
     return Labels(ids=chosen.ids, probs=predict(folder, fitted, chosen.readings, runtime), source="finetuned")

@@ -211,4 +211,4 @@ def parse_strategy(text: str) -> Strategy:
 
 def canonical_strategy(text: str) -> str:
     """The shortest spelling of the same strategy."""
-    return STRATEGIES.spell(parse_strategy(text))
+    return STRATEGIES.canonical(text)

@@ -167,7 +167,7 @@ class _Reader:
     def __init__(self, model: ModelSpec, shown: Examples, search: ICM, runtime: Runtime) -> None:
         from outgrow.models.transformer import load_language_model, load_tokenizer
 
-        folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+        folder = model.folder(runtime)
         self.tokenizer = load_tokenizer(folder)
         self.model = load_language_model(folder).to(runtime.torch_device()).eval()
         self.shown, self.search, self.runtime = shown, search, runtime

@@ -219,7 +219,7 @@ def answer_prompts(
     if texts.form != "text":
         raise UserError("a prompt asks for a label word after one text, and this task has choices or images")
     words = label_words(words, texts)
-    folder = model.folder(accept_license=runtime.accept_license, offline=runtime.offline, say=runtime.say)
+    folder = model.folder(runtime)
     tokenizer = load_tokenizer(folder)
     language_model = load_language_model(folder).to(runtime.torch_device()).eval()
     chosen = texts.take(split.ids(parts))

@@ -2,10 +2,11 @@
 
 from outgrow.tasks import catalogue as _catalogue
 from outgrow.tasks import table as _table
-from outgrow.tasks.registry import TaskSpec, describe, limited, load, task, tasks_table, where_from
+from outgrow.tasks.registry import TASKS, TaskSpec, describe, limited, load, task, tasks_table, where_from
 from outgrow.tasks.splits import Sizes, small_test_warning, split_examples
 
 __all__ = [
+    "TASKS",
     "Sizes",
     "TaskSpec",
     "describe",

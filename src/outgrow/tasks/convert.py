@@ -1,6 +1,6 @@
-"""Examples out of the rows of a public data set: the paper's conversions, grouping, official splits, in one place.
+"""Examples from the rows of a public data set: the paper's conversions, grouping and official splits, in one place.
 
-A set's own formatter says what a row is; everything that can leak or tilt a result is done here, for all sets alike.
+A set's formatter says what a row is. Everything that can leak or tilt a result is done here, for all sets alike.
 """
 
 import hashlib
@@ -8,32 +8,20 @@ import heapq
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from outgrow.data import Examples, Input
 from outgrow.errors import UserError
+from outgrow.registry import OneOf
 from outgrow.runtime import Runtime
 from outgrow.tasks.grouping import group_names, near_duplicates, within_limit
 from outgrow.tasks.hub import Empty, HubRow, HubSet, identity, place_of, read
-from outgrow.tasks.registry import task
+from outgrow.tasks.registry import LIMIT, TASKS, Option, Task, TaskFacts, options_of
 
-__all__ = [
-    "Formatter",
-    "Item",
-    "LabelledText",
-    "Pair",
-    "Question",
-    "Skipped",
-    "check_options",
-    "drawn",
-    "examples_of",
-    "from_hub",
-    "near_copies",
-    "same",
-    "splits_of",
-]
+__all__ = ["HubTask", "Item", "LabelledText", "Pair", "Question", "Skipped", "drawn", "near_copies", "same"]
 
 
 class LabelledText(NamedTuple):
@@ -42,9 +30,9 @@ class LabelledText(NamedTuple):
     text: str
     gold: int
     keys: tuple[str, ...] = ()
-    """What the row shares with others: rows with a key in common are of one group. Without any, its own text."""
+    """What the row shares with others; rows with a key in common form one group. Without any, its own text."""
     question: str = ""
-    """Where rows are answers to a question: as many right as wrong ones are kept of each question."""
+    """The question that the row answers, if it answers one: each question keeps as many right as wrong answers."""
     meta: Mapping[str, float | str] = {}
 
 
@@ -57,12 +45,13 @@ class Question(NamedTuple):
     keys: tuple[str, ...]
     tail: str = ""
     giveaway: str | None = None
-    """An option whose words alone tell that it is wrong, once questions where it is right are left out."""
+    """An option that is never shown, since its words alone would say that it is wrong. Questions where it is right are
+    left out."""
     meta: Mapping[str, float | str] = {}
 
 
 class Pair(NamedTuple):
-    """Two texts of which one is the better; which comes first is drawn, since the file's order is the answer."""
+    """Two texts of which one is better. Which comes first is drawn, since the file's order is the answer."""
 
     better: str
     worse: str
@@ -71,22 +60,49 @@ class Pair(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A row that is left out, and why; counted and told."""
+    """A row that is left out, and why; the user is told how many."""
 
     why: str
 
 
 class Item(NamedTuple):
-    """What a formatter made of a record."""
+    """What a formatter made of a row."""
 
     split: str
     number: int
     what: LabelledText | Question | Pair
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What the item shares with others of its group."""
+        return self.what.keys or ((self.what.text,) if isinstance(self.what, LabelledText) else ())
 
-Formatter = Callable[[HubRow], LabelledText | Question | Pair | Skipped]
-_PAIR_CLASSES = ("wrong", "right")
-_FORMS, _MODES = ("pair", "choice"), ("pooled", "official")
+    def tied(self, *keys: str) -> "Item":
+        """The same item with these keys."""
+        return self._replace(what=self.what._replace(keys=keys))
+
+
+Formatter = Callable[..., LabelledText | Question | Pair | Skipped]
+_MODE = Option(
+    "pooled",
+    Annotated[str, OneOf("pooled", "official")],
+    "pooled: all labelled splits together, split by group; official: the test is the set's own, and training rows of a "
+    "group that occurs there are left out.",
+)
+_FORM = Option(
+    "pair",
+    Annotated[str, OneOf("pair", "choice")],
+    "pair: one right and one wrong answer of each question, each a text (the paper's way); choice: all answers of a "
+    "question as candidates, the class is the place of the right one.",
+)
+_SEED = Option(0, int, "of what is drawn within a question: which wrong answer, which order.")
+_HARD = Option(False, bool, "take the adversarially filtered test file in place of the ordinary one.")
+_PLACES = {
+    "data_dir": "a folder that holds the set in the hub's schema (a folder of its name with a file for each split, "
+    "such as train.parquet); otherwise OUTGROW_DATA_DIR, otherwise the hub.",
+    "repo": "another place on the hub, one of those that an error message names.",
+    "revision": "another commit of it, 40 hexadecimal digits.",
+}
 
 
 def same(text: str) -> str:
@@ -100,127 +116,90 @@ def drawn(seed: int, *parts: str) -> int:
 
 
 def near_copies(items: list[Item]) -> list[Item]:
-    """Items whose first keys (or texts) are nearly the same words share one more key; for ``finish``."""
-    keys = [item.what.keys or ((item.what.text,) if isinstance(item.what, LabelledText) else ()) for item in items]
-    different = list(dict.fromkeys(k[0] for k in keys))
+    """A ``finish``: items whose first keys (or texts) are nearly the same words share one more key."""
+    different = list(dict.fromkeys(item.keys[0] for item in items))
     further: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
     for one, other in near_duplicates(different).tolist():
         for number in (one, other):
             further[different[number]] += (f"nearly {one}",)
-    return [
-        item._replace(what=item.what._replace(keys=(*k, *further[k[0]]))) for item, k in zip(items, keys, strict=True)
-    ]
+    return [item.tied(*item.keys, *further[item.keys[0]]) for item in items]
 
 
 # --- registering ------------------------------------------------------------------------------------------------------
 
-_MEANINGS = {
-    "form": "``pair``: one right and one wrong answer of each question, a text each (the paper's way); ``choice``: all "
-    "answers of a question as candidates, the class is the place of the right one.",
-    "hard_test": "the adversarially filtered test file in place of the ordinary one.",
-    "split_mode": "``pooled``: all labelled splits together, split by group; ``official``: the test is the set's own, "
-    "training rows whose group occurs there are left out.",
-    "limit": "at most so many rows, whole groups drawn by hash; None for all.",
-    "seed": "of what is drawn within a question: which wrong answer, which order.",
-    "data_dir": "a folder that holds the set in the hub's schema (a folder of its name with a file for each split, "
-    "such as ``train.parquet``); else ``OUTGROW_DATA_DIR``, else the hub.",
-    "repo": "another place on the hub, of those an error message names.",
-    "revision": "another commit of it, 40 hexadecimal digits.",
-}
 
+@dataclass(frozen=True, kw_only=True)
+class HubTask(HubSet):
+    """A public data set as a task: all facts about it. As a decorator it registers the formatter of its rows.
 
-def from_hub(
-    source: HubSet,
-    *,
-    about: str,
-    traps: str = "",
-    classes: tuple[str, ...] = _PAIR_CLASSES,
-    rows: int | None = None,
-    choices: int = 0,
-    per_question: bool = False,
-    finish: Callable[[list[Item]], list[Item]] | None = None,
-    sampled: Callable[[HubRow], str] | None = None,
-    limit: int | None = None,
-    hard_test: bool = False,
-    version: int = 1,
-) -> Callable[[Formatter], Formatter]:
-    """Register the decorated formatter as a task.
-
-    Args:
-        source: the set.
-        about: as for :func:`outgrow.tasks.registry.task`.
-        traps: as there.
-        classes: as there; for ``form='choice'`` they are letters.
-        rows: as there.
-        choices: candidates of a question; 0 where the set has no form ``choice``.
-        per_question: whether rows carry the question that they answer.
-        finish: sees all items in the order of the files; gives keys or classes that no row alone can tell.
-        sampled: what a row of a very large set is drawn by, so that ``limit`` holds while reading.
-        limit: its default.
-        hard_test: whether the set has a second, harder test split called ``test_hard``.
-        version: as there.
+    The formatter takes a :class:`HubRow`. Its further arguments, and those of ``sampled`` and ``finish``, are options
+    of the task. Every set has the options ``split_mode``, ``limit``, ``data_dir``, ``repo`` and ``revision``.
     """
-    defaults: dict[str, tuple[Any, Any]] = {}
-    if choices:
-        defaults["form"] = (str, "pair")
-    if hard_test:
-        defaults["hard_test"] = (bool, False)
-    defaults |= {"split_mode": (str, "pooled"), "limit": (int | None, limit)}
-    if choices or per_question:
-        defaults["seed"] = (int, 0)
-    defaults |= dict.fromkeys(("data_dir", "repo", "revision"), (str | None, None))
 
-    def register(formatter: Formatter) -> Formatter:
+    about: str
+    traps: str = ""
+    kind: str = "classification"
+    """``choice`` for a set of :class:`Pair` whose rows are always two candidates."""
+    classes: tuple[str, ...] = ("wrong", "right")
+    """Class names in order; with ``form='choice'`` they are letters."""
+    rows: int | None = None
+    """Number of examples with the default options, if known."""
+    choices: int = 0
+    """Candidates of a question; 0 if the set has no form ``choice``."""
+    per_question: bool = False
+    """Whether rows name the question that they answer."""
+    finish: Callable[..., Sequence[Item | Skipped]] | None = None
+    """Sees all items in the order of the files; gives keys and classes that no row alone can tell, or skips items."""
+    sampled: Callable[..., str | Skipped] | None = None
+    """What a row of a very large set is drawn by: ``limit`` then holds while reading."""
+    limit: int | None = None
+    """The default of the option."""
+    subsets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The values of an option ``subset``, if the set has several parts, and the fields that are different in each."""
+    version: int = 1
+
+    def __call__(self, formatter: Formatter) -> Formatter:
+        """Register the formatter; returns it unchanged."""
+        options: dict[str, Option] = {"split_mode": _MODE, "limit": LIMIT._replace(default=self.limit)}
+        if self.choices:
+            options["form"] = _FORM
+        if self.choices or self.per_question:
+            options["seed"] = _SEED
+        if "test_hard" in self.splits:
+            options["hard_test"] = _HARD
+        if self.subsets:
+            known = ", ".join(self.subsets)
+            hint = Annotated[str, OneOf(*self.subsets)]
+            options["subset"] = Option(next(iter(self.subsets)), hint, f"which part of the set: {known}.")
+        options |= {name: Option(None, str | None, meaning) for name, meaning in _PLACES.items()}
+        code = tuple(fn for fn in (formatter, self.sampled, self.finish) if fn is not None)
+
+        def content(options: Mapping[str, Any]) -> str:
+            chosen = self._subset(options)
+            return identity(chosen, splits_of(chosen, options), options)
+
         def loaded(*, runtime: Runtime, **options: Any) -> Examples:
-            check_options(source, options)
-            splits = splits_of(source, options)
-            records = read(source, splits, options, runtime)
-            return examples_of(source, formatter, finish, sampled, records, classes, choices, options, runtime)
+            return _examples(self._subset(options), formatter, options, runtime)
 
-        loaded.__doc__ = "\n".join([about, "", "Args:", *(f"    {o}: {_MEANINGS[o]}" for o in defaults)])
-        loaded.__annotations__ = {o: hint for o, (hint, _) in defaults.items()} | {"runtime": Runtime}
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        loaded.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter(o, keyword, default=default) for o, (_, default) in defaults.items()]
-            + [inspect.Parameter("runtime", keyword)]
+        shared = ("name", "licence", "about", "traps", "kind", "classes", "rows", "version")
+        facts = TaskFacts(
+            source=f"{self.places[0].repo} on the Hugging Face hub, or a folder of yours (data_dir)",
+            content=content,
+            where=lambda options: place_of(self._subset(options)),
+            **{fact: getattr(self, fact) for fact in shared},
         )
-        task(
-            name=source.name,
-            classes=classes,
-            rows=rows,
-            content=lambda options: identity(source, splits_of(source, options), options),
-            where=lambda options: place_of(source),
-            licence=source.licence,
-            source=f"{source.places[0].repo} on the Hugging Face hub, or a folder of yours (data_dir)",
-            about=about,
-            traps=traps,
-            version=version,
-        )(loaded)
+        TASKS.add(self.name, Task(facts, code, loaded, options | options_of(*code, skip=1)))
         return formatter
 
-    return register
-
-
-def check_options(source: HubSet, options: Mapping[str, Any]) -> None:
-    """Refuse a form, a split mode or a limit that cannot be.
-
-    Raises:
-        UserError: naming what can.
-    """
-    for option, known in (("form", _FORMS), ("split_mode", _MODES)):
-        if options.get(option, known[0]) not in known:
-            raise UserError(f"{source.name}: {option}={options[option]!r} must be {' or '.join(map(repr, known))}")
-    if options["limit"] is not None and options["limit"] < 1:
-        raise UserError(f"{source.name}: limit={options['limit']} must be at least 1; leave it out for all rows")
+    def _subset(self, options: Mapping[str, Any]) -> "HubTask":
+        return replace(self, **self.subsets[options["subset"]]) if self.subsets else self
 
 
 def splits_of(source: HubSet, options: Mapping[str, Any]) -> tuple[str, ...]:
     """The splits to read, the test last."""
-    test = "test_hard" if options.get("hard_test") else source.test
-    if options["split_mode"] == "official":
-        return source.train, test
-    others = tuple(s for s in source.rows if s not in ("test_hard", source.test))
-    return *others, test
+    *others, test = (split for split in source.splits if split != "test_hard")
+    test = "test_hard" if options.get("hard_test") else test
+    return (others[0], test) if options["split_mode"] == "official" else (*others, test)
 
 
 # --- making examples --------------------------------------------------------------------------------------------------
@@ -236,52 +215,22 @@ class _Made(NamedTuple):
     """Number of the item it was made of."""
 
 
-def examples_of(
-    source: HubSet,
-    formatter: Formatter,
-    finish: Callable[[list[Item]], list[Item]] | None,
-    sampled: Callable[[HubRow], str] | None,
-    records: Callable[[], Iterator[HubRow]],
-    classes: tuple[str, ...],
-    choices: int,
-    options: Mapping[str, Any],
-    runtime: Runtime,
-) -> Examples:
-    """All examples of a set; the arguments are those of :func:`from_hub`, and ``options`` what its task was given.
-
-    Raises:
-        UserError: if nothing is left, or an official split is not there.
-    """
+def _examples(source: HubTask, formatter: Formatter, options: Mapping[str, Any], runtime: Runtime) -> Examples:
     left: Counter[str] = Counter()
-    rows: Iterable[HubRow] = records()
-    limit = options["limit"]
-    if sampled is not None and limit is not None:
-        rows = _few(rows, sampled, limit)
-    items = []
-    for record in rows:
-        try:
-            what = formatter(record)
-        except Empty as empty:
-            what = Skipped(f"without {empty}")
-        if isinstance(what, Skipped):
-            left[what.why] += 1
-        else:
-            items.append(Item(record.split, record.number, what))
-    items = finish(items) if finish is not None else items
+    items = _items(source, formatter, options, runtime, left)
     test = splits_of(source, options)[-1] if options["split_mode"] == "official" else None
     items = _once(items, test, left)
     groups = _groups(source.name, items)
     if test is not None:
         items, groups = _apart(source, items, groups, test, left)
-    is_choice = options.get("form") == "choice"
+    is_choice = source.kind == "choice" or options.get("form") == "choice"
     seed = options.get("seed", 0)
-    made = list(_made(source.name, items, seed, choices if is_choice else 0, left))
-    made = _limited(made, groups, limit)
+    made = list(_made(source.name, items, seed, max(2, source.choices) if is_choice else 0, left))
     if left:
         told = ", ".join(f"{count:,} ({why})" for why, count in left.items())
         runtime.say(f"{source.name}: left out: {told}")
     if not made:
-        raise UserError(f"{source.name}: no row is left to learn from; give more data, or another form or limit")
+        raise UserError(f"{source.name}: no row is left to learn from; give more data, or another form")
     of = [m.item for m in made]
     meta: dict[str, Any] = {"official": _texts([items[i].split for i in of])}
     if test is not None:
@@ -289,25 +238,68 @@ def examples_of(
     for column in items[0].what.meta:
         values = [items[i].what.meta[column] for i in of]
         meta[column] = _texts(values) if isinstance(values[0], str) else np.array(values, dtype=np.float64)
-    return Examples(
+    pool = Examples(
         ids=_texts([m.id for m in made]),
         inputs=tuple(m.input for m in made),
         gold=np.array([m.gold for m in made], dtype=np.int64),
-        classes=tuple("ABCDEFGH"[:choices]) if is_choice else classes,
+        classes=tuple("ABCDEFGH"[: source.choices]) if is_choice and source.choices else source.classes,
         groups=_texts([groups[i] for i in of]),
         meta=meta,
     )
+    return within_limit(pool, options["limit"], source.name, lambda group: (drawn(0, "limit", group), group))
+
+
+def _items(
+    source: HubTask, formatter: Formatter, options: Mapping[str, Any], runtime: Runtime, left: Counter[str]
+) -> list[Item]:
+    """What the formatter makes of every row. Rows that are left out are counted in ``left``."""
+
+    def kept(found: Iterable[Any]) -> Iterator[Any]:
+        for one in found:
+            if isinstance(one, Skipped):
+                left[one.why] += 1
+            else:
+                yield one
+
+    rows: Iterable[HubRow] = read(source, splits_of(source, options), options, runtime)()
+    if source.sampled is not None:
+        rows = _few(rows, _with_options(source.sampled, options), options["limit"], kept)
+    form = _with_options(formatter, options)
+    made = ((row, form(row)) for row in rows)
+    items = list(kept(w if isinstance(w, Skipped) else Item(row.split, row.number, w) for row, w in made))
+    return list(kept(_with_options(source.finish, options)(items))) if items and source.finish else items
+
+
+def _with_options(fn: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """``fn`` of one argument, given the options that it names; a row that lacks a text is skipped."""
+    own = {name: options[name] for name in inspect.signature(fn).parameters if name in options}
+
+    def called(row: Any) -> Any:
+        try:
+            return fn(row, **own)
+        except Empty as empty:
+            return Skipped(f"without {empty}")
+
+    return called
+
+
+def _few(
+    rows: Iterable[HubRow],
+    key: Callable[[HubRow], str | Skipped],
+    limit: int | None,
+    kept: Callable[[Iterable[Any]], Iterator[Any]],
+) -> Iterator[HubRow]:
+    """The ``limit`` rows whose keys hash lowest, in the order of the file; no other row stays in memory."""
+    keyed = ((key(row), number, row) for number, row in enumerate(rows))
+    ranked = kept(k if isinstance(k, Skipped) else (drawn(0, same(k)), number, row) for k, number, row in keyed)
+    if limit is not None:
+        ranked = iter(sorted(heapq.nsmallest(limit, ranked, key=lambda r: r[:2]), key=lambda r: r[1]))
+    for _, _, row in ranked:
+        yield row
 
 
 def _texts(values: Sequence[Any]) -> Any:
     return np.array(values, dtype=np.str_)
-
-
-def _few(rows: Iterable[HubRow], key: Callable[[HubRow], str], limit: int) -> Iterator[HubRow]:
-    """Those ``limit`` rows whose keys hash lowest, in the order of the file; the rest is never kept."""
-    numbered = ((drawn(0, same(key(row))), n, row) for n, row in enumerate(rows))
-    for _, _, row in sorted(heapq.nsmallest(limit, numbered, key=lambda r: r[:2]), key=lambda r: r[1]):
-        yield row
 
 
 def _once(items: list[Item], test: str | None, left: Counter[str]) -> list[Item]:
@@ -333,23 +325,19 @@ def _once(items: list[Item], test: str | None, left: Counter[str]) -> list[Item]
 def _groups(name: str, items: list[Item]) -> list[str]:
     """For each item the first one that it is tied to by a shared key, as text."""
     first: dict[str, int] = {}
-    pairs = [
-        (first.setdefault(same(key), number), number)
-        for number, item in enumerate(items)
-        for key in item.what.keys or ((item.what.text,) if isinstance(item.what, LabelledText) else ())
-    ]
+    pairs = [(first.setdefault(same(key), number), number) for number, item in enumerate(items) for key in item.keys]
     ids = _texts([f"{name}-{item.split}-{item.number}" for item in items])
     return [str(g) for g in group_names(ids, (), np.array(pairs, dtype=np.int64).reshape(-1, 2))] if items else []
 
 
 def _apart(
-    source: HubSet, items: list[Item], groups: list[str], test: str, left: Counter[str]
+    source: HubTask, items: list[Item], groups: list[str], test: str, left: Counter[str]
 ) -> tuple[list[Item], list[str]]:
     """Without the training rows of groups that occur in the test."""
-    there = {item.split for item in items}
-    if lacking := [split for split in (source.train, test) if split not in there]:
+    train, there = next(iter(source.splits)), {item.split for item in items}
+    if lacking := [split for split in (train, test) if split not in there]:
         raise UserError(
-            f"{source.name}: split_mode='official' needs the splits {source.train} and {test}, and there are no rows "
+            f"{source.name}: split_mode='official' needs the splits {train} and {test}, and there are no rows "
             f"of {' or '.join(lacking)}; take split_mode='pooled'"
         )
     in_test = {group for item, group in zip(items, groups, strict=True) if item.split == test}
@@ -429,11 +417,3 @@ def _asked(id: str, asked: Question, number: int, seed: int, choices: int, left:
     candidates = candidates[-shift:] + candidates[:-shift]
     texts = tuple(f"{asked.head}{asked.options[place]}{asked.tail}" for place in candidates)
     yield _Made(id, texts, shift, number)
-
-
-def _limited(made: list[_Made], groups: list[str], limit: int | None) -> list[_Made]:
-    """Whole groups in the order of their hashes, each that still fits."""
-    if limit is None or len(made) <= limit:
-        return made
-    chosen = within_limit((groups[m.item] for m in made), limit, lambda g: (drawn(0, "limit", g), g))
-    return [m for m in made if groups[m.item] in chosen]

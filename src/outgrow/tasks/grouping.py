@@ -1,4 +1,4 @@
-"""Rows that belong together: near-duplicates by their words, groups out of pairs, and whole groups within a limit."""
+"""Which rows belong together: near-duplicates by their words, groups from pairs, whole groups within a limit."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.data import Ids, Ints
+from outgrow.data import Examples, Ids, Ints
+from outgrow.errors import UserError
 
 __all__ = ["group_names", "near_duplicates", "within_limit"]
 
 _SHINGLE = 5
 _MAX_SHARED = 200
-"""A run of words in more texts than this is boilerplate and says nothing about any two of them."""
+"""A run of words shared by more texts than this is boilerplate; it does not make two of them near-duplicates."""
 
 
 def near_duplicates(texts: Sequence[str], share: float = 0.7) -> Ints:
-    """Pairs of texts (p, 2), each once, where the shorter one is ``share`` contained in the other.
+    """Pairs of texts (p, 2), each once, where the longer text contains at least ``share`` of the shorter.
 
-    Contained are its different runs of five words (all its words, where it has fewer), so a copy with a changed title,
-    a cut copy and a reply that quotes everything are found, and a sentence two articles share is not. Case and spacing
-    do not count.
+    What is compared is each text's set of runs of five words (or all its words, if it has fewer), ignoring case and
+    spacing. This finds a copy with a changed title, a copy cut short, and a reply that quotes everything; it does not
+    pair two articles that share a sentence.
     """
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import HashingVectorizer
@@ -39,7 +40,8 @@ def near_duplicates(texts: Sequence[str], share: float = 0.7) -> Ints:
 
 
 def group_names(ids: Ids, keys: Iterable[Sequence[str]], pairs: Ints) -> Ids:
-    """For each row the first id it is tied to, by a pair or by an equal key (an empty key ties nothing) (n,)."""
+    """The group of each row (n,), named after the first id in it. A pair or an equal key puts two rows in one group; an
+    empty key does not."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -56,16 +58,25 @@ def group_names(ids: Ids, keys: Iterable[Sequence[str]], pairs: Ints) -> Ids:
     return names
 
 
-def within_limit(groups: Iterable[str], limit: int, rank: Callable[[str], Any]) -> set[str]:
-    """Whole groups of at most ``limit`` rows together, of one group name for each row: in the order of their rank, each
-    that still fits."""
+def within_limit(pool: Examples, limit: int | None, name: str, rank: Callable[[str], Any]) -> Examples:
+    """At most ``limit`` rows of the pool of task ``name``: whole groups in the order of their rank, skipping each that
+    no longer fits.
+
+    Raises:
+        UserError: if not even the smallest group fits.
+    """
+    if limit is None or len(pool) <= limit:
+        return pool
+    groups = pool.groups.tolist()
     sizes = Counter(groups)
     chosen, rows = set(), 0
     for group in sorted(sizes, key=rank):
         if rows + sizes[group] <= limit:
             chosen.add(group)
             rows += sizes[group]
-    return chosen
+    if not chosen:
+        raise UserError(f"limit of task {name} is {limit}, but its smallest group has {min(sizes.values())} rows")
+    return pool.take(pool.ids[[g in chosen for g in groups]])
 
 
 def _shingles(text: str) -> list[str]:

@@ -1,12 +1,11 @@
-"""Leaks and give-aways of a task: what is in two parts of a split, and what tells the class without the question.
+"""Leaks and giveaways of a task: what occurs in two parts of a split, and what predicts the class without the question.
 
-Every figure stands beside what chance would give and a 95 % interval over groups. A leak makes students look better
-than they are; a give-away lets supervisor and student share a shortcut that is no knowledge of the question.
+Every figure comes with what chance would give and a 95 % interval over groups. A leak makes students look better than
+they are. A giveaway is a shortcut: supervisor and student can share it without knowing the answer.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,34 +23,33 @@ Verdict = Literal["clean", "slight", "FOUND", "does not apply"]
 _MAX_ROWS = 10_000
 _FOLDS = 5
 _SLIGHT = 0.05
-"""A probe whose interval begins below a twentieth of the way from chance to 1 is slight: real data is never quite even,
-and one interval in forty lies above chance by chance."""
+"""A probe is slight if its interval begins below a twentieth of the way from chance to 1: real data is never quite
+even, and one interval in forty lies above chance by chance."""
 _RARE = 0.01
-"""The same for the share of test rows with a copy in training."""
+"""Copies are slight below this share of the test rows."""
 _UNEVEN = 0.001
-"""p-value below which the places of right candidates are not drawn at random."""
+"""Below this p-value the places of right candidates are not drawn at random."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing looked at."""
+class Finding(NamedTuple):
+    """The result of one check."""
 
     check: str
     figure: Interval | None
-    """None where it does not apply."""
+    """None if the check does not apply."""
     chance: float
-    """What the figure is where all is well."""
+    """What the figure is if all is well."""
     verdict: Verdict
     about: str
-    """What the figure is, in a few words; or why it does not apply."""
+    """What the figure is, in a few words; or why the check does not apply."""
 
 
 def scan(data: Examples, split: Split | None = None, seed: int = 0) -> list[Finding]:
-    """Look for everything of the list in the docs, on at most 10,000 rows (whole groups, drawn at random).
+    """Run every check of the list in the docs, on at most 10,000 rows (whole groups, drawn at random).
 
     Args:
-        data: a task's pool, gold included.
-        split: to be looked at; by default the one that an experiment with this seed would make.
+        data: a task's pool with gold.
+        split: the split to check; by default the one that an experiment with this seed makes.
         seed: of the split, the draw of rows and the order of shuffled answers.
 
     Raises:
@@ -59,13 +57,13 @@ def scan(data: Examples, split: Split | None = None, seed: int = 0) -> list[Find
     """
     assert data.gold is not None, "a scan needs gold"
     if len(np.unique(data.gold[data.gold >= 0])) < 2:
-        raise UserError("the scan needs gold of two classes at least")
+        raise UserError("a scan needs gold of at least two classes; add labels, or scan another task")
     split = split or split_examples(data, Sizes(), seed)
     kept = _sampled(data, data.gold >= 0, seed)
     return [*_across_parts(data, split, seed), *_answers(kept, seed), *_surface(kept), _places(kept)]
 
 
-# --- what is in two parts ---------------------------------------------------------------------------------------------
+# --- what occurs in two parts -----------------------------------------------------------------------------------------
 
 
 def _across_parts(data: Examples, split: Split, seed: int) -> list[Finding]:
@@ -89,20 +87,14 @@ def _torn(data: Examples, part: dict[str, int]) -> Finding:
     for id, group in zip(data.ids.tolist(), data.groups.tolist(), strict=True):
         homes.setdefault(group, set()).add(part[id])
     torn = sum(len(home) > 1 for home in homes.values())
-    share = Interval(torn / len(homes), torn / len(homes), torn / len(homes))
-    verdict: Verdict = "FOUND" if torn else "clean"
-    return Finding(
-        check="torn groups",
-        figure=share,
-        chance=0.0,
-        verdict=verdict,
-        about=f"{torn} of {len(homes)} groups lie in two of A, B and T",
-    )
+    share = Interval(*[torn / len(homes)] * 3)
+    about = f"{torn} of {len(homes)} groups lie in two of A, B and T"
+    return Finding("torn groups", share, 0.0, "FOUND" if torn else "clean", about)
 
 
 def _copies(check: str, rows: Examples, part: Ints, same: Ints, pairs: Ints) -> list[Finding]:
-    """Shares of the rows of T, and of B, that are there again in a part trained on before: with an equal ``same`` (n,),
-    or in one of the pairs (p, 2)."""
+    """Shares of the rows of T, and of B, that occur again in a part trained on before: with an equal ``same`` (n,), or
+    in one of the pairs (p, 2)."""
     found = []
     for name, own, others in (("T", 2, (0, 1)), ("B", 1, (0,))):
         copied = np.isin(same, same[np.isin(part, others)])
@@ -112,24 +104,24 @@ def _copies(check: str, rows: Examples, part: Ints, same: Ints, pairs: Ints) -> 
         share = _mean(rows.groups[mine], copied[mine].astype(np.float64))
         verdict: Verdict = "clean" if share.value == 0 else "slight" if share.value < _RARE else "FOUND"
         where = "A or B" if name == "T" else "A"
-        about = f"{int(copied[mine].sum())} of {int(mine.sum())} rows of {name} are in {where} too"
-        found.append(Finding(check=f"{check}, {name}", figure=share, chance=0.0, verdict=verdict, about=about))
+        about = f"{int(copied[mine].sum())} of {int(mine.sum())} rows of {name} are also in {where}"
+        found.append(Finding(f"{check}, {name}", share, 0.0, verdict, about))
     return found
 
 
 def _comparable(rows: Examples) -> list[str]:
-    """One text for each row, equal for equal rows: candidates in whichever order, images as their bytes."""
+    """One text for each row, equal for equal rows: candidates in any order, images as their bytes."""
     if rows.form == "image":
         return [i.hex() for i in rows.inputs if isinstance(i, bytes)]
     texts = ("\n".join(sorted(i)) if isinstance(i, tuple) else str(i) for i in rows.inputs)
     return [" ".join(text.lower().split()) for text in texts]
 
 
-# --- what tells the class without the question ------------------------------------------------------------------------
+# --- what predicts the class without the question ---------------------------------------------------------------------
 
 
 class _Asked(NamedTuple):
-    """Texts taken apart: the words a row shares with its question's other answers, and its own."""
+    """Texts taken apart: the words that a row shares with other answers to its question, and its own."""
 
     prompts: list[str]
     answers: list[str]
@@ -148,12 +140,10 @@ def _answers(data: Examples, seed: int) -> list[Finding]:
     rows = data.take(data.ids[asked.rows])
     order = np.random.default_rng(seed).permutation(len(asked.rows))
     strangers = [f"{prompt} {asked.answers[o]}" for prompt, o in zip(asked.prompts, order, strict=True)]
-    alone = _probe(_bag(asked.answers), rows)
-    shuffled = _probe(_bag(strangers), rows)
     said = "balanced accuracy of a bag of words"
     return [
-        _told(names[0], alone, rows, f"{said} of what differs within a question"),
-        _told(names[1], shuffled, rows, said),
+        _told(names[0], _probe(_bag(asked.answers), rows), rows, f"{said} of what differs within a question"),
+        _told(names[1], _probe(_bag(strangers), rows), rows, said),
     ]
 
 
@@ -164,10 +154,9 @@ def _choice_answers(data: Examples, names: Sequence[str], seed: int) -> list[Fin
     heads = ["".join(own[0][:length]) for own, length in zip(words, shared, strict=True)]
     tails = ["".join(candidate[length:]) for own, length in zip(words, shared, strict=True) for candidate in own]
     alone = _pick(_bag(tails), data)
-    said = "accuracy of a bag of words"
     prompts = _probe(_bag(heads), data)
     return [
-        _told(names[0], alone, data, f"{said} of the candidates less what they share"),
+        _told(names[0], alone, data, "accuracy of a bag of words of the candidates, without the words they share"),
         _told(names[1], prompts, data, "balanced accuracy for the right place, from the shared words alone"),
     ]
 
@@ -208,62 +197,49 @@ def _num_shared(one: list[str], other: list[str]) -> int:
 
 def _surface(data: Examples) -> list[Finding]:
     """Length, place in the pool, and id."""
-    assert data.gold is not None
-    said = "balanced accuracy of a decision tree"
-    if data.form == "choice":
-        choices = [own for own in data.inputs if isinstance(own, tuple)]
-        chars = np.array([[len(c) for c in own] for own in choices], dtype=np.float64)
-        words = np.array([[len(c.split()) for c in own] for own in choices], dtype=np.float64)
-        columns = [a - a.mean(axis=1, keepdims=True) for a in (chars, words)]
-        ranks = [a.argsort(axis=1).argsort(axis=1) for a in (chars, words)]
-        features = np.stack([*columns, *ranks], axis=2).reshape(-1, 4)
-        length = _told("length", _pick(features, data), data, "accuracy of a decision tree on candidates' lengths")
-    else:
-        sizes = [[len(i), len(i.split())] for i in data.inputs if not isinstance(i, tuple)]
-        length = _told(
-            "length", _probe(np.array(sizes, dtype=np.float64), data), data, f"{said} on characters and words"
-        )
-    place = np.arange(len(data))
-    by_id = np.argsort(np.argsort(data.ids))
+    tree = "balanced accuracy of a decision tree"
+    place, by_id, classes = np.arange(len(data)), np.argsort(np.argsort(data.ids)), data.num_classes
     last = np.array(
         [int(numbers[-1][-9:]) if (numbers := re.findall(r"\d+", name)) else -1 for name in data.ids.tolist()]
     )
     orders = {
-        "place in the pool": [place, place % 2, place % data.num_classes],
-        "id": [by_id, by_id % 2, by_id % data.num_classes, last, last % 2, last % data.num_classes],
+        "place in the pool": [place, place % 2, place % classes],
+        "id": [by_id, by_id % 2, by_id % classes, last, last % 2, last % classes],
     }
     about = {
-        "place in the pool": "no model sees it; but first rows are no fair sample",
-        "id": "no model sees it",
+        "place in the pool": f"{tree}; no model sees it, but then the first rows are no fair sample",
+        "id": f"{tree}; no model sees it",
     }
-    return [
-        length,
-        *(
-            _told(name, _probe(np.stack(columns, axis=1).astype(np.float64), data), data, f"{said}; {about[name]}")
-            for name, columns in orders.items()
-        ),
-    ]
+    probed = {name: _probe(np.stack(columns, axis=1).astype(np.float64), data) for name, columns in orders.items()}
+    return [_length(data, tree), *(_told(name, figure, data, about[name]) for name, figure in probed.items())]
+
+
+def _length(data: Examples, tree: str) -> Finding:
+    if data.form != "choice":
+        sizes = [[len(i), len(i.split())] for i in data.inputs if not isinstance(i, tuple)]
+        return _told("length", _probe(np.array(sizes, dtype=np.float64), data), data, f"{tree} on characters and words")
+    choices = [own for own in data.inputs if isinstance(own, tuple)]
+    chars = np.array([[len(c) for c in own] for own in choices], dtype=np.float64)
+    words = np.array([[len(c.split()) for c in own] for own in choices], dtype=np.float64)
+    columns = [a - a.mean(axis=1, keepdims=True) for a in (chars, words)]
+    ranks = [a.argsort(axis=1).argsort(axis=1) for a in (chars, words)]
+    features = np.stack([*columns, *ranks], axis=2).reshape(-1, 4)
+    return _told("length", _pick(features, data), data, "accuracy of a decision tree on the lengths of the candidates")
 
 
 def _places(data: Examples) -> Finding:
     from scipy.stats import chisquare
 
     assert data.gold is not None
+    name = "place of the right candidate"
     if data.form != "choice":
-        return _does_not_apply("place of the right candidate", "rows are no choices")
+        return _does_not_apply(name, "rows are no choices")
     counts = np.bincount(data.gold, minlength=data.num_classes)
     p = float(chisquare(counts).pvalue)
     most = int(counts.argmax())
     share = _mean(data.groups, (data.gold == most).astype(np.float64))
-    verdict: Verdict = "FOUND" if p < _UNEVEN else "clean"
     about = f"share of the most frequent place, {data.classes[most]}; chi-square p = {p:.2g}"
-    return Finding(
-        check="place of the right candidate",
-        figure=share,
-        chance=1 / data.num_classes,
-        verdict=verdict,
-        about=about,
-    )
+    return Finding(name, share, 1 / data.num_classes, "FOUND" if p < _UNEVEN else "clean", about)
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
@@ -350,15 +326,15 @@ def _told(check: str, figure: Interval, data: Examples, about: str) -> Finding:
     verdict: Verdict = "clean"
     if figure.low > chance:
         verdict = "slight" if figure.low < chance + _SLIGHT * (1 - chance) else "FOUND"
-    return Finding(check=check, figure=figure, chance=chance, verdict=verdict, about=about)
+    return Finding(check, figure, chance, verdict, about)
 
 
 def _does_not_apply(check: str, why: str) -> Finding:
-    return Finding(check=check, figure=None, chance=0.0, verdict="does not apply", about=why)
+    return Finding(check, None, 0.0, "does not apply", why)
 
 
 def _sampled(data: Examples, wanted: npt.NDArray[np.bool_], seed: int) -> Examples:
-    """The wanted rows, in their order; of more than the maximum whole groups drawn at random."""
+    """The wanted rows, in their order; if there are too many, whole groups drawn at random."""
     rows = np.flatnonzero(wanted)
     if len(rows) > _MAX_ROWS:
         _, number, sizes = np.unique(data.groups[rows], return_inverse=True, return_counts=True)

@@ -1,161 +1,203 @@
-"""Tasks by name: a plain function each; and :class:`TaskSpec`, a task with its options and its data's identity."""
+"""Tasks by name: each is a function that loads examples. And :class:`TaskSpec`: a task, its options and its data."""
 
-import functools
 import hashlib
 import inspect
 import io
 import re
 import string
 import typing
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 
 from outgrow.archives import Archive, megabytes
 from outgrow.data import Examples, Input
 from outgrow.errors import UserError, unknown_name
-from outgrow.registry import read_call, spell_call
+from outgrow.identity import code_name, source_digest
+from outgrow.registry import OneOf, Range, Registry, read_call, spell_call
 from outgrow.runtime import Runtime, accepted_licenses
 from outgrow.tasks.grouping import within_limit
 
-__all__ = ["TaskSpec", "describe", "limited", "load", "rendered", "task", "tasks_table", "where_from"]
+__all__ = [
+    "LIMIT",
+    "TASKS",
+    "Option",
+    "Task",
+    "TaskFacts",
+    "TaskSpec",
+    "describe",
+    "limited",
+    "load",
+    "options_of",
+    "rendered",
+    "task",
+    "tasks_table",
+    "where_from",
+]
 
+Function = Callable[..., Any]
 Content = str | Callable[[Mapping[str, Any]], str]
+_PLACES = ("path", "data_dir", "repo", "revision")
+
+
+# --- registering ------------------------------------------------------------------------------------------------------
+
+
+class Option(NamedTuple):
+    """One option of a task."""
+
+    default: Any
+    """``inspect.Parameter.empty`` if the user has to set it."""
+    hint: Any
+    """Its type; ``Annotated`` with a :class:`Range` or :class:`OneOf` if it has bounds."""
+    meaning: str
+
+
+LIMIT = Option(None, Annotated[int | None, Range(1)], "at most this many rows: whole groups, drawn by hash; None: all.")
+
+
+def options_of(*functions: Function, skip: int = 0) -> dict[str, Option]:
+    """The options that functions take: all their parameters but the first ``skip`` and ``runtime``, which the runner
+    passes. The ``Args`` of their docstrings explain them.
+
+    Raises:
+        UserError: if a parameter has no annotation.
+    """
+    found = {}
+    for fn in functions:
+        hints, meanings = typing.get_type_hints(fn, include_extras=True), _meanings(fn)
+        for name, parameter in list(inspect.signature(fn).parameters.items())[skip:]:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            if name not in hints:
+                raise UserError(f"the task function {code_name(fn)} does not say the type of {name}; annotate it")
+            if name != "runtime":
+                found[name] = Option(parameter.default, hints[name], meanings.get(name, ""))
+    return found
+
+
+def _meanings(fn: Function) -> dict[str, str]:
+    """What the ``Args`` of a docstring say of each parameter, on one line each."""
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", inspect.getdoc(fn) or "", re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(said.replace("``", "").split()) for name, said in entries}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
-    fn: Callable[..., Examples]
-    name: str
-    kind: str
-    version: int
-    content: Content
-    classes: tuple[str, ...] | None
-    rows: int | None
-    licence: str
-    source: str
-    about: str
-    traps: str
-    restricted: str
-    archives: tuple[Archive, ...]
-    where: Callable[[Mapping[str, Any]], str] | None
-    options: Mapping[str, inspect.Parameter]
-    """The function's parameters that a user sets; ``runtime`` is handed over by the runner."""
-    hints: Mapping[str, Any]
+class TaskFacts:
+    """What is known of a task. As a decorator (:data:`task`) it registers a function that loads the task.
 
-    def identity(self, options: Mapping[str, Any]) -> str:
-        content = self.content if isinstance(self.content, str) else self.content(options)
-        return f"v{self.version}:{content}"
-
-
-_TASKS: dict[str, _Task] = {}
-_PLACES = ("path", "data_dir", "repo", "revision")
-_LIMIT = {"limit": inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=None)}
-
-
-def task(
-    *,
-    name: str,
-    content: Content,
-    licence: str,
-    source: str,
-    about: str,
-    kind: str = "classification",
-    classes: tuple[str, ...] | None = None,
-    rows: int | None = None,
-    traps: str = "",
-    restricted: str = "",
-    archives: tuple[Archive, ...] = (),
-    where: Callable[[Mapping[str, Any]], str] | None = None,
-    version: int = 1,
-) -> Callable[[Callable[..., Examples]], Callable[..., Examples]]:
-    """Register a plain function with keyword arguments that returns the whole pool of :class:`Examples`.
-
-    Some parameter names are special: ``runtime`` is filled in by the runner, and ``path``, ``data_dir``, ``repo`` and
-    ``revision`` say where the data lies, so they are no part of the task's identity (``content`` is). A function
-    without a parameter ``limit`` gets that option all the same: whole groups of its examples, drawn by hash.
-
-    Args:
-        name: what users write.
-        content: identity of the data: a pinned sha256, or a function of the options that finds it.
-        licence: of the data.
-        source: where the data comes from, for people.
-        about: one sentence: what a row is, and what its class says.
-        kind: what the columns of the logits are; ``image`` for classes of images.
-        classes: class names in order, where the task fixes them.
-        rows: number of rows with the default options, where known.
-        traps: what is known to mislead in this data and what was done about it, for people.
-        restricted: what the licence limits, where a user must accept it by the task's name before anything is
-            fetched; empty for free use.
-        archives: the pinned archives the data comes in, if any.
-        where: says of the options where the data would come from now, in a few words, for data that comes otherwise.
-        version: bump it by hand whenever the same data gives other examples.
+    The function takes keyword-only arguments, which are the task's options, and returns the whole pool of
+    :class:`Examples`. Some argument names are special. ``runtime`` is passed by the runner. ``path``, ``data_dir``,
+    ``repo`` and ``revision`` say where the data lies; they do not enter the task's identity, which is ``content``.
+    ``limit`` is an option of every task; a function without it gets the usual rule: whole groups, drawn by hash.
     """
 
-    def register(fn: Callable[..., Examples]) -> Callable[..., Examples]:
-        assert name not in _TASKS, f"two tasks are called {name}"
-        parameters = inspect.signature(fn).parameters
-        limits_itself = "limit" in parameters
-        _TASKS[name] = _Task(
-            fn=fn if limits_itself else _with_limit(name, fn),
-            name=name,
-            kind=kind,
-            version=version,
-            content=content,
-            classes=classes,
-            rows=rows,
-            licence=licence,
-            source=source,
-            about=about,
-            traps=traps,
-            restricted=restricted,
-            archives=archives,
-            where=where,
-            options={k: p for k, p in parameters.items() if k != "runtime"} | ({} if limits_itself else _LIMIT),
-            hints=typing.get_type_hints(fn) | ({} if limits_itself else {"limit": int | None}),
-        )
+    name: str
+    """What users write."""
+    licence: str
+    """Of the data."""
+    source: str
+    """Where the data comes from, for people."""
+    about: str
+    """One sentence: what a row is and what its class says."""
+    content: Content | None = None
+    """Identity of the data: a pinned sha256, or a function that finds it from the options. Left out: the sha256 of the
+    first of ``archives``."""
+    kind: str = "classification"
+    """What the columns of the logits are: ``choice`` for candidates, ``image`` for classes of images."""
+    classes: tuple[str, ...] | None = None
+    """Class names in order, if the task fixes them."""
+    rows: int | None = None
+    """Number of rows with the default options, if known."""
+    traps: str = ""
+    """What is known to mislead in this data and what was done about it, for people."""
+    restricted: str = ""
+    """What the licence limits, if users must accept it by the task's name before anything is fetched."""
+    archives: tuple[Archive, ...] = ()
+    """The pinned archives that hold the data, if any."""
+    where: Callable[[Mapping[str, Any]], str] | None = None
+    """For data that comes another way: says in a few words, given the options, where it would come from now."""
+    further: Mapping[str, Option] = field(default_factory=dict)
+    """Options that the function takes as ``**options``, beside those of its signature."""
+    version: int = 1
+    """Raise it whenever the same data gives other examples."""
+
+    def __call__(self, fn: Callable[..., Examples]) -> Callable[..., Examples]:
+        """Register ``fn`` as the task; returns it unchanged.
+
+        Raises:
+            UserError: if another task has the name, or ``content`` is missing.
+        """
+        if self.content is None and not self.archives:
+            raise UserError(f"the task {self.name} does not say which data it loads; add content='...' to @task")
+        options = options_of(fn) | dict(self.further)
+        wants_runtime = "runtime" in inspect.signature(fn).parameters
+        limits_itself = "limit" in options
+
+        def loaded(*, runtime: Runtime, **options: Any) -> Examples:
+            limit = None if limits_itself else options.pop("limit")
+            pool = fn(**options, **({"runtime": runtime} if wants_runtime else {}))
+            return within_limit(pool, limit, self.name, lambda g: hashlib.sha256(f"limit {g}".encode()).digest())
+
+        TASKS.add(self.name, Task(self, (fn,), loaded, options if limits_itself else options | {"limit": LIMIT}))
         return fn
 
-    return register
+
+task = TaskFacts
+"""The decorator: ``@task(name=..., content=..., ...)`` over a function that loads examples."""
 
 
-def _with_limit(name: str, fn: Callable[..., Examples]) -> Callable[..., Examples]:
-    """``fn`` with one more option: at most ``limit`` rows of what it returns, whole groups in the order of their
-    hashes, each that still fits."""
+class Task(NamedTuple):
+    """A registered task."""
 
-    @functools.wraps(fn)
-    def limited_fn(*, limit: int | None, **options: Any) -> Examples:
-        if limit is not None and limit < 1:
-            raise UserError(f"limit of task {name} is {limit}; it must be at least 1")
-        pool = fn(**options)
-        if limit is None or len(pool) <= limit:
-            return pool
-        groups = pool.groups.tolist()
-        chosen = within_limit(groups, limit, lambda g: hashlib.sha256(f"limit {g}".encode()).digest())
-        if not chosen:
-            smallest = min(Counter(groups).values())
-            raise UserError(f"limit of task {name} is {limit}, and its smallest group has {smallest} rows")
-        return pool.take(pool.ids[[g in chosen for g in groups]])
+    facts: TaskFacts
+    code: tuple[Function, ...]
+    """The functions that make its examples; the first is the one that was decorated."""
+    load: Callable[..., Examples]
+    """Called with every option and ``runtime``."""
+    options: Mapping[str, Option]
 
-    return limited_fn
+    @property
+    def fn(self) -> Function:
+        """The function that was decorated."""
+        return self.code[0]
+
+    def identity(self, options: Mapping[str, Any]) -> str:
+        """What makes the examples, apart from the options: the data, and the code as its version or its source.
+
+        Raises:
+            UserError: if the data or the source of a user's function cannot be read.
+        """
+        content = self.facts.content or self.facts.archives[0].sha256
+        parts = [f"v{self.facts.version}", content if isinstance(content, str) else content(options)]
+        parts += [f"{code_name(fn)}@{digest}" for fn in self.code if (digest := source_digest(fn))]
+        return ":".join(parts)
+
+
+TASKS: Registry[Task] = Registry("task", "tasks")
+"""Every task by name."""
+
+
+# --- a task with its options ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task, its options and the identity of its data. Equal meaning is an equal spec; make it with :meth:`parse`."""
+    """A task, its options and its data's identity; make one with :meth:`parse`. Equal meaning gives equal specs."""
 
     name: str
     args: tuple[tuple[str, Any], ...]
-    """Every option but those of ``places``, defaults filled in, sorted by name."""
+    """Every option except those of ``places``, defaults filled in, sorted by name."""
     content: str
-    """Identity of the data, known without loading it: a file that changes, changes this and every step behind it."""
+    """Identity of the data and of a user's code, known without loading: change the file, and this and every step
+    behind it change."""
     places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
-    """The options that say where the data lies (:data:`_PLACES`), where given. Not compared and not hashed: the same
-    data elsewhere is the same task."""
+    """The options that say where the data lies, if given. Neither compared nor hashed: the same data elsewhere is the
+    same task."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -163,7 +205,7 @@ class TaskSpec:
 
         Raises:
             UserError: if the text cannot be read, the task or an option is unknown (the nearest are offered), an
-                option is missing or of the wrong type, or the file it names is not there.
+                option is missing or does not fit, or the file it names does not exist.
         """
         name, arguments = read_call(text, "task")
         return cls.of(name, **arguments)
@@ -175,15 +217,16 @@ class TaskSpec:
         Raises:
             UserError: as :meth:`parse`.
         """
-        entry = _entry(name)
+        entry = TASKS.entry(name)
         for option in options:
             if option not in entry.options:
                 raise unknown_name(f"option of task {name}", option, entry.options)
-        filled = {k: options.get(k, p.default) for k, p in entry.options.items()}
-        for option, value in filled.items():
+        fitted = {}
+        for option, (default, hint, _) in entry.options.items():
+            value = options.get(option, default)
             if value is inspect.Parameter.empty:
                 raise UserError(f"task {name} needs the option {option}; write {name}({option}=...)")
-        fitted = {k: _fitted(v, entry.hints[k], f"option {k} of task {name}") for k, v in filled.items()}
+            fitted[option] = _fitted(value, hint, option, name)
         content = entry.identity(fitted)
         places = {k: fitted.pop(k) for k in _PLACES if k in fitted}
         given = tuple((k, place) for k, place in places.items() if place is not None)
@@ -191,68 +234,102 @@ class TaskSpec:
 
     @property
     def kind(self) -> str:
-        """``image`` where the inputs are images; else what the columns of the logits are."""
-        return _entry(self.name).kind
+        """``image`` if the inputs are images; otherwise what the columns of the logits are."""
+        return TASKS.entry(self.name).facts.kind
 
     @property
     def options(self) -> dict[str, Any]:
-        """All keyword arguments of the task's function; those that say where its data lies only where given."""
+        """All keyword arguments of the task's function; those that say where its data lies only if given."""
         return {**dict(self.places), **dict(self.args)}
 
     def __str__(self) -> str:
         """The one spelling that :meth:`parse` reads back: only what differs from the defaults."""
-        defaults = {k: p.default for k, p in _entry(self.name).options.items()}
-        return spell_call(self.name, {k: v for k, v in self.options.items() if v != defaults[k]})
+        known = TASKS.entry(self.name).options
+        return spell_call(self.name, {k: v for k, v in self.options.items() if v != known[k].default})
+
+
+def _fitted(value: Any, hint: Any, option: str, task: str) -> Any:
+    """``value`` as its annotation says, within its bounds: 1 becomes a float where one is asked for, a list a tuple."""
+    bounds = getattr(hint, "__metadata__", ())
+    plain = typing.get_args(hint)[0] if bounds else hint
+    hints = typing.get_args(plain) if isinstance(plain, UnionType) else (plain,)
+    kinds = [type(None) if h is None else typing.get_origin(h) or h for h in hints]
+    value = tuple(value) if isinstance(value, list) else value
+    if type(value) is int and float in kinds and int not in kinds:
+        value = float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
+        raise UserError(f"option {option} of task {task} must be {wanted}, not {value!r}")
+    for bound in bounds:
+        if value is not None and isinstance(bound, Range | OneOf):
+            bound.check(f"{option} of task {task}", value)
+    return value
 
 
 def load(spec: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, with gold where it is known (-1 where not).
 
     Raises:
-        UserError: if the data changed since the spec was made, cannot be fetched, is not in order, or comes under a
-            licence that was not accepted.
+        UserError: if the data changed since the spec was made, cannot be fetched, is damaged, or comes under a licence
+            that was not accepted.
     """
-    entry = _entry(spec.name)
+    entry = TASKS.entry(spec.name)
     if not _may_use(entry, runtime):
         raise UserError(
-            f"{spec.name} has a restricted licence, {entry.licence}: {entry.restricted}; if you accept that, "
-            f"pass --accept-license {spec.name} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
+            f"{spec.name} has a restricted licence, {entry.facts.licence}: {entry.facts.restricted}; if you accept "
+            f"that, pass --accept-license {spec.name} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
         )
     if entry.identity(spec.options) != spec.content:
-        raise UserError(f"the data of {spec} changed while the run was under way; start the run again")
-    wants_runtime = "runtime" in inspect.signature(entry.fn).parameters
-    return entry.fn(**spec.options, **({"runtime": runtime} if wants_runtime else {}))
+        raise UserError(f"the data of {spec} changed during the run; start the run again")
+    return entry.load(runtime=runtime, **spec.options)
+
+
+def limited(text: str, limit: int) -> TaskSpec:
+    """The task that ``text`` spells, with at most ``limit`` rows.
+
+    Raises:
+        UserError: as :meth:`TaskSpec.parse`.
+    """
+    name, arguments = read_call(text, "task")
+    return TaskSpec.of(name, **{**arguments, "limit": limit})
+
+
+def _may_use(entry: Task, runtime: Runtime) -> bool:
+    return not entry.facts.restricted or entry.facts.name in runtime.accept_license | accepted_licenses()
+
+
+# --- showing tasks ----------------------------------------------------------------------------------------------------
 
 
 def tasks_table() -> list[dict[str, Any]]:
     """One row per task, sorted by name: name, kind, classes, rows (None if unknown), licence, source, about, traps,
     restricted."""
     columns = ("name", "kind", "classes", "rows", "licence", "source", "about", "traps", "restricted")
-    return [{c: getattr(_TASKS[name], c) for c in columns} for name in sorted(_TASKS)]
+    return [{c: getattr(TASKS[name].facts, c) for c in columns} for name in sorted(TASKS)]
 
 
 def where_from(name: str, runtime: Runtime) -> str:
     """Where the task's data would come from on this machine, in a few words. Loads and fetches nothing."""
-    entry = _entry(name)
+    entry = TASKS.entry(name)
     if not _may_use(entry, runtime):
         return f"needs --accept-license {name}"
-    missing = sum(archive.size for archive in entry.archives if not archive.is_cached)
-    if entry.archives:
+    missing = sum(archive.size for archive in entry.facts.archives if not archive.is_cached)
+    if entry.facts.archives:
         return f"download, {megabytes(missing)}" if missing else "package, cached"
-    if entry.where:
-        return entry.where({option: p.default for option, p in entry.options.items()})
+    if entry.facts.where:
+        return entry.facts.where({name: option.default for name, option in entry.options.items()})
     if "path" in entry.options:
         return "your file"
     return "your folder" if "data_dir" in entry.options else "made here"
 
 
 def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
-    """A task's row of :func:`tasks_table` and what its data holds (the data is loaded, and fetched if need be).
+    """A task's row of :func:`tasks_table` and what its data holds. Loads the data, and fetches it if need be.
 
     Returns:
         The columns of :func:`tasks_table` with ``classes`` and ``rows`` as loaded, and ``task`` (the spelling),
-        ``form`` (of the inputs), ``options`` (name to value), ``meanings`` (name of option to what its docstring
-        says), ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``, ``largest_group`` (rows),
+        ``form`` (of the inputs), ``options`` (name to value), ``meanings`` (name of option to what it does),
+        ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``, ``largest_group`` (rows),
         ``meta`` (column names) and ``examples`` (up to three rows: id, text as people read it, class, group).
 
     Raises:
@@ -268,7 +345,7 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         "task": str(spec),
         "form": data.form,
         "options": spec.options,
-        "meanings": _meanings(_entry(spec.name).fn),
+        "meanings": {name: option.meaning for name, option in TASKS[spec.name].options.items()},
         "classes": data.classes,
         "rows": len(data),
         "balance": {name: int((data.gold == c).sum()) for c, name in enumerate(data.classes)},
@@ -278,47 +355,6 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         "meta": sorted(data.meta),
         "examples": [_row(data, row) for row in _telling_rows(data.gold)],
     }
-
-
-def limited(text: str, limit: int) -> TaskSpec:
-    """The task that ``text`` spells, of which only ``limit`` rows are loaded.
-
-    Raises:
-        UserError: as :meth:`TaskSpec.parse`.
-    """
-    name, arguments = read_call(text, "task")
-    return TaskSpec.of(name, **{**arguments, "limit": limit})
-
-
-def _may_use(entry: _Task, runtime: Runtime) -> bool:
-    return not entry.restricted or entry.name in runtime.accept_license | accepted_licenses()
-
-
-def _meanings(fn: Callable[..., Examples]) -> dict[str, str]:
-    """What the ``Args`` of a docstring say of each option, on one line each."""
-    section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", inspect.getdoc(fn) or "", re.MULTILINE)
-    entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
-    said_of = {name: " ".join(said.replace("``", "").split()) for name, said in entries}
-    return {"limit": "at most so many rows, whole groups drawn by hash; None for all.", **said_of}
-
-
-def _entry(name: str) -> _Task:
-    if name not in _TASKS:
-        raise unknown_name("task", name, _TASKS)
-    return _TASKS[name]
-
-
-def _fitted(value: Any, hint: Any, what: str) -> Any:
-    """``value`` as its annotation says: 1 is a float where one is asked for, and a list is a tuple."""
-    hints = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = [type(None) if h is None else typing.get_origin(h) or h for h in hints]
-    value = tuple(value) if isinstance(value, list) else value
-    if type(value) is int and float in kinds and int not in kinds:
-        value = float(value)
-    if type(value) not in kinds:
-        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-        raise UserError(f"{what} must be {wanted}, not {value!r}")
-    return value
 
 
 def _telling_rows(gold: np.ndarray[Any, Any]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The split of a pool into supervision A, transfer B and test T, by groups, balanced, from ids and a seed alone."""
+"""The split of a pool into supervision A, transfer B and test T: balanced, whole groups, from ids and a seed alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ _PARTS = ("A", "B", "T")
 _SHARES = np.array([0.375, 0.375, 0.25])
 _ROLES = {"A": "supervisor", "B": "transfer", "T": "test"}
 _IMBALANCE = 1.1
-"""A class over 1.1 times its fair share is an imbalance: the paper's 55 %, said for any number of classes."""
+"""A class with more than 1.1 times its fair share is an imbalance: the paper's 55 %, for any number of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Rows of each part, counted after balancing; for T rounded down to a multiple of the number of classes.
 
-    A size that is None is a share of the pool's labelled rows: 0.375 for A, 0.375 for B, 0.25 for T, or less where
-    the sizes that were given leave less. A given size is met exactly or is an error; a share is met as nearly as
-    groups and balance allow.
+    A size that is None is a share of the pool's labeled rows: 0.375 for A, 0.375 for B, 0.25 for T, or less if the
+    given sizes leave less. A given size is met exactly or is an error; a share is met as closely as groups and balance
+    allow.
     """
 
     supervisor: int | None = None
@@ -39,31 +39,31 @@ class Sizes:
     validation: float = 0.1
     """Share of A that becomes A_val, and of B that becomes B_val; 0 for none."""
     balance: bool = True
-    """Balance A and B where a class has more than 1.1 times its fair share (55 % of two). T is balanced always."""
+    """Balance A and B if a class has more than 1.1 times its fair share (55 % of two). T is always balanced."""
 
     def __post_init__(self) -> None:
         for role in _ROLES.values():
             size = getattr(self, role)
             if size is not None and size < 2:
-                raise UserError(f"the size {role}={size} is too small; give at least 2 rows, or leave it out")
+                raise UserError(f"the size {role}={size} is too small; ask for at least 2 rows, or leave it out")
         if not 0 <= self.validation < 1:
             raise UserError(f"validation={self.validation} must be a share from 0 to below 1")
 
 
 def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
-    """Split a pool into A, A_val, B, B_val and T, no group in two of them.
+    """Split a pool into A, A_val, B, B_val and T, with no group in two of them.
 
-    T has exactly as many rows of each class. A and B are balanced where a class exceeds 1.1 times its fair share (the
-    paper's 55 %), by dropping rows of the larger classes at random. Rows whose gold is unknown go to B only; otherwise
-    gold of B serves balancing and nothing else. A meta column ``split`` (A, B or T per row) fixes the parts; then a
-    size, if given, draws from that part. Validation rows are carved out of A and B, at least one each.
+    T has the same number of rows of each class. A and B are balanced if a class exceeds 1.1 times its fair share (the
+    paper's 55 %), by dropping rows of the larger classes at random. Rows with unknown gold go to B only; the gold of B
+    is used for balancing and for nothing else. A meta column ``split`` (A, B or T per row) fixes the parts; a given
+    size then draws from that part. Validation rows are taken out of A and B, at least one each.
 
-    The result depends on the rows and the seed, not on the order of the rows; ids come sorted. Groups are drawn in
-    random order where they fit what a part still needs; where that leaves a part short, largest groups go first.
+    The result depends on the rows and the seed, not on the order of the rows; ids come sorted. Groups are placed in
+    random order where they fit what a part still needs; if that leaves a part short, the largest groups go first.
 
     Raises:
-        UserError: one line, with the numbers, where groups are too few, a class is missing in a part, the sizes asked
-            for are larger than the data, or the user's own ``split`` tears a group apart.
+        UserError: one line with the numbers, if there are too few groups, a part lacks a class, the sizes are larger
+            than the data, or the user's own ``split`` tears a group apart.
     """
     assert examples.gold is not None, "a split needs gold"
     order = np.argsort(examples.ids)
@@ -86,18 +86,18 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
 
 
 def interval_halfwidth(num_rows: int, accuracy: float = 0.5) -> float:
-    """Half the width of the 95 % interval of an accuracy measured on independent rows: 1.96 sqrt(p (1 - p) / n)."""
+    """Half the width of the 95 % interval of an accuracy on independent rows: 1.96 sqrt(p (1 - p) / n)."""
     return 1.96 * sqrt(accuracy * (1 - accuracy) / num_rows)
 
 
 def small_test_warning(num_rows: int) -> str | None:
-    """What to tell the user of a test too small to tell students apart (wider than ±0.05); None for a good one."""
+    """The warning for a test too small to tell students apart (an interval wider than ±0.05); None for a larger one."""
     half = interval_halfwidth(num_rows)
     if half <= 0.05:
         return None
     return (
         f"test has {num_rows} rows: the 95 % interval of an accuracy is ±{half:.2f}; "
-        "smaller differences cannot be seen, use 400 rows or more"
+        "it cannot show smaller differences, use 400 rows or more"
     )
 
 
@@ -110,7 +110,7 @@ class _Pool:
     group: Ints
     """(n,) number of each row's group."""
     counts: Counts
-    """(G, C + 1) rows of each group in each class; the last column is unknown gold."""
+    """(G, C + 1) rows of each group in each class; the last column counts unknown gold."""
     allowed: Bools
     """(G, 3) the parts a group may go to."""
     fixed: bool
@@ -147,8 +147,8 @@ def _needs(pool: _Pool, sizes: Sizes) -> Counts:
     """(3, C + 1) rows wanted in A, B and T of each class and, last, of unknown gold (B only)."""
     asked = {p: getattr(sizes, _ROLES[part]) for p, part in enumerate(_PARTS)}
     needs = np.zeros((len(_PARTS), pool.counts.shape[1]), dtype=np.int64)
-    # T first: it is balanced exactly, and what is left sets the class shares of A and B. B last: it alone can do
-    # with unknown gold.
+    # T first: it is balanced exactly, and what is left sets the class shares of A and B. B last: only it can use
+    # unknown gold.
     for p in (p for p in (2, 0, 1) if asked[p] is not None):
         there = (pool.counts * pool.allowed[:, [p]]).sum(axis=0)
         left = there if pool.fixed else there - needs.sum(axis=0)
@@ -172,8 +172,8 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
     usable = left if part == "B" else np.append(left[:-1], 0)
     if size > usable.sum():
         raise UserError(
-            f"{_ROLES[part]}={size} rows were asked for, but only {usable.sum()} "
-            f"{'' if part == 'B' else 'labelled '}rows are there for part {part}; ask for fewer"
+            f"{_ROLES[part]}={size} rows were asked for, but part {part} has only {usable.sum()} "
+            f"{'' if part == 'B' else 'labeled '}rows; ask for fewer"
         )
     need = _apportioned(usable, size)
     known = int(need[:-1].sum())
@@ -186,14 +186,14 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
         c = int(short[0])
         free = "" if part == "T" else ", or set balance=False"
         raise UserError(
-            f"{_ROLES[part]}={size} balanced rows need {need[c]} of class {pool.classes[c]!r}, but only {left[c]} are "
-            f"there for part {part}; ask for fewer{free}"
+            f"{_ROLES[part]}={size} balanced rows need {need[c]} of class {pool.classes[c]!r}, but part {part} has "
+            f"only {left[c]}; ask for fewer{free}"
         )
     return need
 
 
 def _balanced(share: Counts, part: str, sizes: Sizes) -> Counts:
-    """Counts of each class, the larger classes cut to the smallest where the part has to be balanced."""
+    """Counts of each class; if the part has to be balanced, the larger classes are cut to the smallest."""
     known = share[:-1]
     if part == "T":
         return np.append(np.full_like(known, known.min()), 0)
@@ -203,7 +203,7 @@ def _balanced(share: Counts, part: str, sizes: Sizes) -> Counts:
 
 
 def _is_imbalanced(known: Counts) -> bool:
-    # One row more than the others is no imbalance: it may be all that an odd size leaves.
+    # One row more than the others is no imbalance: an odd size may leave it.
     return bool(known.max() > _IMBALANCE * known.sum() / len(known) and known.max() - known.min() > 1)
 
 
@@ -219,7 +219,7 @@ def _apportioned(weights: Counts, size: int) -> Counts:
 
 
 def _assigned(counts: Counts, needs: Counts, allowed: Bools, rng: np.random.Generator) -> Ints:
-    """(G,) part of each group, -1 for none: the better of two orders, at random and largest first."""
+    """(G,) part of each group, -1 for none: the better of two orders, random and largest first."""
     drawn = rng.permutation(len(counts))
     home, short = _placed(drawn, counts, needs, allowed)
     if short > 0:
@@ -231,9 +231,9 @@ def _assigned(counts: Counts, needs: Counts, allowed: Bools, rng: np.random.Gene
 
 
 def _placed(order: Ints, counts: Counts, needs: Counts, allowed: Bools) -> tuple[Ints, float]:
-    """Place groups in this order; returns the part of each, and the sum over parts of the share they are short.
+    """Place groups in this order; returns the part of each, and by which shares the parts fall short, summed.
 
-    The last column, unknown gold, is only a limit: which part needs a group most is told by the known classes.
+    The last column, unknown gold, is only a limit: the known classes decide which part needs a group most.
     """
     home = np.full(len(counts), -1, dtype=np.int64)
     left = needs.copy()
@@ -249,7 +249,7 @@ def _placed(order: Ints, counts: Counts, needs: Counts, allowed: Bools) -> tuple
         part = int(np.argmax(np.where(fits, (left_known * (known[group] > 0)).sum(axis=1) / wanted, -1)))
         home[group] = part
         left[part] -= rows
-    # What fits nowhere whole serves where most of it is of use, the least wasteful first; the rest of it is dropped.
+    # A group that fits nowhere whole goes where most of it is useful, the least wasteful first; the rest is dropped.
     useful = [np.minimum(known[g], left_known).sum(axis=1).max() / counts[g].sum() for g in waiting]
     for w in np.argsort(-np.array(useful), kind="stable").tolist():
         group = waiting[w]
@@ -267,7 +267,7 @@ def _drawn(pool: _Pool, groups: Ints, need: Counts, part: str, sizes: Sizes, rng
     there = np.bincount(pool.gold[rows], minlength=len(need))
     keep = np.minimum(there, need)
     if part != "T" and not (sizes.balance and _is_imbalanced(keep[:-1])):
-        # Where groups do not give the wanted mixture, rows of other classes make up the number.
+        # If groups do not give the wanted mixture, rows of other classes fill up the number.
         usable = there if part == "B" else np.append(there[:-1], 0)
         filled = keep + _apportioned(usable - keep, min(int(need.sum() - keep.sum()), int((usable - keep).sum())))
         keep = keep if sizes.balance and _is_imbalanced(filled[:-1]) else filled
@@ -286,14 +286,14 @@ def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Gen
     need = _apportioned(total, max(1, round(share * int(total.sum()))))
     everywhere = np.ones((len(names), 2), dtype=np.bool_)
     home = _assigned(counts, np.stack([total - need, need]), everywhere, rng)
-    # Training keeps every class it has: where the draw would take the last group of one, the smallest that will not.
+    # Training keeps every class it has: if the draw takes the last group of one, the smallest harmless one goes.
     spare = ((total - counts > 0) | (total == 0))[:, :-1].all(axis=1)
     remaining = total - counts[home == 1].sum(axis=0)
     if not (home == 1).any() or (home == 1).all() or ((remaining == 0) & (total > 0))[:-1].any():
         if len(names) < 2 or not spare.any():
             raise UserError(
                 f"part {part} has {len(names)} groups and cannot spare one for validation without losing a class; "
-                "use smaller groups, more rows, or validation=0"
+                "use smaller groups or more rows, or set validation=0"
             )
         home = np.zeros(len(names), dtype=np.int64)
         home[min(np.flatnonzero(spare), key=lambda g: int(counts[g].sum()))] = 1
@@ -310,7 +310,7 @@ def _check_enough_groups(pool: _Pool, sizes: Sizes) -> None:
         raise UserError(
             f"the pool has {len(pool.counts)} groups and needs at least {required}, "
             f"one for each part{' and each validation part' if sizes.validation > 0 else ''}; "
-            "use smaller groups, or more data"
+            "use smaller groups or more data"
         )
 
 
@@ -319,8 +319,8 @@ def _check_not_torn(names: Ids, parts: Bools) -> None:
     if len(torn):
         where = " and ".join(part for part, there in zip(_PARTS, parts[torn[0]], strict=True) if there)
         raise UserError(
-            f"{len(torn)} groups have rows in two parts of the column split, the first is {str(names[torn[0]])!r} "
-            f"in {where}; give all rows of a group one part (without a group column, rows with the same text are one)"
+            f"{len(torn)} groups have rows in two parts of the column split, the first is {str(names[torn[0]])!r} in "
+            f"{where}; give all rows of a group the same part (without a group column, rows with the same text are one)"
         )
 
 
@@ -329,7 +329,7 @@ def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
     total = pool.counts.sum(axis=0)
     for part in _PARTS:
         if part == "A" and pool.fixed and not pool.allowed[:, 0].any():
-            continue  # the user has weak labels, and nothing for a supervisor to learn from
+            continue  # the user has weak labels and no rows for a supervisor to learn from
         gold = pool.gold[rows[part]]
         missing = set(range(num_classes)) - set(gold.tolist())
         if missing and not (part == "B" and (gold == num_classes).any()):
@@ -337,7 +337,7 @@ def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
             raise UserError(
                 f"class {pool.classes[rarest]!r} is missing in part {part} (the pool has {total[rarest]} rows of it in "
                 f"{int((pool.counts[:, rarest] > 0).sum())} groups, and each of A, B and T needs some); "
-                "add rows of it, use smaller groups, or drop the class"
+                "add rows of it, use smaller groups, or remove the class"
             )
 
 

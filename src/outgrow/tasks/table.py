@@ -1,22 +1,17 @@
-"""The user's own table as a task: CSV, TSV, JSONL or Parquet, read row by row, checked row by row.
+"""The user's own table as a task: read row by row, checked row by row.
 
-Nothing is guessed and nothing mended in silence: every problem is counted, and the first is shown with its line.
+Nothing is guessed and nothing is mended: every problem is counted, and the first is shown with its line.
 """
 
-import codecs
-import csv
-import gzip
 import hashlib
-import io
-import json
 import math
 import re
-import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +19,11 @@ import numpy.typing as npt
 from outgrow.archives import known_sha256
 from outgrow.data import Examples
 from outgrow.errors import UserError, nearest
+from outgrow.tasks.readers import ENDINGS, Row, existing_file, format_of, read_rows
 from outgrow.tasks.registry import task
 
 __all__ = ["table"]
 
-_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _MAX_ID = 256
 _MAX_NAMED_CLASSES = 20
 _PARTS = {
@@ -41,15 +36,15 @@ _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 
 
 def _content(options: Mapping[str, Any]) -> str:
-    path = _existing(options["path"])
-    return f"{_format(path)}:{known_sha256(path)}"
+    file = existing_file(options["path"])
+    return f"{format_of(file)}:{known_sha256(file)}"
 
 
 @task(
     name="table",
     content=_content,
     licence="yours",
-    source="a file of yours: .csv, .tsv, .jsonl, .ndjson (each also .gz) or .parquet",
+    source=f"a file of yours: {ENDINGS}",
     about="Your own texts and classes.",
 )
 def table(
@@ -70,25 +65,25 @@ def table(
     Args:
         path: the file; its ending says the format.
         text: column of the texts. Numbers in a CSV are texts as well.
-        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. Empty where gold is
-            unknown; such a row may only go to part B.
-        weak: column of the user's own weak labels, empty where there is none: class names, or for two classes the
-            probability of the second one. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty); a class
-            name wins where the whole column can be read both ways.
+        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. Empty if gold is
+            unknown; such a row can only go to part B.
+        weak: column of your own weak labels, empty where there is none: class names, or for two classes the
+            probability of the second one. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). If the
+            whole column can be read both ways, it holds class names.
         id: column of unique ids; without it rows are ``row-1``, ``row-2`` ... by their place in the file.
-        group: column of what rows belong to (question, document, author), so that a split keeps them together;
-            without it rows with the same text (but for case and white space) are a group. ``group`` naming the same
-            column as ``id`` makes every row its own group.
+        group: column of what rows belong to (question, document, author); a split keeps a group together. Without it
+            rows with the same text, ignoring case and white space, are a group. Name the ``id`` column to make every
+            row its own group.
         split: column that fixes each row's part: A (or train, supervisor, supervision), B (transfer, student) or
             T (test), in any case. Kept as meta column ``split``.
-        classes: class names in the order wanted; without it those found, sorted (numbers by value).
-        delimiter: of a CSV; a comma, and a tab for ``.tsv``, if not given.
+        classes: class names in the order you want; without it those found, sorted (numbers by value).
+        delimiter: of a CSV; by default a comma, and a tab for ``.tsv``.
         encoding: of a text format; a byte-order mark is skipped.
 
     Raises:
-        UserError: one line with file, line, column and how to mend it.
+        UserError: one line with the file, line, column and how to mend it.
     """
-    file = _existing(path)
+    file = existing_file(path)
     names = {"text": text, "label": label, "weak": weak, "id": id, "group": group, "split": split}
     columns = {role: column for role, column in names.items() if column is not None}
     problems = _Problems(file=file)
@@ -98,149 +93,58 @@ def table(
     return found.examples(classes)
 
 
-# --- problems ----------------------------------------------------------------------------------------------------
+# --- problems ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
 class _Problems:
-    """Counts what is wrong with rows, by kind, and keeps the first of each kind."""
+    """Counts what is wrong with rows, by what mends it, and keeps the first of each kind."""
 
     file: Path
-    first: dict[str, tuple[str, str]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, place: str, what: str, mend: str, *, kind: str | None = None) -> None:
-        kind = kind or mend
-        self.first.setdefault(kind, (f"{place}: {what}", mend))
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+    def add(self, place: str, what: str, mend: str) -> None:
+        self.first.setdefault(mend, f"{place}: {what}")
+        self.counts[mend] += 1
 
     def check(self) -> None:
-        if not self.first:
-            return
-        kind, (what, mend) = next(iter(self.first.items()))
-        others = sum(self.counts.values()) - self.counts[kind]
-        alike = f" ({self.counts[kind]} rows like this)" if self.counts[kind] > 1 else ""
-        more = f" ({others} more problems of other kinds)" if others else ""
-        raise UserError(f"{self.file}, {what}{alike}; {mend}{more}")
+        for mend, what in self.first.items():
+            others = self.counts.total() - self.counts[mend]
+            alike = f" ({self.counts[mend]} rows like this)" if self.counts[mend] > 1 else ""
+            more = f" ({others} more problems of other kinds)" if others else ""
+            raise UserError(f"{self.file}, {what}{alike}; {mend}{more}")
 
     def error(self, what: str, place: str | None = None) -> UserError:
         return UserError(f"{self.file}, {place}: {what}" if place else f"{self.file}: {what}")
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-class _Row(NamedTuple):
-    number: int
-    """Line in a text format, row in Parquet; 1-based."""
-    place: str
-    """``line 7`` or ``row 7``."""
-    values: Mapping[str, Any]
-    """Of the wanted columns; None where there is none."""
-
-
-def _existing(path: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise UserError(f"{path} {what}; give the path of a .csv, .tsv, .jsonl or .parquet file (here: {Path.cwd()})")
-    return file
-
-
-def _format(file: Path) -> str:
-    suffix = Path(file.stem).suffix if file.suffix.lower() == ".gz" else file.suffix
-    kind = _FORMATS.get(suffix.lower())
-    if kind is None or (kind == "parquet" and suffix != file.suffix):
-        raise UserError(
-            f"{file}: the ending {''.join(file.suffixes[-2:])!r} tells no format; name it .csv, .tsv, .jsonl, .ndjson "
-            "(each also with .gz) or .parquet"
-        )
-    return kind
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _rows(
     file: Path, wanted: Sequence[str], delimiter: str | None, encoding: str, problems: _Problems
-) -> Iterator[_Row]:
-    kind = _format(file)
-    if kind != "csv" and delimiter is not None:
-        raise problems.error(f"only a .csv has a delimiter, and {delimiter!r} was given; leave it out")
-    if file.stat().st_size == 0:
-        raise problems.error("the file is empty")
-    if kind == "parquet":
-        yield from _parquet_rows(file, wanted, problems)
-        return
-    try:
-        "".encode(encoding)  # refuses what is no text encoding, which looking it up does not
-        codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise problems.error(f"unknown encoding {encoding!r}; use for example 'utf-8' or 'latin-1'") from None
-    codec = "utf-8-sig" if codec == "utf-8" else codec
-    try:
-        with _opened(file) as binary, io.TextIOWrapper(binary, encoding=codec, newline="") as lines:
-            if kind == "jsonl":
-                yield from _json_rows(lines, wanted, problems)
-            else:
-                yield from _csv_rows(lines, wanted, delimiter or ("\t" if kind == "tsv" else ","), problems)
-    except UnicodeDecodeError:
-        raise _undecodable(file, codec, encoding, problems) from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise problems.error(f"the gzip is damaged ({error}); compress it again") from None
+) -> Iterator[Row]:
+    """The wanted columns of each row. An object of JSON may lack some, but not every one of them."""
+    kind = format_of(file)
+    seen: dict[str, None] = {}
+
+    def chosen(there: Sequence[str]) -> Sequence[str]:
+        if kind in ("json", "jsonl"):
+            if len(seen) < 1000:  # only for naming the nearest column
+                seen.update(dict.fromkeys(there))
+            seen.update(dict.fromkeys(column for column in wanted if column in there))
+        else:
+            _check_header(there, wanted, delimiter or ("\t" if kind == "tsv" else ","), problems)
+        return wanted
+
+    yield from read_rows(file, chosen, delimiter=delimiter, encoding=encoding, bad_row=problems.add)
+    for column in wanted:
+        if seen and column not in seen:
+            raise _no_column(column, list(seen), problems)
 
 
-def _opened(file: Path) -> IO[bytes]:
-    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")  # type: ignore[return-value]
-
-
-def _undecodable(file: Path, codec: str, encoding: str, problems: _Problems) -> UserError:
-    """Find the line again: a text stream decodes ahead of the line it hands out."""
-    decoder = codecs.getincrementaldecoder(codec)()
-    with _opened(file) as binary:
-        is_utf16 = binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        other = "utf-16" if is_utf16 else "latin-1" if codec == "utf-8-sig" else "utf-8"
-        mend = f"save it as {encoding}, or say what it is, for example encoding={other!r}"
-        binary.seek(0)
-        for number, line in enumerate(binary, 1):
-            try:
-                decoder.decode(line)
-            except UnicodeDecodeError as error:
-                wrong = error.object[error.start : error.start + 1].hex()
-                return problems.error(f"byte 0x{wrong} is not {encoding}; {mend}", f"line {number}")
-    return problems.error(f"the last character is cut off, or the file is not {encoding}; {mend}")
-
-
-def _csv_rows(lines: IO[str], wanted: Sequence[str], delimiter: str, problems: _Problems) -> Iterator[_Row]:
-    if len(delimiter) != 1:
-        raise problems.error(f"a delimiter is one character, not {delimiter!r}")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    start = 1
-    header: list[str] = []
-    index: dict[str, int] = {}
-    try:
-        for fields in reader:
-            number, start = start, reader.line_num + 1
-            if not fields:  # an empty line
-                continue
-            if not header:
-                header, index = fields, _header_index(fields, wanted, delimiter, problems)
-            elif len(fields) != len(header):
-                problems.add(
-                    f"line {number}",
-                    f"{len(fields)} fields where the header has {len(header)}",
-                    f"put texts that hold {delimiter!r} or line breaks in double quotes",
-                )
-            else:
-                yield _Row(number, f"line {number}", {column: fields[i] for column, i in index.items()})
-    except csv.Error as error:
-        raise problems.error(
-            f"{error}; a field that starts with a double quote must end with one, and quotes inside it be doubled "
-            "(texts over 131,072 characters: use .jsonl or .parquet)",
-            f"in the row that starts at line {start}",
-        ) from None
-    if not header:
-        raise problems.error("the file is empty")
-
-
-def _header_index(header: list[str], wanted: Sequence[str], delimiter: str, problems: _Problems) -> dict[str, int]:
+def _check_header(header: Sequence[str], wanted: Sequence[str], delimiter: str, problems: _Problems) -> None:
     for column in wanted:
         if header.count(column) > 1:
             raise problems.error(
@@ -254,7 +158,6 @@ def _header_index(header: list[str], wanted: Sequence[str], delimiter: str, prob
                 )
         if column not in header:
             raise _no_column(column, header, problems)
-    return {column: header.index(column) for column in wanted}
 
 
 def _no_column(column: str, known: Sequence[str], problems: _Problems) -> UserError:
@@ -263,50 +166,7 @@ def _no_column(column: str, known: Sequence[str], problems: _Problems) -> UserEr
     return problems.error(f"no column {column!r}; {hint}")
 
 
-def _json_rows(lines: IO[str], wanted: Sequence[str], problems: _Problems) -> Iterator[_Row]:
-    seen: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place, mend = f"line {number}", 'every line must be one JSON object such as {"text": "...", "label": "..."}'
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = f" ({error.msg} at column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-            problems.add(place, f"not JSON{reason}", mend)
-            continue
-        if not isinstance(values, dict):
-            problems.add(place, f"{line.strip()[:40]!r} is no object", mend)
-            continue
-        if len(seen) < 1000:  # only for naming the nearest column
-            seen.update(dict.fromkeys(values))
-        seen.update(dict.fromkeys(column for column in wanted if column in values))
-        yield _Row(number, place, {column: values.get(column) for column in wanted})
-    for column in wanted:
-        if seen and column not in seen:
-            raise _no_column(column, list(seen), problems)
-
-
-def _parquet_rows(file: Path, wanted: Sequence[str], problems: _Problems) -> Iterator[_Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as parquet:
-            for column in wanted:
-                if column not in parquet.schema_arrow.names:
-                    raise _no_column(column, parquet.schema_arrow.names, problems)
-            number = 0
-            for batch in parquet.iter_batches(batch_size=4096, columns=list(wanted)):
-                columns = {column: batch.column(column).to_pylist() for column in wanted}
-                for row in range(batch.num_rows):
-                    number += 1
-                    yield _Row(number, f"row {number}", {column: columns[column][row] for column in wanted})
-    except (pa.ArrowException, OSError) as error:
-        raise problems.error(f"it cannot be read as Parquet ({str(error).splitlines()[0]}); write it again") from None
-
-
-# --- checking ----------------------------------------------------------------------------------------------------
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -330,95 +190,86 @@ class _Columns:
     lines: "array[int]" = field(default_factory=lambda: array("q"))
     unit: str = "line"
 
-    def add(self, row: _Row) -> None:
-        """Take a row in; what is wrong with it is noted, and every list grows all the same."""
+    def add(self, row: Row) -> None:
+        """Take a row in. What is wrong with it is noted, and every list grows all the same."""
         self.num_rows += 1
         self.lines.append(row.number)
-        self.unit = row.place.partition(" ")[0]
-        text = self._text(row)
-        name = self._id(row)
-        label = self._class_name(row, "label")
+        self.unit = row.unit
+        values = {role: row.values[column] for role, column in self.columns.items()}
+        text = self._text(values["text"])
+        name = self._id(values["id"]) if "id" in values else f"row-{self.num_rows}"
+        self.ids.setdefault(name, row.number)
+        label = self._class_name("label", values["label"])
         self.texts.append(text)
         self.labels.append(label)
-        self.groups.append(self._group(row, text, name))
-        if "weak" in self.columns:
-            self.weak.append(self._weak(row))
-        if "split" in self.columns:
-            self.parts.append(self._part(row, label))
+        self.groups.append(self._group(values["group"]) if "group" in values else self._group_of(text, name))
+        if "weak" in values:
+            self.weak.append(self._weak(values["weak"]))
+        if "split" in values:
+            self.parts.append(self._part(values["split"], label))
 
-    def _wrong(self, row: _Row, role: str, what: str, mend: str) -> None:
-        self.problems.add(f"{row.place}, column {self.columns[role]!r}", what, mend)
+    def _wrong(self, role: str, what: str, mend: str, row: int = -1) -> None:
+        """Note what is wrong with a row, the last one by default."""
+        self.problems.add(f"{self.unit} {self.lines[row]}, column {self.columns[role]!r}", what, mend)
 
-    def _text(self, row: _Row) -> str:
-        value = row.values[self.columns["text"]]
+    def _text(self, value: Any) -> str:
         if value is None or (isinstance(value, str) and not value.strip()):
-            self._wrong(row, "text", "the text is empty", "fill it in or drop the row")
+            self._wrong("text", "the text is empty", "fill it in or drop the row")
         elif not isinstance(value, str):
-            self._wrong(row, "text", f"{_short(value)} is no text", "store the column as text")
+            self._wrong("text", f"{_short(value)} is no text", "store the column as text")
         elif _SURROGATE.search(value):
-            self._wrong(
-                row, "text", "the text holds half a character (a lone surrogate)", "write the file again as UTF-8"
-            )
+            self._wrong("text", "the text holds half a character (a lone surrogate)", "write the file again as UTF-8")
         else:
             return value
         return ""
 
-    def _id(self, row: _Row) -> str:
-        if "id" not in self.columns:
-            name = f"row-{self.num_rows}"
-        else:
-            name = self._name(row, "id")
-            if name in self.ids and name:
-                first = f"{self.unit} {self.ids[name]}"
-                self._wrong(row, "id", f"the id {name!r} is there already in {first}", "make ids unique")
-        self.ids.setdefault(name, row.number)
+    def _id(self, value: Any) -> str:
+        name = self._name("id", value)
+        if name in self.ids and name:
+            first = f"{self.unit} {self.ids[name]}"
+            self._wrong("id", f"the id {name!r} is already in {first}", "make ids unique")
         return name
 
-    def _name(self, row: _Row, role: str) -> str:
+    def _name(self, role: str, value: Any) -> str:
         """A value of the id or group column as text."""
-        value = row.values[self.columns[role]]
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if value is None or value == "":
-            self._wrong(row, role, f"the {role} is empty", f"fill it in, or leave the option {role} out")
+            self._wrong(role, f"the {role} is empty", f"fill it in, or leave the option {role} out")
         elif isinstance(value, bool) or not isinstance(value, str | int) or _SURROGATE.search(str(value)):
-            self._wrong(row, role, f"{_short(value)} is no {role}", "use texts or whole numbers")
+            self._wrong(role, f"{_short(value)} is no {role}", "use texts or whole numbers")
         elif role == "id" and len(str(value)) > _MAX_ID:
-            self._wrong(row, role, f"the id has {len(str(value))} characters", f"use ids of at most {_MAX_ID}")
+            self._wrong(role, f"the id has {len(str(value))} characters", f"use ids of at most {_MAX_ID}")
         else:
             return str(value)
         return ""
 
-    def _group(self, row: _Row, text: str, name: str) -> str:
-        if "group" in self.columns:
-            group = self._name(row, "group")
-            # A whole passage may name the group; arrays of text are as wide as their longest entry.
-            return group if len(group) <= 64 else hashlib.sha256(group.encode()).hexdigest()
+    def _group(self, value: Any) -> str:
+        group = self._name("group", value)
+        # A whole passage may name the group; arrays of text are as wide as their longest entry.
+        return group if len(group) <= 64 else hashlib.sha256(group.encode()).hexdigest()
+
+    def _group_of(self, text: str, name: str) -> str:
         words = hashlib.sha256(" ".join(text.lower().split()).encode()).digest()
         return self.group_of_text.setdefault(words, name)
 
-    def _class_name(self, row: _Row, role: str) -> str | None:
-        value = row.values[self.columns[role]]
+    def _class_name(self, role: str, value: Any) -> str | None:
         name = _class_name(value)
         if name is None and not _is_empty(value):
-            self._wrong(row, role, f"{_short(value)} is no class", "classes are texts, whole numbers or true/false")
+            self._wrong(role, f"{_short(value)} is no class", "classes are texts, whole numbers or true/false")
         return None if name is None else self.interned.setdefault(name, name)
 
-    def _weak(self, row: _Row) -> str | float | None:
-        value = row.values[self.columns["weak"]]
+    def _weak(self, value: Any) -> str | float | None:
         if isinstance(value, float) and not value.is_integer() and math.isfinite(value):
-            return value  # a probability; which columns may hold them is known at the end
-        return self._class_name(row, "weak")
+            return value  # a probability; whether the column may hold them is known at the end
+        return self._class_name("weak", value)
 
-    def _part(self, row: _Row, label: str | None) -> str:
-        value = row.values[self.columns["split"]]
+    def _part(self, value: Any, label: str | None) -> str:
         part = _PARTS.get(value.strip().lower()) if isinstance(value, str) else None
         if part is None:
-            self._wrong(
-                row, "split", f"{_short(value)} is no part of a split", "use A, B or T (or train, transfer, test)"
-            )
+            self._wrong("split", f"{_short(value)} is no part of a split", "use A, B or T (or train, transfer, test)")
         elif part != "B" and label is None:
-            self._wrong(row, "label", f"a row of part {part} has no label", "only rows of part B may have none")
+            self._wrong("label", f"a row of part {part} has no label", "only rows of part B may have none")
         return part or ""
 
     def examples(self, classes: tuple[str | int | bool, ...] | None) -> Examples:
@@ -478,7 +329,7 @@ class _Columns:
                 second = _number(value)
                 if second is None or not 0 <= second <= 1:
                     what = f"{_short(value)} is no probability"
-                    self._wrong_at(row, "weak", what, "write the second class's, from 0 to 1")
+                    self._wrong("weak", what, "write that of the second class, from 0 to 1", row)
                 else:
                     probs[row] = 1 - second, second
             return probs
@@ -494,11 +345,7 @@ class _Columns:
     ) -> None:
         known = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
         for row in rows.tolist():
-            self._wrong_at(row, role, f"unknown class {_short(values[row])}", f"the classes are {known}")
-
-    def _wrong_at(self, row: int, role: str, what: str, mend: str) -> None:
-        place = f"{self.unit} {self.lines[row]}, column {self.columns[role]!r}"
-        self.problems.add(place, what, mend)
+            self._wrong(role, f"unknown class {_short(values[row])}", f"the classes are {known}", row)
 
 
 def _is_empty(value: Any) -> bool:

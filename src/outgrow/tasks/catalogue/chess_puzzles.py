@@ -1,27 +1,27 @@
 """Chess puzzles: which move is best? As a choice among legal moves, or to be written out (Burns et al. 2023).
 
-The rules of chess are python-chess's. A puzzle is a position and one move that is known to be right. Where the whole
-game before it is known, the question is its moves, as in the paper; else it is the position, a FEN or a list of pieces.
+The rules of chess are python-chess's. A puzzle is a position and the one move known to be right. If the whole game
+before it is known, the question is its moves, as in the paper; otherwise it is the position, a FEN or a list of pieces.
 """
 
-import csv
 import hashlib
 import heapq
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 
 from outgrow.archives import Archive, fetch, known_sha256, unpack
 from outgrow.data import Examples
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime, cache_folder
+from outgrow.tasks.readers import ENDINGS, existing_file, first_line, format_of, read_rows
 from outgrow.tasks.registry import task
 
 if TYPE_CHECKING:
@@ -36,26 +36,24 @@ _PYCHESS = Archive(
     sha256="63bd95b5445365566eade8122d64ba3d28e38b167bb791db479654b3291698a5",
     size=10_294_068,
 )
-"""Debian's package of PyChess: mates out of played games, and composed problems."""
+"""Debian's package of PyChess: mates from played games, and composed problems."""
 _PUZZLES = "usr/share/pychess/learn/puzzles/"
 _PLAYED = ("mate_in_2.pgn", "mate_in_3.pgn", "mate_in_4.pgn")
 _COMPOSED = (
     *("alekhine", "baird", "benko", "bron", "cheron", "dawson", "horwitz", "kubbel", "lasker", "loyd", "mansfield"),
     *("reti", "troicki", "vukcevich"),
 )
-_FORMS = ("choice", "move")
-_POSITIONS = ("moves", "fen", "pieces")
-_NOTATIONS = ("san", "uci")
 _HUB = re.compile(r"hf:([\w-][\w.-]*/[\w-][\w.-]*)@([0-9a-f]{40})")
 _UCI = re.compile(r"[a-h][1-8][a-h][1-8][qrbn]?")
 _LICHESS = ("PuzzleId", "FEN", "Moves")
 _TRANSCRIPT = ("id", "ctx", "target")
+_ENDINGS = f"{ENDINGS}, .pgn"
 
 
 def _content(options: Mapping[str, Any]) -> str:
     if path := options.get("path"):
-        file = _existing(path)
-        return f"{_ending(file)}:{known_sha256(file)}"
+        file = existing_file(path, _ENDINGS)
+        return f"{_format(file)}:{known_sha256(file)}"
     source: str = options["source"]
     if source == "packaged":
         return _PYCHESS.sha256
@@ -65,6 +63,10 @@ def _content(options: Mapping[str, Any]) -> str:
             "hf:EleutherAI/lichess-puzzles@COMMIT with 40 digits, or give path='puzzles.csv'"
         )
     return source
+
+
+def _format(file: Path) -> str:
+    return "pgn" if file.suffix.lower() == ".pgn" else format_of(file, _ENDINGS)
 
 
 @task(
@@ -81,45 +83,39 @@ def chess_puzzles(
     *,
     source: str = "packaged",
     path: str | None = None,
-    form: str = "choice",
-    candidates: int = 4,
-    position: str = "moves",
-    notation: str = "san",
-    limit: int = 20_000,
+    form: Annotated[str, OneOf("choice", "move")] = "choice",
+    candidates: Annotated[int, Range(2, len(ascii_uppercase))] = 4,
+    position: Annotated[str, OneOf("moves", "fen", "pieces")] = "moves",
+    notation: Annotated[str, OneOf("san", "uci")] = "san",
+    limit: Annotated[int, Range(1)] = 20_000,
     runtime: Runtime,
 ) -> Examples:
-    """Puzzles, each with the one move that is right. Related puzzles (same game or same position) are a group.
+    """Puzzles, each with the one right move. Related puzzles (same game or same position) form a group.
 
-    Meta columns: ``difficulty`` (Lichess rating, or moves to mate for ``packaged``; NaN where unknown), ``answer`` (the
+    Meta columns: ``difficulty`` (Lichess rating, or moves to mate for ``packaged``; NaN if unknown), ``answer`` (the
     right move), ``shown`` (what the question holds: moves, fen or pieces) and, for ``move``, ``allowed`` (every legal
-    move, spaces between).
+    move, separated by spaces).
 
     Args:
         source: ``packaged``: mates from played games and composed problems with a proven key move, fetched from a
             Debian package; or a hub data set at a commit: ``hf:EleutherAI/lichess-puzzles@COMMIT``,
-            ``hf:Lichess/chess-puzzles@COMMIT`` or one with the same columns. Not looked at where there is a path.
-        path: a file of your own: Lichess's table (columns PuzzleId, FEN, Moves; Rating, GameUrl or GameId if there) or
-            a table with id, ctx, target (the moves so far and the answer), as .csv, .csv.gz, .csv.zst or .parquet; or a
-            .pgn, where a game with a FEN is a puzzle whose answer is its first move, and a game from the start one
-            whose answer is its last. In Lichess's table the first move is the opponent's and the second the answer.
+            ``hf:Lichess/chess-puzzles@COMMIT`` or one with the same columns. Ignored if there is a path.
+        path: a file of your own. A table has either Lichess's columns (PuzzleId, FEN, Moves; Rating, GameUrl or GameId
+            if there), where the first move is the opponent's and the second the answer, or the columns id, ctx, target
+            (the moves so far and the answer). In a .pgn, a game with a FEN is a puzzle whose answer is its first move,
+            and a game from the start one whose answer is its last.
         form: ``choice`` (candidates to score) or ``move`` (an answer to write; only the trainer ``generate`` reads it).
         candidates: moves to choose from; positions with fewer legal moves are left out.
-        position: what the question shows: ``moves`` so far where the game is known, else the FEN; ``fen``; or
+        position: what the question shows: ``moves`` so far if the game is known, otherwise the FEN; ``fen``; or
             ``pieces``, each with its square, White's in upper case, Black's in lower case.
         notation: of all moves: ``san`` (Nf3) or ``uci`` (g1f3).
-        limit: at most so many puzzles, drawn by a hash of their ids, before any is left out.
+        limit: at most this many puzzles, drawn by a hash of their ids, before any is left out.
 
     Raises:
-        UserError: one line with file, row and what is wrong: a move that is not legal, a FEN that is none, a column
-            that is missing.
+        UserError: one line with file, row and what is wrong: an illegal move, a FEN that is none, a missing column.
     """
-    if form not in _FORMS:
-        raise unknown_name("form of task chess-puzzles", form, _FORMS)
-    if not 2 <= candidates <= len(ascii_uppercase):
-        raise UserError(f"candidates is {candidates}; it must be from 2 to {len(ascii_uppercase)}")
-    if limit < 1:
-        raise UserError(f"limit is {limit}; it must be at least 1")
     wording = Wording(position=position, notation=notation)
+    # The limit holds while reading, so it counts puzzles and not whole groups: a table may hold millions.
     found = enumerate(_found(source, path, runtime))
     drawn = sorted(heapq.nsmallest(limit, found, key=lambda item: _draw(item[1].id)))
     posed = _distinct([_posed(puzzle) for _, puzzle in drawn])
@@ -128,7 +124,7 @@ def chess_puzzles(
     return _to_write(posed, wording) if form == "move" else _to_choose(posed, wording, candidates, runtime)
 
 
-# --- a puzzle as text ---------------------------------------------------------------------------------------------
+# --- a puzzle as text -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,24 +134,19 @@ class Wording:
     position: str = "moves"
     notation: str = "san"
 
-    def __post_init__(self) -> None:
-        for name, known in (("position", _POSITIONS), ("notation", _NOTATIONS)):
-            if getattr(self, name) not in known:
-                raise unknown_name(f"{name} of task chess-puzzles", getattr(self, name), known)
-
     def move(self, board: "chess.Board", move: "chess.Move") -> str:
-        """A legal move. SAN comes without + and #, which would tell a mating move from the others."""
+        """A legal move. SAN comes without + and #, which would give a mating move away."""
         return move.uci() if self.notation == "uci" else board.san(move).rstrip("+#")
 
     def shows(self, board: "chess.Board") -> str:
-        """What a question about this board holds: ``moves`` only where the board was played from the start."""
+        """What a question about this board holds: ``moves`` only if the board was played from the start."""
         import chess
 
         from_start = board.root().fen() == chess.STARTING_FEN
         return "fen" if self.position == "moves" and not from_start else self.position
 
     def question(self, board: "chess.Board") -> str:
-        """What is to be answered with a move; the answer follows after a space."""
+        """The question that a move answers; the answer follows after a space."""
         match self.shows(board):
             case "moves":
                 return self._moves(board)
@@ -191,7 +182,7 @@ def _turn(board: "chess.Board") -> str:
     return "White to move:" if board.turn else "Black to move:"
 
 
-# --- examples -----------------------------------------------------------------------------------------------------
+# --- examples ---------------------------------------------------------------------------------------------------------
 
 
 class _Puzzle(NamedTuple):
@@ -201,7 +192,7 @@ class _Puzzle(NamedTuple):
     """File and row, for messages."""
     id: str
     fen: str | None
-    """Where the moves start; None for a game from its first move."""
+    """The position where the moves start; None for a game from its first move."""
     moves: tuple[str, ...]
     """From there to the question, SAN or UCI."""
     answer: str
@@ -218,7 +209,7 @@ class _Posed(NamedTuple):
 
     @property
     def position(self) -> str:
-        """The same for the same position, however it came about."""
+        """Equal for equal positions, however they came about."""
         return " ".join(self.board.fen().split()[:4])
 
 
@@ -263,7 +254,7 @@ def _to_choose(posed: Sequence[_Posed], wording: Wording, candidates: int, runti
         gold.append(moves.index(p.answer))
     if dropped := len(posed) - len(rows):
         runtime.say(
-            f"chess-puzzles: {dropped} of {len(posed)} puzzles are left out, which have fewer than {candidates} moves "
+            f"chess-puzzles: {dropped} of {len(posed)} puzzles are left out; they have fewer than {candidates} moves "
             "to choose from"
         )
     if not rows:
@@ -272,7 +263,7 @@ def _to_choose(posed: Sequence[_Posed], wording: Wording, candidates: int, runti
 
 
 def _wrong(p: _Posed) -> "list[chess.Move]":
-    """Legal moves that are not the answer; where the answer mates, moves that mate as well are not wrong either."""
+    """Legal moves that are not the answer. If the answer mates, other moves that mate are not wrong either."""
     others = [move for move in p.board.legal_moves if move != p.answer]
     return [move for move in others if not _mates(p.board, move)] if _mates(p.board, p.answer) else others
 
@@ -321,36 +312,20 @@ def _groups(rows: Sequence[_Posed]) -> list[str]:
 
 
 def _draw(*parts: str) -> bytes:
-    """A number drawn by these words alone: the same in every process and on every machine."""
+    """A number that depends on these words alone: the same in every process and on every machine."""
     return hashlib.sha256(" ".join(parts).encode()).digest()
 
 
-# --- where puzzles come from --------------------------------------------------------------------------------------
+# --- where puzzles come from ------------------------------------------------------------------------------------------
 
 
 def _found(source: str, path: str | None, runtime: Runtime) -> Iterator[_Puzzle]:
     if path is not None:
-        file = _existing(path)
-        return _pgn_puzzles(file) if _ending(file) == "pgn" else _table_puzzles(file)
+        file = existing_file(path, _ENDINGS)
+        return _pgn_puzzles(file) if _format(file) == "pgn" else _table_puzzles(file)
     if match := _HUB.fullmatch(source):
         return (puzzle for file in _from_hub(match[1], match[2], runtime) for puzzle in _table_puzzles(file))
     return _packaged(runtime)
-
-
-def _existing(path: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"{path} is no file; give the path of a .csv, .csv.gz, .csv.zst, .parquet or .pgn file")
-    _ending(file)
-    return file
-
-
-def _ending(file: Path) -> str:
-    name = file.name.lower().removesuffix(".gz").removesuffix(".zst")
-    ending = name.rpartition(".")[2]
-    if ending not in ("csv", "parquet", "pgn") or (ending != "csv" and name != file.name.lower()):
-        raise UserError(f"{file}: the ending tells no format; name it .csv, .csv.gz, .csv.zst, .parquet or .pgn")
-    return ending
 
 
 def _from_hub(repo: str, revision: str, runtime: Runtime) -> list[Path]:
@@ -362,11 +337,7 @@ def _from_hub(repo: str, revision: str, runtime: Runtime) -> list[Path]:
             repo, repo_type="dataset", revision=revision, allow_patterns="*.parquet", local_files_only=runtime.offline
         )
     except (OSError, HfHubHTTPError) as error:
-        reason = (
-            "it is not in the hub's cache and fetching is off"
-            if runtime.offline
-            else str(error).strip().splitlines()[0]
-        )
+        reason = "it is not in the hub's cache and fetching is off" if runtime.offline else first_line(error)
         raise UserError(
             f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, "
             "or give the path of a file"
@@ -377,62 +348,25 @@ def _from_hub(repo: str, revision: str, runtime: Runtime) -> list[Path]:
     return files
 
 
-# Tables -----------------------------------------------------------------------------------------------------------
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def _table_puzzles(file: Path) -> Iterator[_Puzzle]:
     """Puzzles of a table with Lichess's columns (of any year) or with transcripts."""
-    rows = _parquet_rows(file) if _ending(file) == "parquet" else _csv_rows(file)
-    for place, row in rows:
-        yield _lichess(row, place) if "PuzzleId" in row else _transcript(row, place)
+    for row in read_rows(file, lambda there: _columns(there, file)):
+        make = _lichess if "PuzzleId" in row.values else _transcript
+        yield make(row.values, f"{file}, {row.place}")
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-
-    try:
-        # "detect" knows .gz and .zst, the form in which Lichess offers its table.
-        with (
-            pa.input_stream(str(file), compression="detect") as stream,
-            io.TextIOWrapper(stream, "utf-8-sig", newline="") as lines,
-        ):
-            reader = csv.DictReader(lines, strict=True)
-            _check_columns(reader.fieldnames or [], file)
-            for row in reader:
-                place = f"{file}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise UserError(f"{place}: not as many fields as the header has; correct or drop the row")
-                yield place, row
-    except (csv.Error, UnicodeDecodeError, pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as CSV ({str(error).splitlines()[0]}); write it again") from None
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    wanted = {*_LICHESS, *_TRANSCRIPT, "Rating", "GameId", "GameUrl"}
-    try:
-        with pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            _check_columns(names, file)
-            number = 0
-            for batch in parquet.iter_batches(columns=[name for name in names if name in wanted]):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as Parquet ({str(error).splitlines()[0]}); write it again") from None
-
-
-def _check_columns(names: Sequence[str], file: Path) -> None:
-    needed = _LICHESS if any(name in names for name in _LICHESS) else _TRANSCRIPT
-    missing = [name for name in needed if name not in names]
+def _columns(there: Sequence[str], file: Path) -> list[str]:
+    needed = _LICHESS if any(name in there for name in _LICHESS) else _TRANSCRIPT
+    missing = [name for name in needed if name not in there]
     if missing:
         raise UserError(
-            f"{file}: no column {missing[0]!r} (it has {', '.join(map(repr, names[:12])) or 'none'}); a table "
-            f"of puzzles has {', '.join(_LICHESS)} as Lichess's, or {', '.join(_TRANSCRIPT)}"
+            f"{file}: no column {missing[0]!r} (it has {', '.join(map(repr, there[:12]))}); a table of puzzles has "
+            f"{', '.join(_LICHESS)} as Lichess's, or {', '.join(_TRANSCRIPT)}"
         )
+    return [name for name in there if name in (*needed, "Rating", "GameId", "GameUrl")]
 
 
 def _lichess(row: Mapping[str, Any], place: str) -> _Puzzle:
@@ -469,11 +403,11 @@ def _text(row: Mapping[str, Any], column: str, place: str) -> str:
     return value
 
 
-# Games ------------------------------------------------------------------------------------------------------------
+# Games ----------------------------------------------------------------------------------------------------------------
 
 
 def _pgn_puzzles(file: Path, name: str = "", encoding: str = "utf-8-sig") -> Iterator[_Puzzle]:
-    """A game with a FEN asks for its first move; a game from the start for its last."""
+    """A game with a FEN asks for its first move, a game from the start for its last."""
     import chess.pgn
 
     class Strict(chess.pgn.GameBuilder[chess.pgn.Game]):
@@ -503,7 +437,7 @@ def _pgn_puzzles(file: Path, name: str = "", encoding: str = "utf-8-sig") -> Ite
             yield _Puzzle(place, f"{name or file.stem}-{number}", fen, tuple(before), answer, None, difficulty)
 
 
-# PyChess ----------------------------------------------------------------------------------------------------------
+# PyChess --------------------------------------------------------------------------------------------------------------
 
 
 def _packaged(runtime: Runtime) -> Iterator[_Puzzle]:
@@ -523,8 +457,8 @@ _KEY = re.compile(r"(?<![.\d])1\.\s*([KQRBSNa-hO0][\w*x=-]*)(?:\[\w+\])?\s*\+?\s
 def _problems(file: Path) -> Iterator[_Puzzle]:
     """Composed direct mates with White to move whose solution marks exactly one first move with ``!``, the key.
 
-    Others (studies, helpmates, several solutions, notes instead of moves) are passed over, and so is what is no YAML:
-    comments with stray backslashes.
+    Others (studies, helpmates, several solutions, notes instead of moves) are skipped, and so are documents that are
+    not YAML: comments with stray backslashes.
     """
     import yaml
 
@@ -550,7 +484,7 @@ def _english(key: str) -> str:
 
 
 def _problem(pieces: Mapping[str, Any], key: str) -> tuple[str, str] | None:
-    """FEN and key (UCI) of a problem; None where the diagram is no position or the key is not legal in it."""
+    """FEN and key (UCI) of a problem; None if the diagram is no position or the key is not legal in it."""
     import chess
 
     board = chess.Board(None)
@@ -562,7 +496,7 @@ def _problem(pieces: Mapping[str, Any], key: str) -> tuple[str, str] | None:
         board.set_piece_at(chess.parse_square(name[1:]), chess.Piece(kind, side == "white"))
     if board.status():
         return None
-    board.set_castling_fen("KQkq")  # the convention of problems: what may be castled is, unless disproved
+    board.set_castling_fen("KQkq")  # the convention of problems: castling is legal unless disproved
     board.castling_rights = board.clean_castling_rights()
     try:
         return board.fen(), board.parse_san(key).uci()

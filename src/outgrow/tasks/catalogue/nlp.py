@@ -1,17 +1,17 @@
-"""Questions and answers among the 22 NLP sets of Burns et al. 2023 (their Table 1): one formatter each.
+"""Questions and answers: half of the 22 NLP sets of Burns et al. 2023 (their Table 1), one formatter each.
 
-The other half, rows that are classes of themselves, is in :mod:`outgrow.tasks.catalogue.sentences`.
+The other half, sets whose rows have a class of their own, is in :mod:`outgrow.tasks.catalogue.sentences`.
 
-Prompts of the paper are not public; these are plain ones. Models cut long texts at the end, so a passage that can be
-longer than they read comes last, after the question and the answer. Numbers in comments were counted on the sets.
+The paper's prompts are not public; these are plain ones. Models cut long texts at the end, so a passage that may be too
+long for them comes last, after the question and the answer. Numbers in ``traps`` were counted on the sets.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from outgrow.tasks.convert import LabelledText, Question, Skipped, from_hub, near_copies
-from outgrow.tasks.hub import CONVERTED, HubRow, HubSet, Place
+from outgrow.tasks.convert import HubTask, LabelledText, Question, Skipped, near_copies
+from outgrow.tasks.hub import CONVERTED, HubRow, Place
 
 __all__: list[str] = []
 """Importing this module registers the tasks."""
@@ -20,23 +20,19 @@ _NO_YES = ("no", "yes")
 
 # --- questions on a passage -------------------------------------------------------------------------------------------
 
-_BOOLQ = HubSet(
+
+@HubTask(
     name="boolq",
-    places=(Place(repo="google/boolq"), Place(repo="aps/super_glue", config="boolq")),
-    rows={"train": 9_427, "validation": 3_270},
+    places=(Place("google/boolq"), Place("aps/super_glue", config="boolq")),
+    splits={"train": 9_427, "validation": 3_270},
     columns=("question", "passage", "answer|label"),
     licence="CC BY-SA 3.0",
-)
-
-
-@from_hub(
-    _BOOLQ,
     classes=_NO_YES,
     rows=12_697,
     finish=near_copies,
-    about="Is the answer to a question on a passage of Wikipedia yes?",
-    traps="62 % are yes, so parts are balanced. 721 passages of the validation split are in training too. Passages "
-    "that are nearly the same are a group. 3 % of test rows still have a near-copy (--scan).",
+    about="Is the answer to this question about a Wikipedia passage yes?",
+    traps="62 % are yes, so the parts are balanced. 721 passages of the validation split are also in training. "
+    "Passages that are nearly the same form a group; 3 % of the test rows still have a near-copy (--scan).",
 )
 def _boolq(row: HubRow) -> LabelledText:
     # The copy in SuperGLUE calls the column label, and puts the title before the passage.
@@ -47,43 +43,21 @@ def _boolq(row: HubRow) -> LabelledText:
     return LabelledText(f"Question: {row.text('question')}?\nPassage: {passage}", gold, (key,))
 
 
-_MULTIRC = HubSet(
+@HubTask(
     name="multirc",
-    places=(
-        Place(repo="aps/super_glue", config="multirc"),
-        Place(repo="hgissbkh/super_glue", config="multirc"),
-    ),
-    rows={"train": 27_243, "validation": 4_848},
+    places=(Place("aps/super_glue", config="multirc"), Place("hgissbkh/super_glue", config="multirc")),
+    splits={"train": 27_243, "validation": 4_848},
     columns=("paragraph", "question", "answer", "label"),
     folders=("super_glue_multirc",),
     licence="other (research)",
-)
-
-
-@from_hub(
-    _MULTIRC,
     per_question=True,
-    about="Is this a right answer to a question on a passage? Several answers of a question may be right.",
-    traps="As many right as wrong answers of each question are kept; 57 questions have only one kind.",
+    about="Is this a right answer to a question about a passage? A question may have several right answers.",
+    traps="Each question keeps as many right as wrong answers; 57 questions have only one kind and drop out.",
 )
 def _multirc(row: HubRow) -> LabelledText:
     passage, question = row.text("paragraph"), row.text("question")
     text = f"Question: {question}\nAnswer: {row.text('answer')}\nPassage: {passage}"
     return LabelledText(text, row.whole("label", 2), (passage,), question=f"{passage}\n{question}")
-
-
-_DREAM = HubSet(
-    name="dream",
-    places=(
-        Place(repo="dataset-org/dream", revision="ca4c45feaf089ecfc37579eb2c594375f70dbfd5", data_dir="plain_text"),
-    ),
-    rows={"train": 6_116, "validation": 2_040, "test": 2_041},
-    columns=("dialogue", "question", "choice", "answer"),
-    test="test",
-    unpacked=lambda entry: _dream_rows(entry),
-    originals="data/{train,dev,test}.json of github.com/nlpdata/dream",
-    licence="non-commercial research only",
-)
 
 
 def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
@@ -93,13 +67,19 @@ def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
         yield {"dialogue": turns, **question}
 
 
-@from_hub(
-    _DREAM,
+@HubTask(
+    name="dream",
+    places=(Place("dataset-org/dream", revision="ca4c45feaf089ecfc37579eb2c594375f70dbfd5", data_dir="plain_text"),),
+    splits={"train": 6_116, "validation": 2_040, "test": 2_041},
+    columns=("dialogue", "question", "choice", "answer"),
+    unpacked=_dream_rows,
+    originals="data/{train,dev,test}.json of github.com/nlpdata/dream",
+    licence="non-commercial research only",
     rows=20_394,
     choices=3,
     finish=near_copies,
-    about="Is this the right answer to a question on a dialogue?",
-    traps="The dialogue is shown (a common loader leaves it out). Options that repeat the answer are not drawn.",
+    about="Is this the right answer to a question about a dialogue?",
+    traps="The dialogue is shown (a common loader leaves it out). Options that repeat the answer are never drawn.",
 )
 def _dream(row: HubRow) -> Question | Skipped:
     dialogue = "\n".join(row.texts("dialogue"))
@@ -110,27 +90,21 @@ def _dream(row: HubRow) -> Question | Skipped:
     return Question(head, options, options.index(answer), (dialogue,), tail=f"\nDialogue:\n{dialogue}")
 
 
-_QUAIL = HubSet(
+@HubTask(
     name="quail",
     places=(
-        Place(repo="textmachinelab/quail", config="quail"),
-        Place(repo="textmachinelab/quail", revision=CONVERTED, data_dir="quail"),
+        Place("textmachinelab/quail", config="quail"),
+        Place("textmachinelab/quail", revision=CONVERTED, data_dir="quail"),
     ),
-    rows={"train": 10_246, "validation": 2_164},
+    splits={"train": 10_246, "validation": 2_164},
     columns=("context_id", "context", "question", "answers", "correct_answer_id", "question_type"),
     licence="CC BY-NC-SA 4.0 (non-commercial)",
-)
-_UNANSWERABLE = "not enough information"
-
-
-@from_hub(
-    _QUAIL,
     choices=3,
     finish=near_copies,
-    about="Is this the right answer to a question on a text of about 340 words?",
-    traps="'not enough information' is an option of every question and right for one type only: that type is left out "
-    "and the option never shown. The adversarial split 'challenge' is not used. 3 % of test passages still have a "
-    "near-copy (--scan).",
+    about="Is this the right answer to a question about a text of some 340 words?",
+    traps="'not enough information' is an option of every question but is right for one type only: that type is left "
+    "out, and the option is never shown. The adversarial split 'challenge' is not used. 3 % of the test passages "
+    "still have a near-copy (--scan).",
 )
 def _quail(row: HubRow) -> Question | Skipped:
     options = row.texts("answers")
@@ -143,29 +117,24 @@ def _quail(row: HubRow) -> Question | Skipped:
         right,
         (row.text("context"), f"text {row.text('context_id')}"),
         tail=f"\nText: {row.text('context')}",
-        giveaway=_UNANSWERABLE,
+        giveaway="not enough information",
         meta={"question_type": row.text("question_type")},
     )
 
 
 # --- common sense -----------------------------------------------------------------------------------------------------
 
-_COSMOS = HubSet(
+
+@HubTask(
     name="cosmos-qa",
-    places=(Place(repo="Samsoup/cosmos_qa"), Place(repo="allenai/cosmos_qa", revision=CONVERTED)),
-    rows={"train": 25_262, "validation": 2_985},
+    places=(Place("Samsoup/cosmos_qa"), Place("allenai/cosmos_qa", revision=CONVERTED)),
+    splits={"train": 25_262, "validation": 2_985},
     columns=("context", "question", "answer0", "answer1", "answer2", "answer3", "label"),
     licence="CC BY 4.0",
-)
-_NONE_OF_THEM = "None of the above choices ."
-
-
-@from_hub(
-    _COSMOS,
     choices=3,
-    about="Is this the right answer to a question on an everyday story, between the lines?",
-    traps="'None of the above choices .' is right in 12 % of the questions that offer it: those are left out and the "
-    "option never shown. Words of the answer alone are right in 65 % (--scan).",
+    about="Is this the right answer to a question about an everyday story, read between the lines?",
+    traps="'None of the above choices .' is right in 12 % of the questions that offer it: those are left out, and the "
+    "option is never shown. The words of the answer alone predict the class in 65 % (--scan).",
 )
 def _cosmos_qa(row: HubRow) -> Question:
     context = row.text("context")
@@ -174,52 +143,42 @@ def _cosmos_qa(row: HubRow) -> Question:
         tuple(row.text(f"answer{i}") for i in range(4)),
         row.whole("label", 4),
         (context,),
-        giveaway=_NONE_OF_THEM,
+        giveaway="None of the above choices .",
     )
 
 
-_SOCIAL_IQA = HubSet(
+@HubTask(
     name="social-i-qa",
     places=(
-        Place(repo="lighteval/siqa"),
-        Place(repo="allenai/social_i_qa", revision="9eb9490eb61bd4ffb5eaedf2ae22e260d8c4019e", data_dir="default"),
+        Place("lighteval/siqa"),
+        Place("allenai/social_i_qa", revision="9eb9490eb61bd4ffb5eaedf2ae22e260d8c4019e", data_dir="default"),
     ),
-    rows={"train": 33_410, "validation": 1_954},
+    splits={"train": 33_410, "validation": 1_954},
     columns=("context", "question", "answerA", "answerB", "answerC", "label"),
     licence="not stated",
-)
-
-
-@from_hub(
-    _SOCIAL_IQA,
     choices=3,
-    about="Is this the right answer to a question on what people do, want and feel?",
-    traps="Labels count from 1; a mirror that counts from 0 is refused. Words of the answer alone are right in 57 % "
-    "(--scan).",
+    about="Is this the right answer to a question about what people do, want and feel?",
+    traps="Labels count from 1; a mirror that counts from 0 is refused. The words of the answer alone predict the "
+    "class in 57 % (--scan).",
 )
 def _social_i_qa(row: HubRow) -> Question:
     if str(row["label"]).strip() == "0":
-        raise row.wrong("label", "counts from 0, and so belongs to a mirror with other labels; take lighteval/siqa")
+        raise row.wrong("label", "counts from 0, so this is a mirror with other labels; use lighteval/siqa")
     context = row.text("context")
     head = f"{context}\nQuestion: {row.text('question')}\nAnswer: "
     return Question(head, tuple(row.text(f"answer{c}") for c in "ABC"), row.whole("label", 3, first=1), (context,))
 
 
-_HELLASWAG = HubSet(
+@HubTask(
     name="hellaswag",
-    places=(Place(repo="Rowan/hellaswag", revision="049e808"),),
-    rows={"train": 39_905, "validation": 10_042},
+    places=(Place("Rowan/hellaswag", revision="049e808"),),
+    splits={"train": 39_905, "validation": 10_042},
     columns=("ctx", "endings", "label", "source_id"),
     optional=("split_type",),
     licence="MIT",
-)
-
-
-@from_hub(
-    _HELLASWAG,
     choices=4,
-    about="Is this how a video's caption or a how-to goes on?",
-    traps="Marks of the how-to texts ([header], [title], [step]) are taken out; rows of one video or article are a "
+    about="Is this how the caption of a video, or a how-to, continues?",
+    traps="The marks of the how-to texts ([header], [title], [step]) are removed. Rows of one video or article form a "
     "group.",
 )
 def _hellaswag(row: HubRow) -> Question:
@@ -230,61 +189,45 @@ def _hellaswag(row: HubRow) -> Question:
 
 
 def without_tags(text: str) -> str:
-    """A how-to text without its marks: a title becomes a sentence of its own."""
+    """A how-to text without its marks; a title becomes a sentence of its own."""
     if "[" not in text:
         return " ".join(text.split())
     text = re.sub(r"(?<=[^\s.!?])\s*\[title\]\s*", ". ", text)
     return " ".join(re.sub(r"\[(?:header|title|step|substeps?)\]", " ", text).split())
 
 
-_PIQA = HubSet(
+@HubTask(
     name="piqa",
-    places=(
-        Place(repo="baber/piqa"),
-        Place(repo="lighteval/piqa"),
-        Place(repo="ybisk/piqa", revision=CONVERTED),
-    ),
-    rows={"train": 16_113, "validation": 1_838},
+    places=(Place("baber/piqa"), Place("lighteval/piqa"), Place("ybisk/piqa", revision=CONVERTED)),
+    splits={"train": 16_113, "validation": 1_838},
     columns=("goal", "sol1", "sol2", "label"),
     licence="AFL 3.0 (the author's; the hub's card says unknown)",
-)
-
-
-@from_hub(
-    _PIQA,
     rows=35_884,
     choices=2,
-    about="Does this reach the goal in the physical world?",
-    traps="Rows of one goal are a group; 146 goals of the validation split are in training too.",
+    about="Does this solution reach the goal in the physical world?",
+    traps="Rows with the same goal form a group; 146 goals of the validation split are also in training.",
 )
 def _piqa(row: HubRow) -> Question:
     goal = row.text("goal")
     return Question(f"Goal: {goal}\nSolution: ", (row.text("sol1"), row.text("sol2")), row.whole("label", 2), (goal,))
 
 
-_MC_TACO = HubSet(
+@HubTask(
     name="mc-taco",
-    places=(Place(repo="marcov/mc_taco_promptsource"), Place(repo="CogComp/mc_taco", revision=CONVERTED)),
-    rows={"test": 9_442, "validation": 3_783},
+    places=(Place("marcov/mc_taco_promptsource"), Place("CogComp/mc_taco", revision=CONVERTED)),
+    splits={"test": 9_442, "validation": 3_783},
     columns=("sentence", "question", "answer", "label"),
     optional=("category",),
-    train="test",
-    test="validation",
     aliases={"validation": ("dev_3783",), "test": ("test_9442",)},
     headerless=("sentence", "question", "answer", "label", "category"),
     originals="dataset/{dev_3783,test_9442}.tsv of github.com/CogComp/MCTACO",
     licence="not stated",
-)
-
-
-@from_hub(
-    _MC_TACO,
     rows=6_170,
     per_question=True,
-    about="Is this a right answer to a question on time: how long, how often, when, in which order?",
-    traps="There is no training split: the larger one, called test, serves as one. As many right as wrong answers of "
-    "each question are kept, which leaves out questions with only one kind. Words of the answer alone are right in 67 "
-    "% (--scan).",
+    about="Is this a right answer to a question about time: how long, how often, when, in which order?",
+    traps="There is no training split: the larger split, called test, serves as one. Each question keeps as many right "
+    "as wrong answers; questions with only one kind drop out. The words of the answer alone predict the class in 67 % "
+    "(--scan).",
 )
 def _mc_taco(row: HubRow) -> LabelledText:
     sentence, question = row.text("sentence"), row.text("question")
@@ -296,31 +239,26 @@ def _mc_taco(row: HubRow) -> LabelledText:
 
 # --- science ----------------------------------------------------------------------------------------------------------
 
-_OPENBOOKQA = HubSet(
+
+@HubTask(
     name="openbookqa",
-    places=(Place(repo="allenai/openbookqa", config="additional"),),
-    rows={"train": 4_957, "validation": 500, "test": 500},
+    places=(Place("allenai/openbookqa", config="additional"),),
+    splits={"train": 4_957, "validation": 500, "test": 500},
     columns=("question_stem", "choices", "answerKey"),
     optional=("fact1", "humanScore"),
-    test="test",
     folders=("openbookqa_additional",),
     licence="not stated",
-)
-
-
-@from_hub(
-    _OPENBOOKQA,
     rows=11_790,
     choices=4,
-    about="Is this the right answer to a question of elementary science?",
-    traps="Right and wrong answers are both shown as texts (common loaders show the letter for the right one). "
-    "Questions that rest on the same fact are a group, where the data names the fact. Words of the answer alone are "
-    "right in 61 % (--scan).",
+    about="Is this the right answer to a question about elementary science?",
+    traps="Right and wrong answers are both shown as texts (common loaders show the letter of the right one). "
+    "Questions that rest on the same fact form a group, if the data names the fact. The words of the answer alone "
+    "predict the class in 61 % (--scan).",
 )
 def _openbookqa(row: HubRow) -> Question:
     stem = row.text("question_stem")
     keys = (stem, f"fact: {row.text('fact1')}") if "fact1" in row else (stem,)
-    # How many people got it wrong.
+    # The share of people who got it wrong.
     meta = {"difficulty": 1 - float(row["humanScore"]) if "humanScore" in row else float("nan")}
     return Question(f"{stem}\nAnswer: ", *_lettered(row), keys, meta=meta)
 
@@ -333,45 +271,33 @@ def _lettered(row: HubRow) -> tuple[tuple[str, ...], int]:
     return tuple(str(t).strip() for t in choices["text"]), [str(c).strip() for c in choices["label"]].index(key)
 
 
-_QUARTZ = HubSet(
+@HubTask(
     name="quartz",
-    places=(Place(repo="allenai/quartz", revision="28c1dbb"),),
-    rows={"train": 2_696, "validation": 384, "test": 784},
+    places=(Place("allenai/quartz", revision="28c1dbb"),),
+    splits={"train": 2_696, "validation": 384, "test": 784},
     columns=("question", "choices", "answerKey", "para", "para_id"),
-    test="test",
     licence="CC BY 4.0",
-)
-
-
-@from_hub(
-    _QUARTZ,
     choices=2,
-    about="Is this the right answer to a question on a qualitative relation (the faster, the more ...)?",
-    traps="Annotations that tell the answer are never read; questions on one sentence, flipped twins among them, are "
-    "a group.",
+    about="Is this the right answer to a question about a qualitative relation (the faster, the more ...)?",
+    traps="Annotations that give the answer away are never read. Questions about one sentence, with their flipped "
+    "twins, form a group.",
 )
 def _quartz(row: HubRow) -> Question:
     head = f"{row.text('para')}\nQuestion: {row.text('question')}\nAnswer: "
     return Question(head, *_lettered(row), (row.text("para_id"),))
 
 
-_SCIQ = HubSet(
+@HubTask(
     name="sciq",
-    places=(Place(repo="allenai/sciq"),),
-    rows={"train": 11_679, "validation": 1_000, "test": 1_000},
+    places=(Place("allenai/sciq"),),
+    splits={"train": 11_679, "validation": 1_000, "test": 1_000},
     columns=("question", "correct_answer", "distractor1", "distractor2", "distractor3"),
     optional=("support",),
-    test="test",
     licence="CC BY-NC 3.0 (non-commercial)",
-)
-
-
-@from_hub(
-    _SCIQ,
     choices=4,
-    about="Is this the right answer to a question of a science exam?",
-    traps="The supporting passage, which mostly holds the answer's very words, is not shown; questions that share one "
-    "are a group. Words of the answer alone are right in 56 % (--scan).",
+    about="Is this the right answer to a question from a science exam?",
+    traps="The supporting passage, which mostly holds the answer word for word, is not shown; questions that share one "
+    "form a group. The words of the answer alone predict the class in 56 % (--scan).",
 )
 def _sciq(row: HubRow) -> Question:
     question = row.text("question")

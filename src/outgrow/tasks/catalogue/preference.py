@@ -1,36 +1,31 @@
-"""Which of two is better? Pairs that people, or a model, compared: reward modelling as in Burns et al. 2023.
+"""Which of two is better? Pairs that people, or a model, compared: reward modeling as in Burns et al. 2023.
 
 A pair is a choice of two texts; a model scores each by itself, p = sigma(r_second - r_first). The files put the better
 one in a fixed place, so which comes first is drawn from a hash of the pair. A text holds the reply first and what it
 replies to after it, the last turn of a conversation before the earlier ones: models cut long texts at the end, and
-cutting the reply would leave nothing to compare. Pairs on the same prompt stay in one part of the split.
+cutting the reply would leave nothing to compare. Pairs about the same prompt stay in one part of the split.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 
 from outgrow.archives import VADER_SENTIMENT
 from outgrow.data import Examples
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import UserError
+from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
 from outgrow.tasks.catalogue import sentiment
-from outgrow.tasks.convert import Formatter, Item, Pair, Skipped, check_options, drawn, examples_of, same, splits_of
+from outgrow.tasks.convert import HubTask, Item, Pair, Skipped, drawn, same
 from outgrow.tasks.grouping import group_names
-from outgrow.tasks.hub import HubRow, HubSet, Place, identity, place_of, read
+from outgrow.tasks.hub import CONVERTED, HubRow, Place
 from outgrow.tasks.registry import task
 
-__all__ = ["hh_rlhf", "sentiment_pairs", "shp", "summarize_from_feedback", "ultrafeedback"]
+__all__ = ["sentiment_pairs"]
 
 _CLASSES = ("first", "second")
-_PROMPTS_DIFFER, _SAME_REPLY, _NO_REPLY, _TIE = (
-    "the prompts of the pair differ",
-    "both texts of the pair are the same",
-    "a reply is empty",
-    "a tie",
-)
+_PROMPTS_DIFFER, _NO_REPLY, _TIE = "the prompts of the pair differ", "a reply is empty", "a tie"
 
 
 def _pair(
@@ -40,42 +35,21 @@ def _pair(
     if not better.strip() or not worse.strip():
         return Skipped(_NO_REPLY)
     if same(better) == same(worse):
-        return Skipped(_SAME_REPLY)
+        return Skipped("both texts of the pair are the same")
     first, second = (f"{reply.strip()}\n\n{prompt.strip()}" for reply in (better, worse))
     return Pair(first, second, keys, meta or {})
-
-
-def _pairs(
-    source: HubSet,
-    formatter: Formatter,
-    options: Mapping[str, Any],
-    runtime: Runtime,
-    *,
-    records: Callable[[], Iterator[HubRow]] | None = None,
-    sampled: Callable[[HubRow], str] | None = None,
-    finish: Callable[[list[Item]], list[Item]] | None = None,
-) -> Examples:
-    check_options(source, options)
-    records = records or read(source, splits_of(source, options), options, runtime)
-    options = {**options, "form": "choice"}
-    made = examples_of(source, formatter, finish, sampled, records, _CLASSES, 2, options, runtime)
-    return replace(made, classes=_CLASSES)
 
 
 # --- Anthropic's helpful and harmless conversations -------------------------------------------------------------------
 
 
-def _hh(folder: str, train: int, test: int) -> HubSet:
-    return HubSet(
-        name="hh-rlhf",
+def _hh(folder: str, train: int, test: int) -> dict[str, Any]:
+    return {
         # Without a folder the hub's loader takes all of them, and the red-team transcripts, which are no pairs.
-        places=(Place(repo="Anthropic/hh-rlhf", data_dir=folder),),
-        rows={"train": train, "test": test},
-        columns=("chosen", "rejected"),
-        test="test",
-        folders=(f"hh_rlhf_{folder.replace('-', '_')}",),
-        licence="MIT",
-    )
+        "places": (Place("Anthropic/hh-rlhf", data_dir=folder),),
+        "splits": {"train": train, "test": test},
+        "folders": (f"hh_rlhf_{folder.replace('-', '_')}",),
+    }
 
 
 _HH = {
@@ -86,13 +60,21 @@ _HH = {
 }
 
 
-def _hh_set(options: Mapping[str, Any]) -> HubSet:
-    if options["subset"] not in _HH:
-        raise unknown_name("subset of task hh-rlhf", options["subset"], _HH)
-    return _HH[options["subset"]]
-
-
-def _hh_row(row: HubRow) -> Pair | Skipped:
+@HubTask(
+    name="hh-rlhf",
+    **_HH["harmless"],
+    subsets=_HH,
+    columns=("chosen", "rejected"),
+    licence="MIT",
+    kind="choice",
+    classes=_CLASSES,
+    about="Which of an assistant's two replies did a person find more harmless, or more helpful?",
+    traps="Pairs whose conversations differ before the last reply, or with an empty reply, are left out. Harmless and "
+    "helpful contradict each other: they are two tasks, never mixed. Conversations with the same first turn form a "
+    "group.",
+)
+def _hh_rlhf(row: HubRow) -> Pair | Skipped:
+    # Bai et al. 2022.
     (prompt, cut, better), (other, other_cut, worse) = (
         row.text(column).rpartition("\n\nAssistant:") for column in ("chosen", "rejected")
     )
@@ -107,57 +89,53 @@ def _hh_row(row: HubRow) -> Pair | Skipped:
     return _pair(better, worse, f"{last}{earlier}", (prompt.partition("\n\nAssistant:")[0],))
 
 
-@task(
-    name="hh-rlhf",
-    kind="choice",
-    classes=_CLASSES,
-    content=lambda o: identity(_hh_set(o), splits_of(_hh_set(o), o), o),
-    where=lambda o: place_of(_hh_set(o)),
-    licence="MIT",
-    source="Anthropic/hh-rlhf on the Hugging Face hub, or a folder of yours (data_dir)",
-    about="Which of two replies of an assistant did a person find more harmless, or more helpful?",
-    traps="Pairs whose conversations differ before the last reply, or with an empty reply, are left out. Harmless and "
-    "helpful contradict each other: they are two tasks, never mixed.",
-)
-def hh_rlhf(
-    *,
-    subset: str = "harmless",
-    split_mode: str = "pooled",
-    limit: int | None = None,
-    data_dir: str | None = None,
-    repo: str | None = None,
-    revision: str | None = None,
-    runtime: Runtime,
-) -> Examples:
-    """Conversations with two last replies (Bai et al. 2022). Conversations with the same first turn are a group.
-
-    Args:
-        subset: ``harmless`` (harmless-base), ``helpful`` (helpful-base), ``helpful-online`` or
-            ``helpful-rejection-sampled``.
-        split_mode: ``pooled``: all splits together, split by group; ``official``: the test is the set's own, training
-            rows whose group occurs there are left out.
-        limit: at most so many rows, whole groups drawn by hash; None for all.
-        data_dir: a folder that holds the set in the hub's schema; else ``OUTGROW_DATA_DIR``, else the hub.
-        repo: another place on the hub, of those an error message names.
-        revision: another commit of it, 40 hexadecimal digits.
-    """
-    options = {k: v for k, v in locals().items() if k != "runtime"}
-    return _pairs(_hh_set(options), _hh_row, options, runtime)
-
-
 # --- Reddit answers by votes ------------------------------------------------------------------------------------------
 
-_SHP = HubSet(
+
+def _clear_post(row: HubRow, min_ratio: Annotated[float, Range(1)] = 2.0) -> str | Skipped:
+    """What a clear pair is drawn by.
+
+    Args:
+        min_ratio: leave out pairs whose higher score is less than so many times the lower; 1 keeps all but ties.
+    """
+    if float(row["score_ratio"]) < min_ratio:
+        return Skipped(f"score_ratio below {min_ratio:g}")
+    return row.text("post_id")
+
+
+def _few_of_each(items: list[Item], per_post: Annotated[int, Range(1)] = 5) -> list[Item | Skipped]:
+    """Pairs of posts that have very many of them.
+
+    Args:
+        per_post: keep at most so many pairs of a post, drawn by hash.
+    """
+    by_post: dict[str, list[tuple[int, int]]] = {}
+    for number, item in enumerate(items):
+        assert isinstance(item.what, Pair)
+        by_post.setdefault(item.keys[0], []).append((drawn(0, item.what.better, item.what.worse), number))
+    kept = {number for pairs in by_post.values() for _, number in sorted(pairs)[:per_post]}
+    surplus = Skipped(f"more than {per_post} pairs on one post")
+    return [item if number in kept else surplus for number, item in enumerate(items)]
+
+
+@HubTask(
     name="shp",
-    places=(Place(repo="stanfordnlp/SHP"),),
-    rows={"train": 348_718, "validation": 18_436, "test": 18_409},
+    places=(Place("stanfordnlp/SHP"),),
+    splits={"train": 348_718, "validation": 18_436, "test": 18_409},
     columns=("post_id", "history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "score_ratio"),
-    test="test",
     licence="see the data card (Reddit's text; labels MIT in an older card)",
+    kind="choice",
+    classes=_CLASSES,
+    sampled=_clear_post,
+    finish=_few_of_each,
+    limit=40_000,
+    about="Which of two answers to a post got more votes on Reddit?",
+    traps="A few posts have very many pairs: at most per_post of each are kept. Votes follow time and place as well as "
+    "quality; pairs with nearly equal scores are left out (min_ratio). Pairs about one post form a group. With "
+    "limit=None, reading takes a gigabyte of memory.",
 )
-
-
-def _shp_row(row: HubRow) -> Pair | Skipped:
+def _shp(row: HubRow) -> Pair | Skipped:
+    # Ethayarajh et al. 2022. Scores, dates and the domain, which ends in the name of the split, stay out of the text.
     a, b = (float(row[f"score_{x}"]) for x in "AB")
     if a == b:
         return Skipped(_TIE)
@@ -166,106 +144,39 @@ def _shp_row(row: HubRow) -> Pair | Skipped:
         raise row.wrong("labels", f"contradicts the scores {a:g} and {b:g}")
     keys = (f"post {row.text('post_id')}", row.text("history"))
     meta = {"difficulty": 1 / float(row["score_ratio"])}
-    # The columns domain (it ends in the name of the split), scores and dates stay out of the text.
     better, worse = (str(row[f"human_ref_{x}"] or "") for x in ("AB" if a_is_better else "BA"))
     return _pair(better, worse, f"Post: {row.text('history')}", keys, meta)
 
 
-@task(
-    name="shp",
-    kind="choice",
-    classes=_CLASSES,
-    content=lambda o: identity(_SHP, splits_of(_SHP, o), o),
-    where=lambda o: place_of(_SHP),
-    licence=_SHP.licence,
-    source="stanfordnlp/SHP on the Hugging Face hub, or a folder of yours (data_dir)",
-    about="Which of two answers to a post got more votes on Reddit?",
-    traps="A few posts have very many pairs: at most per_post of each are kept. Votes follow time and place as well as "
-    "quality; pairs of nearly equal score are left out (min_ratio).",
-)
-def shp(
-    *,
-    min_ratio: float = 2.0,
-    per_post: int = 5,
-    split_mode: str = "pooled",
-    limit: int | None = 40_000,
-    data_dir: str | None = None,
-    repo: str | None = None,
-    revision: str | None = None,
-    runtime: Runtime,
-) -> Examples:
-    """Pairs of comments on one Reddit post (Ethayarajh et al. 2022). Pairs on one post are a group.
-
-    Meta column: ``difficulty``, the lower score over the higher.
-
-    Args:
-        min_ratio: pairs whose higher score is less than so many times the lower are left out; 1 keeps all but ties.
-        per_post: at most so many pairs of a post, drawn by hash.
-        split_mode: ``pooled``: all splits together, split by group; ``official``: the test is the set's own, training
-            rows whose group occurs there are left out.
-        limit: at most so many rows, drawn while reading; None for all (a gigabyte of memory).
-        data_dir: a folder that holds the set in the hub's schema; else ``OUTGROW_DATA_DIR``, else the hub.
-        repo: another place on the hub, of those an error message names.
-        revision: another commit of it, 40 hexadecimal digits.
-    """
-    options = {k: v for k, v in locals().items() if k != "runtime"}
-    if not min_ratio >= 1 or per_post < 1:
-        raise UserError(f"shp: min_ratio={min_ratio} and per_post={per_post}; each must be at least 1")
-    records = read(_SHP, splits_of(_SHP, options), options, runtime)
-
-    def clear() -> Iterator[HubRow]:
-        left = 0
-        for row in records():
-            if float(row["score_ratio"]) >= min_ratio:
-                yield row
-            else:
-                left += 1
-        if left:
-            runtime.say(f"shp: not taken: {left:,} (score_ratio below {min_ratio:g})")
-
-    return _pairs(
-        _SHP,
-        _shp_row,
-        options,
-        runtime,
-        records=clear,
-        sampled=lambda row: row.text("post_id"),
-        finish=lambda items: _few_of_each(items, per_post, "post", runtime),
-    )
-
-
-def _few_of_each(items: list[Item], most: int, what: str, runtime: Runtime) -> list[Item]:
-    """At most so many items of one key, those whose texts hash lowest, in their order."""
-    by_key: dict[str, list[tuple[int, int]]] = {}
-    for number, item in enumerate(items):
-        assert isinstance(item.what, Pair)
-        order = drawn(0, item.what.better, item.what.worse)
-        by_key.setdefault(item.what.keys[0], []).append((order, number))
-    kept = sorted(number for pairs in by_key.values() for _, number in sorted(pairs)[:most])
-    if len(kept) < len(items):
-        runtime.say(f"shp: not taken: {len(items) - len(kept):,} (more than {most} pairs on one {what})")
-    return [items[number] for number in kept]
-
-
 # --- summaries compared by people -------------------------------------------------------------------------------------
 
-_SUMMARIES = HubSet(
+
+@HubTask(
     name="summarize-from-feedback",
     places=(
-        Place(repo="openai/summarize_from_feedback", revision="refs/convert/parquet", data_dir="comparisons"),
-        Place(repo="vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144"),
+        Place("openai/summarize_from_feedback", revision=CONVERTED, data_dir="comparisons"),
+        Place("vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144"),
     ),
-    rows={"train": 92_858, "validation": 86_086},
+    splits={"train": 92_858, "validation": 86_086},
     columns=("info", "summaries", "choice"),
     licence="labels: modified MIT; TL;DR posts: CC BY 4.0",
+    kind="choice",
+    classes=_CLASSES,
+    sampled=lambda row: str(row["info"]["id"]) if isinstance(row["info"], dict) else "",
+    limit=40_000,
+    about="Which of two summaries of a post did a person choose?",
+    traps="A post occurs again and again, so it is the group. Several people may have compared the same two summaries "
+    "and chosen differently; both judgments are kept. News articles share the table (corpus='cnndm').",
 )
-_CORPORA = ("tldr", "cnndm", "both")
+def _summaries(row: HubRow, corpus: Annotated[str, OneOf("tldr", "cnndm", "both")] = "tldr") -> Pair | Skipped:
+    """Two summaries of a post, compared (Stiennon et al. 2020).
 
-
-def _summaries_row(row: HubRow, corpus: str) -> Pair | Skipped:
+    Args:
+        corpus: tldr (Reddit), cnndm (news) or both.
+    """
     info, summaries = row["info"], row["summaries"]
     if not isinstance(info, dict) or not isinstance(summaries, list) or len(summaries) != 2:
-        raise row.wrong("summaries", "are no two summaries of a post")
+        raise row.wrong("summaries", "does not hold two summaries of a post")
     # The two corpora share one table: one fills post, the other article.
     which, text = ("tldr", info.get("post")) if info.get("post") else ("cnndm", info.get("article"))
     if not text:
@@ -273,75 +184,34 @@ def _summaries_row(row: HubRow, corpus: str) -> Pair | Skipped:
     if corpus not in (which, "both"):
         return Skipped(f"of the corpus {which}")
     choice = row.whole("choice", 2)
-    # Which policy wrote a summary would tell nearly which is better, so it stays out of the text.
+    # Which policy wrote a summary would almost tell which is better, so it stays out of the text.
     better, worse = (str(summaries[i].get("text") or "") for i in (choice, 1 - choice))
     title = f"{info['title']}\n" if info.get("title") else ""
     return _pair(better, worse, f"Post: {title}{text}", (f"post {info['id']}", text), {"corpus": which})
 
 
-@task(
-    name="summarize-from-feedback",
-    kind="choice",
-    classes=_CLASSES,
-    content=lambda o: identity(_SUMMARIES, splits_of(_SUMMARIES, o), o),
-    where=lambda o: place_of(_SUMMARIES),
-    licence=_SUMMARIES.licence,
-    source="openai/summarize_from_feedback (comparisons) on the Hugging Face hub, or a folder of yours (data_dir)",
-    about="Which of two summaries of a post did a person choose?",
-    traps="A post comes up again and again, so it is the group. Several people may have compared the same two "
-    "summaries and chosen differently; both judgements are kept. News articles share the table (corpus='cnndm').",
-)
-def summarize_from_feedback(
-    *,
-    corpus: str = "tldr",
-    split_mode: str = "pooled",
-    limit: int | None = 40_000,
-    data_dir: str | None = None,
-    repo: str | None = None,
-    revision: str | None = None,
-    runtime: Runtime,
-) -> Examples:
-    """Summaries of Reddit posts, two of each compared (Stiennon et al. 2020). Comparisons on one post are a group.
-
-    Args:
-        corpus: ``tldr`` (Reddit), ``cnndm`` (news) or ``both``.
-        split_mode: ``pooled``: all splits together, split by group; ``official``: the test is the set's own, training
-            rows whose group occurs there are left out.
-        limit: at most so many rows, drawn while reading; None for all.
-        data_dir: a folder that holds the set in the hub's schema; else ``OUTGROW_DATA_DIR``, else the hub.
-        repo: another place on the hub, of those an error message names.
-        revision: another commit of it, 40 hexadecimal digits.
-    """
-    options = {k: v for k, v in locals().items() if k != "runtime"}
-    if corpus not in _CORPORA:
-        raise unknown_name("corpus of task summarize-from-feedback", corpus, _CORPORA)
-
-    def about_a_post(row: HubRow) -> str:
-        return str(row["info"]["id"]) if isinstance(row["info"], dict) else ""
-
-    return _pairs(_SUMMARIES, lambda row: _summaries_row(row, corpus), options, runtime, sampled=about_a_post)
-
-
 # --- replies rated by GPT-4 -------------------------------------------------------------------------------------------
 
-_ULTRA = HubSet(
+
+@HubTask(
     name="ultrafeedback",
-    places=(
-        Place(
-            repo="HuggingFaceH4/ultrafeedback_binarized",
-            splits={"train": "train_prefs", "test": "test_prefs"},
-        ),
-    ),
-    rows={"train": 61_135, "test": 2_000},
+    places=(Place("HuggingFaceH4/ultrafeedback_binarized", called={"train": "train_prefs", "test": "test_prefs"}),),
+    splits={"train": 61_135, "test": 2_000},
     columns=("prompt", "prompt_id", "chosen", "rejected", "score_chosen", "score_rejected"),
-    test="test",
     aliases={"train": ("train_prefs",), "test": ("test_prefs",)},
     folders=("ultrafeedback_binarized",),
     licence="MIT",
+    kind="choice",
+    classes=_CLASSES,
+    about="Which of two replies did GPT-4 score higher? A model's judgment, not people's.",
+    traps="Pairs with equal scores are left out. Pairs with the same prompt form a group.",
 )
+def _ultrafeedback(row: HubRow, min_gap: Annotated[float, Range(0)] = 0.0) -> Pair | Skipped:
+    """Two replies to one prompt (Cui et al. 2023); ``difficulty`` is the negative gap of their scores.
 
-
-def _ultra_row(row: HubRow, min_gap: float) -> Pair | Skipped:
+    Args:
+        min_gap: leave out pairs whose scores differ by no more than this.
+    """
     gap = float(row["score_chosen"]) - float(row["score_rejected"])
     if gap <= min_gap:
         return Skipped(_TIE if gap == 0 else f"a score gap of at most {min_gap:g}")
@@ -359,94 +229,47 @@ def _turns(row: HubRow, column: str) -> list[str]:
     return [str(turn["content"] or "") for turn in turns]
 
 
-@task(
-    name="ultrafeedback",
-    kind="choice",
-    classes=_CLASSES,
-    content=lambda o: identity(_ULTRA, splits_of(_ULTRA, o), o),
-    where=lambda o: place_of(_ULTRA),
-    licence="MIT",
-    source="HuggingFaceH4/ultrafeedback_binarized on the Hugging Face hub, or a folder of yours (data_dir)",
-    about="Which of two replies did GPT-4 score higher? A model's judgement, not people's.",
-    traps="Pairs of equal score are left out.",
-)
-def ultrafeedback(
-    *,
-    min_gap: float = 0.0,
-    split_mode: str = "pooled",
-    limit: int | None = None,
-    data_dir: str | None = None,
-    repo: str | None = None,
-    revision: str | None = None,
-    runtime: Runtime,
-) -> Examples:
-    """Replies of many models to one prompt, scored by GPT-4 (Cui et al. 2023). Pairs on the same prompt are a group.
-
-    Meta column: ``difficulty``, the negative gap of the scores.
-
-    Args:
-        min_gap: pairs whose scores differ by no more are left out.
-        split_mode: ``pooled``: all splits together, split by group; ``official``: the test is the set's own, training
-            rows whose group occurs there are left out.
-        limit: at most so many rows, whole groups drawn by hash; None for all.
-        data_dir: a folder that holds the set in the hub's schema; else ``OUTGROW_DATA_DIR``, else the hub.
-        repo: another place on the hub, of those an error message names.
-        revision: another commit of it, 40 hexadecimal digits.
-    """
-    options = {k: v for k, v in locals().items() if k != "runtime"}
-    if not min_gap >= 0:
-        raise UserError(f"ultrafeedback: min_gap={min_gap} must be at least 0")
-    return _pairs(_ULTRA, lambda row: _ultra_row(row, min_gap), options, runtime)
-
-
 # --- rated sentences, paired here -------------------------------------------------------------------------------------
 
-_DOMAINS: dict[str, Callable[..., Examples]] = {
-    "movies": sentiment.sentiment_movies,
-    "news": sentiment.sentiment_news,
-    "tweets": sentiment.sentiment_tweets,
-    "reviews": sentiment.sentiment_reviews,
-}
 _ALL_RATED = 1e-6
-"""The sets leave out sentences at this distance from neutral and below: those whose mean rating is 0."""
+"""The sets leave out sentences this near to neutral: those whose mean rating is 0."""
 
 
 @task(
     name="sentiment-pairs",
     kind="choice",
     classes=_CLASSES,
-    content=VADER_SENTIMENT.sha256,
-    licence="MIT",
-    source="VADER ground truth (Hutto and Gilbert, ICWSM 2014), in the sdist of PyPI vaderSentiment 3.3.2",
-    about="Which of two sentences did people rate as more positive? The ratings are people's, the pairing is ours.",
-    traps="A sentence is in one pair only, so no row tells of another; which comes first is drawn from a hash.",
-    rows=5_282,
     archives=(VADER_SENTIMENT,),
+    licence="MIT",
+    source=sentiment.SOURCE,
+    about="Which of two sentences did people rate as more positive? People made the ratings, we made the pairs.",
+    traps="A sentence is in one pair only, so no row gives another away; which comes first is drawn from a hash.",
+    rows=5_282,
 )
 def sentiment_pairs(
-    *, domain: str = "movies", min_gap: float = 1.0, pairs: int | None = None, runtime: Runtime
+    *,
+    domain: Annotated[str, OneOf(*sentiment.SETS)] = "movies",
+    min_gap: Annotated[float, Range(0, 8, above=True)] = 1.0,
+    pairs: Annotated[int | None, Range(1)] = None,
+    runtime: Runtime,
 ) -> Examples:
-    """Pairs of sentences that about 20 people each rated from -4 to 4, for reward models that need no hub.
+    """Pairs of sentences that about 20 people each rated from -4 to 4, for reward models without the hub.
 
-    Nobody compared the two of a pair: the better one is that with the higher mean rating. A sentence is in one pair at
-    most, so no row tells of another. Pairs are made within a document where it has several sentences; one of each
-    document at most is paired with another's, and tied documents are a group.
+    Nobody compared the two sentences of a pair: the better one has the higher mean rating. A sentence is in one pair
+    at most, so no row gives another away. A document with several sentences is paired within itself; at most one
+    sentence of each document is paired with another document's, and tied documents form a group.
 
     Meta column: ``difficulty``, the negative gap of the ratings.
 
     Args:
-        domain: ``movies``, ``news``, ``tweets`` or ``reviews``.
+        domain: movies, news, tweets or reviews.
         min_gap: least difference of the two mean ratings.
-        pairs: at most so many, drawn by hash; None for all.
+        pairs: at most this many, drawn by hash; None: all.
     """
-    if domain not in _DOMAINS:
-        raise unknown_name("domain of task sentiment-pairs", domain, _DOMAINS)
-    if not 0 < min_gap < 8 or (pairs is not None and pairs < 1):
-        raise UserError(f"sentiment-pairs: min_gap={min_gap} must be above 0 and below 8, pairs={pairs} at least 1")
-    rated = _DOMAINS[domain](min_rating=_ALL_RATED, runtime=runtime)
+    rated = sentiment.rated_texts(domain, _ALL_RATED, runtime)
     matched = _matched(rated, min_gap)
     if not matched:
-        raise UserError(f"sentiment-pairs: no two sentences of {domain} differ by {min_gap}; take a smaller min_gap")
+        raise UserError(f"sentiment-pairs: no two sentences of {domain} differ by {min_gap}; choose a smaller min_gap")
     tied = group_names(rated.ids, (rated.groups.tolist(),), np.array(matched, dtype=np.int64))
     made = {}
     for pair in matched:

@@ -1,22 +1,23 @@
-"""Made-up examples for which theory says how a student must come out.
+"""Made-up examples for which theory predicts how well a student does.
 
-A row is a vector of independent standard normal numbers, written as text; ``vectors`` and ``random-features`` read it
-(:mod:`outgrow.models.synthetic`). The class is the sign of a known function of it.
+A row is a vector of independent standard normal numbers, written as text; the models ``vectors`` and
+``random-features`` read it (:mod:`outgrow.models.synthetic`). The class is the sign of a known function of it.
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from outgrow.data import Examples
-from outgrow.errors import UserError
+from outgrow.registry import Range
 from outgrow.tasks.registry import task
 
 __all__ = ["expected_accuracy", "synthetic_gaussian"]
 
 _DIGITS = 4
-"""After the point, of every number."""
+"""Digits after the decimal point of every number."""
 
 
 @task(
@@ -28,22 +29,23 @@ _DIGITS = 4
     source="drawn here",
     about="Made up: is a known function of these normal numbers positive?",
 )
-def synthetic_gaussian(*, rows: int = 4000, dims: int = 20, teacher_width: int = 0, seed: int = 0) -> Examples:
-    """Normal vectors; the class is the sign of a linear function, or of a random two-layer network less its median.
+def synthetic_gaussian(
+    *,
+    rows: Annotated[int, Range(20)] = 4000,
+    dims: Annotated[int, Range(1)] = 20,
+    teacher_width: Annotated[int, Range(0)] = 0,
+    seed: Annotated[int, Range(0)] = 0,
+) -> Examples:
+    """Normal vectors; the class is the sign of a linear function, or of a random two-layer network minus its median.
 
     The meta column ``score`` is the function's value; no model sees it.
 
     Args:
         rows: number of examples.
         dims: numbers in each.
-        teacher_width: hidden units of the network; 0 for a linear function, weights drawn on the unit sphere.
-        seed: of numbers and function.
+        teacher_width: hidden units of the network; 0: a linear function, its weights drawn on the unit sphere.
+        seed: of the numbers and the function.
     """
-    if rows < 20 or dims < 1 or teacher_width < 0 or seed < 0:
-        raise UserError(
-            f"synthetic-gaussian(rows={rows}, dims={dims}, teacher_width={teacher_width}, seed={seed}) cannot be made; "
-            "at least 20 rows, 1 of dims, 0 of the others"
-        )
     draws, of_teacher = (np.random.default_rng((seed, i)) for i in range(2))
     x = draws.standard_normal((rows, dims)).round(_DIGITS)  # what the text says, to the bit
     score = _teacher(x, teacher_width, of_teacher)

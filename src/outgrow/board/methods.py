@@ -2,8 +2,7 @@
 
 import re
 
-from outgrow.labels import TRANSFORMS
-from outgrow.losses import LOSSES
+from outgrow.registry import REGISTRIES
 from outgrow.strategies import CONTROLS, STRATEGIES, VARIANTS, canonical_strategy
 
 __all__ = ["ALL", "REFERENCE", "default_methods", "settings_of", "short_name"]
@@ -49,8 +48,8 @@ def default_methods() -> tuple[str, ...]:
         *(name for name in STRATEGIES if name not in CONTROLS),
         *(spelling for _, _, spelling in VARIANTS),
         *_FIXED,
-        *(f"naive(loss={name})" for name in LOSSES),
-        *(f"naive(transforms=({name},))" for name in TRANSFORMS),
+        *(f"naive(loss={name})" for name in REGISTRIES["loss"]),
+        *(f"naive(transforms=({name},))" for name in REGISTRIES["transform"]),
     ]
     return tuple(dict.fromkeys(canonical_strategy(text) for text in listed))
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
-from outgrow.models.base import Array
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
@@ -113,7 +113,7 @@ def over_batches(
     runtime: Runtime,
     report: Report,
     model: str | None = None,
-) -> Array:
+) -> npt.NDArray[np.float32]:
     """``forward`` (n rows -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
 
     Equal rows are computed once. Rows of similar length share a batch of at most ``runtime.token_budget()`` tokens,
@@ -178,7 +178,7 @@ def _pool(hidden: Tensor, batch: Batch | Packed, pooling: str) -> Tensor:
 
 def extract(
     folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Runtime, bf16: bool = False
-) -> dict[str, Array]:
+) -> dict[str, npt.NDArray[np.float32]]:
     """Frozen features of texts in one pass over the model: for each view an (n, d) float32 matrix.
 
     Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),

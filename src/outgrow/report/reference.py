@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from outgrow.identity import is_inside
-from outgrow.labels import LABEL_MODELS, TRANSFORMS
-from outgrow.losses import LOSSES
-from outgrow.registry import Registry
+from outgrow.registry import REGISTRIES, Registry
 from outgrow.report.figures import ANALYSES, FIGURES
 from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strategy
 from outgrow.supervisors import SUPERVISORS
@@ -36,7 +34,8 @@ class Method(NamedTuple):
 
 def listing() -> list[Method]:
     """Everything that can be named in a run and its report, kind by kind. Tasks and models have lists of their own."""
-    kinds = (STRATEGIES, LOSSES, TRANSFORMS, LABEL_MODELS, TRAINERS, SUPERVISORS, FIGURES, ANALYSES)
+    labels = (REGISTRIES[kind] for kind in ("loss", "transform", "label model"))
+    kinds = (STRATEGIES, *labels, TRAINERS, SUPERVISORS, FIGURES, ANALYSES)
     return [_method(registry, name) for registry in kinds for name in registry]
 
 
@@ -45,9 +44,9 @@ def index() -> str:
     rows = [
         *_papers(STRATEGIES, "{}"),
         *((paper, what, canonical_strategy(text)) for paper, what, text in VARIANTS),
-        *_papers(LOSSES, "naive(loss={})"),
-        *_papers(TRANSFORMS, "naive(transforms=({},))"),
-        *_papers(LABEL_MODELS, "ensemble(by={})"),
+        *_papers(REGISTRIES["loss"], "naive(loss={})"),
+        *_papers(REGISTRIES["transform"], "naive(transforms=({},))"),
+        *_papers(REGISTRIES["label model"], "ensemble(by={})"),
     ]
     lines = [f"| {_cell(paper)} | {_cell(what)} | `{spelling}` |" for paper, what, spelling in rows]
     return "\n".join(["| paper | what | spelling |", "|---|---|---|", *lines])

@@ -326,7 +326,7 @@ def _grouped(name: str, items: list[Item]) -> list[Item]:
     pairs = [(first.setdefault(same(key), number), number) for number, item in enumerate(items) for key in item.keys]
     ids = _texts([f"{name}-{item.split}-{item.number}" for item in items])
     groups = group_names(ids, (), np.array(pairs, dtype=np.int64).reshape(-1, 2)).tolist() if items else []
-    return [item._replace(group=group) for item, group in zip(items, groups, strict=True)]
+    return [Item(i.split, i.number, i.what, group) for i, group in zip(items, groups, strict=True)]
 
 
 def _apart(source: HubTask, items: list[Item], test: str, left: Counter[str]) -> list[Item]:

@@ -58,6 +58,8 @@ def test_a_type_switch_on_trainers_is_counted(
     """The count of zero above means something."""
     package = tmp_path / "src" / "outgrow"
     package.mkdir(parents=True)
-    (package / "a.py").write_text("def f(x):\n    return isinstance(x, Probe | int), isinstance(x, Other)\n")
+    (package / "a.py").write_text(
+        "def f(x):\n    return isinstance(x, Probe | int), isinstance(x, Other)\n\ndef g(): ...\n"
+    )
     monkeypatch.setattr(house, "frames", lambda checkout: ["one"])
     assert house.measured(tmp_path)["isinstance on trainers"] == 1

@@ -19,7 +19,6 @@ from outgrow.runtime import Runtime
 from outgrow.supervisors import (
     KINDS,
     SUPERVISORS,
-    canonical_supervisor,
     inject_errors,
     linear_errors,
     one_rating,
@@ -268,7 +267,7 @@ def test_a_rating_that_is_not_there() -> None:
 def test_spelling(text: str, canonical: str) -> None:
     made = parse_supervisor(text)
     assert made is not None
-    assert canonical_supervisor(made) == canonical
+    assert SUPERVISORS.spell(made) == canonical
     assert SUPERVISORS.parse(canonical) == made
 
 
@@ -287,7 +286,7 @@ WRONG: list[tuple[str, str]] = [
     ("errors(kind='class')", "go together"),
     ("errors(of_class=1)", "go together"),
     ("rater(number=0)", "at 1 or above"),
-    ("vectors(dims=0)", "at least 1"),
+    ("vectors(dims=0)", "at 1 or above"),
     ("random-features(widht=3)", "did you mean width"),
 ]
 

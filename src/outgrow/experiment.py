@@ -30,11 +30,10 @@ from outgrow.strategies import (
     Setup,
     TrainingMethod,
     canonical_strategy,
-    canonical_trainer,
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, Supervisor, SupervisorSetup, canonical_supervisor, parse_supervisor
+from outgrow.supervisors import SUPERVISORS, Model, Supervisor, SupervisorSetup, parse_supervisor
 from outgrow.tasks import Sizes, TaskSpec
 
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     student = Learner(model=strong, trainer=trainer, texts=texts)
     supervisor = parse_supervisor(experiment.weak)
-    weak = canonical_supervisor(supervisor) if supervisor else None
+    weak = SUPERVISORS.spell(supervisor) if supervisor else None
     if supervisor is None:
         model = wiring.model(experiment.weak, tuple(SUPERVISORS))
         weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
@@ -282,8 +281,7 @@ def _setup(
     weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
     gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
     given: dict[str, Any] = {"gold_b": gold_b, "gold_b_val": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
-    if isinstance(supervisor, Model):
-        learner = supervisor.learner
+    if (learner := supervisor.learner) is not None:
         given |= {"supervisor": learner, "gold_a": learner.gold(pool, split, ("A", "A_val"))}
     setup = Setup(split=split, weak=weak, student=student, seed=seed, form=form, **given)
     return setup, student.gold(pool, split, ("T",))
@@ -316,14 +314,14 @@ def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Superviso
                 f"the answers of {experiment.task} are texts to write, which {spelled} cannot; train with generate, or "
                 "take form='choice'"
             )
-    if written and not isinstance(supervisor, Model):
+    if written and supervisor.learner is None:
         raise UserError(f"the supervisor {experiment.weak} gives class probabilities; answers are written by a model")
 
 
 def _spelled(experiment: Experiment) -> dict[str, Any]:
     """Its trainers and seeds in the one spelling."""
-    train = canonical_trainer(experiment.train)
-    weak_train = canonical_trainer(experiment.weak_train) if experiment.weak_train else train
+    train = TRAINERS.canonical(experiment.train)
+    weak_train = TRAINERS.canonical(experiment.weak_train) if experiment.weak_train else train
     return {"train": train, "weak_train": None if weak_train == train else weak_train, "seeds": experiment.seeds}
 
 

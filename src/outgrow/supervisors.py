@@ -29,7 +29,6 @@ __all__ = [
     "Rater",
     "Supervisor",
     "SupervisorSetup",
-    "canonical_supervisor",
     "parse_supervisor",
     "supervisor",
 ]
@@ -60,6 +59,9 @@ class SupervisorSetup:
 
 class Supervisor(Registered, Protocol):
     """Wires weak labels: maps what it may use to the step that gives them."""
+
+    learner: Learner | None = None
+    """Its model and trainer, if it is a model: some strategies train more supervisors like it."""
 
     def __call__(self, setup: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
@@ -175,11 +177,6 @@ def parse_supervisor(text: str) -> Supervisor | None:
         return None
     made: Supervisor = SUPERVISORS.parse(text)
     return made
-
-
-def canonical_supervisor(made: Supervisor) -> str:
-    """The shortest spelling of the same supervisor."""
-    return SUPERVISORS.spell(made)
 
 
 # --- their steps ------------------------------------------------------------------------------------------------------

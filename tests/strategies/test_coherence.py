@@ -123,7 +123,7 @@ class _Spec:
     def __init__(self, folder: Path) -> None:
         self.place = folder
 
-    def folder(self, **given: Any) -> Path:
+    def folder(self, runtime: Runtime) -> Path:
         return self.place
 
 

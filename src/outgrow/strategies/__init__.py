@@ -28,7 +28,6 @@ from outgrow.strategies.trainers import (
     Learner,
     Trainer,
     TrainingMethod,
-    canonical_trainer,
     parse_trainer,
     trainer,
 )
@@ -38,7 +37,7 @@ __all__ = [
     "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Boosted", "Bootstrap",
     "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot", "FitRequest", "GenerativeFinetuning",
     "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine", "Regularised", "Setup", "Shuffled", "Strategy",
-    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "canonical_trainer", "parse_strategy",
+    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "parse_strategy",
     "parse_trainer", "strategy", "trainer",
 ]  # fmt: skip
 

@@ -24,7 +24,6 @@ __all__ = [
     "Learner",
     "Trainer",
     "TrainingMethod",
-    "canonical_trainer",
     "parse_trainer",
     "trainer",
 ]
@@ -188,11 +187,6 @@ def parse_trainer(text: str) -> Trainer:
     """The trainer that ``text`` spells, such as ``probe(l2=0.1)`` or ``finetune(epochs=2)``."""
     made: Trainer = TRAINERS.parse(text)
     return made
-
-
-def canonical_trainer(text: str) -> str:
-    """The shortest spelling of the same trainer."""
-    return TRAINERS.canonical(text)
 
 
 # --- linear heads on frozen features ----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
+from outgrow.registry import use, used_files
 
 __all__ = [
     "Adafactor",
@@ -77,8 +78,12 @@ def rank() -> int:
 
 
 def run_on_ranks(job: Callable[..., Any], *arguments: Any) -> None:
-    """On rank 0, before it calls ``job`` itself: make every other rank call it with the same arguments."""
+    """On rank 0, before it calls ``job`` itself: make every other rank call it with the same arguments.
+
+    The user's files go first: arguments such as a loss of theirs can be read only where their module is loaded.
+    """
     if size() > 1 and rank() == 0:
+        dist.broadcast_object_list([[file.path for file in used_files()]])
         dist.broadcast_object_list([(job, arguments)])
 
 
@@ -90,6 +95,9 @@ def worker_loop() -> None:
         if box[0] is None:
             dist.destroy_process_group()
             return
+        for path in box[0]:
+            use(path)
+        dist.broadcast_object_list(box)
         job, arguments = box[0]
         with contextlib.suppress(UserError):  # rank 0 gets the same error, reports it, and goes on
             job(*arguments)

@@ -91,17 +91,9 @@ def finetune(
     if begin and (distributed.rank() == 0 or not runtime.shard):
         set_trained(model, begin)
     identity = checkpoints.identity_of(model, rows, targets, val_rows, val_targets, loss, settings, seed, anchor)
-    if runtime.compile:
-        compile_layers(model.body, runtime)
-    if runtime.gradient_checkpointing:
-        recompute_layers(model.body)
     if runtime.shard:
         identity = distributed.broadcast(identity)
-        distributed.shard(model, runtime.torch_device())
-        if begin:
-            set_trained(model, begin)
-    else:
-        model.to(runtime.torch_device())
+    _place(model, begin, runtime)
     home = [(p, p.detach().clone()) for p in trained(model).values()] if anchor else []
     updates = Updates(model, settings, len(rows), seed, runtime, identity=identity, checks=settings.checks)
     device_targets = torch.as_tensor(targets, dtype=torch.float32, device=runtime.torch_device())
@@ -119,6 +111,20 @@ def finetune(
 def _shapes(model: Classifier) -> Mapping[str, Tensor]:
     """Stands for the start on other ranks if the model is cut: shapes without values, which rank 0 alone has."""
     return distributed.blank(trained(model))
+
+
+def _place(model: Classifier, begin: Mapping[str, Tensor] | None, runtime: Runtime) -> None:
+    """Move the model to the device, whole or cut over ranks, with layers as ``runtime`` wants them."""
+    if runtime.compile:
+        compile_layers(model.body, runtime)
+    if runtime.gradient_checkpointing:
+        recompute_layers(model.body)
+    if not runtime.shard:
+        model.to(runtime.torch_device())
+        return
+    distributed.shard(model, runtime.torch_device())
+    if begin:
+        set_trained(model, begin)
 
 
 class _Finetuning(NamedTuple):

@@ -174,18 +174,13 @@ def accumulate(
         tokens: the most tokens in one pass, which has at least one example; 0 for no limit.
         memory: (n, C), what a stateful loss remembers of these examples; replaced at the very end.
     """
-    # Rows of similar length together need less padding; the mean over the batch has no order.
-    order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
-    sizes = [sum(map(len, row)) for row in rows]
-    parts = _parts(order, sizes, microbatch or len(rows), tokens)
-    if distributed.size() > 1:
-        parts = _evenly(parts, order, sizes, microbatch or len(rows))
+    parts = _microbatches(rows, microbatch or len(rows), tokens)
     mine = list(enumerate(parts))[distributed.rank() :: distributed.size()]
     if distributed.is_cut(model) and len(mine) < math.ceil(len(parts) / distributed.size()):
         mine.append((len(parts), []))  # a pass gathers weights from every rank, so all make as many
 
     def logits_of(number: int, part: list[int]) -> Tensor:
-        return _logits(model, [rows[i] for i in part or order[-1:]], (*seed, number))[: len(part)]
+        return _logits(model, [rows[i] for i in part or parts[-1][-1:]], (*seed, number))[: len(part)]
 
     if loss.per_example or len(parts) == 1:
         mean, seen = torch.zeros((), device=targets.device), torch.zeros_like(targets)
@@ -215,6 +210,15 @@ def accumulate(
     if not distributed.is_cut(model):  # there each backward pass has added up its own
         distributed.all_reduce_gradients(model)
     return mean.item()
+
+
+def _microbatches(rows: Sequence[TokenRow], most: int, tokens: int) -> list[list[int]]:
+    """Row numbers in microbatches of at most ``most`` examples and ``tokens`` tokens (0: any number)."""
+    # Rows of similar length together need less padding; the mean over the batch has no order.
+    order = sorted(range(len(rows)), key=lambda i: -max(map(len, rows[i])))
+    sizes = [sum(map(len, row)) for row in rows]
+    parts = _parts(order, sizes, most, tokens)
+    return parts if distributed.size() == 1 else _evenly(parts, order, sizes, most)
 
 
 def _parts(order: Sequence[int], sizes: Sequence[int], most: int, tokens: int) -> list[list[int]]:

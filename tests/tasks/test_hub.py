@@ -17,7 +17,7 @@ from outgrow.experiment import Experiment, wire
 from outgrow.identity import source_digest
 from outgrow.runtime import Runtime
 from outgrow.tasks import TASKS, TaskSpec, hub, load, where_from
-from outgrow.tasks.convert import HubTask, LabelledText
+from outgrow.tasks.convert import HubTask, LabeledText
 from outgrow.tasks.hub import HubRow, HubSet, Place, commit_of, identity, read
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -51,8 +51,8 @@ def own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def toy() -> Iterator[None]:
     @TOY
-    def toy(row: HubRow) -> LabelledText:
-        return LabelledText(row.text("text"), row.whole("label", 2))
+    def toy(row: HubRow) -> LabeledText:
+        return LabeledText(row.text("text"), row.whole("label", 2))
 
     yield
     del TASKS._values["toy-hub"]
@@ -394,9 +394,9 @@ def test_what_a_set_is_sampled_by_holds_while_reading(tmp_path: Path) -> None:
     )
 
     @big
-    def many(row: HubRow) -> LabelledText:
+    def many(row: HubRow) -> LabeledText:
         formatted.append(row.number)
-        return LabelledText(row.text("text"), row.whole("label", 2))
+        return LabeledText(row.text("text"), row.whole("label", 2))
 
     try:
         formatted: list[int] = []

@@ -15,7 +15,7 @@ from outgrow.runtime import Runtime
 from outgrow.tasks import Sizes, TaskSpec, load, split_examples, tasks_table
 from outgrow.tasks.catalogue.nlp import _mc_taco, without_tags
 from outgrow.tasks.catalogue.sentences import _polarity, _runs, _with_longest
-from outgrow.tasks.convert import Item, LabelledText, Pair, Question, _asked, _surplus, _versus, same
+from outgrow.tasks.convert import Item, LabeledText, Pair, Question, _asked, _surplus, _versus, same
 from outgrow.tasks.hub import HubRow
 
 ROWS = Path(__file__).parents[1] / "rows"
@@ -239,7 +239,7 @@ def test_which_of_two_comes_first_is_even_and_not_the_answer() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 1)), max_size=30), st.integers(0, 3))
 def test_each_question_keeps_as_many_right_as_wrong_answers(answers: list[tuple[str, int]], seed: int) -> None:
-    items = [Item("train", i, LabelledText(f"{q} {i}", g, question=q)) for i, (q, g) in enumerate(answers)]
+    items = [Item("train", i, LabeledText(f"{q} {i}", g, question=q)) for i, (q, g) in enumerate(answers)]
     surplus = _surplus(items, seed)
     kept = Counter(a for i, a in enumerate(answers) if i not in surplus)
     given_ = Counter(answers)
@@ -349,13 +349,13 @@ def test_justice_groups_neighbours_that_begin_alike() -> None:
     assert Counter(Counter(data.groups.tolist()).values()) == {2: 3, 1: 1}
     assert _group(data, "Ann soup") != _group(data, "refund")
     texts = ["I deserve a prize because I won.", "I deserve a prince because I won.", "He sings.", "I d."]
-    items = [Item("train", i, LabelledText(t, 0)) for i, t in enumerate(texts)]
+    items = [Item("train", i, LabeledText(t, 0)) for i, t in enumerate(texts)]
     runs = [i.what.keys[1] for i in _runs(items)]
     assert runs[0] == runs[1] != runs[2] != runs[3]
     gap = [
-        Item("train", 0, LabelledText(texts[0], 0)),
-        Item("train", 2, LabelledText(texts[1], 0)),
-        Item("test", 3, LabelledText(texts[1], 0)),
+        Item("train", 0, LabeledText(texts[0], 0)),
+        Item("train", 2, LabeledText(texts[1], 0)),
+        Item("test", 3, LabeledText(texts[1], 0)),
     ]
     assert len({i.what.keys[1] for i in _runs(gap)}) == 3  # neighbours of one file only
 
@@ -568,7 +568,7 @@ def test_sst2_ties_a_phrase_to_the_longest_row_that_holds_it() -> None:
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=12))
 def test_containment_is_that_of_a_slow_search(texts: list[str]) -> None:
-    tied = [i.what.keys[0] for i in _with_longest([Item("train", n, LabelledText(t, 0)) for n, t in enumerate(texts)])]
+    tied = [i.what.keys[0] for i in _with_longest([Item("train", n, LabeledText(t, 0)) for n, t in enumerate(texts)])]
     for text, key in zip(texts, tied, strict=True):
         holders = [t for t in texts if f" {text} " in f" {t} "]
         longest = max(len(t.split()) for t in holders)
@@ -584,7 +584,7 @@ def test_containment_of_67_000_phrases_takes_seconds() -> None:
     while len(items) < 67_000:
         words = [f"w{w}" for w in rng.zipf(1.3, size=19) % 15_000]
         cuts = [sorted(rng.choice(20, size=2, replace=False).tolist()) for _ in range(9)]
-        items += [Item("train", len(items), LabelledText(" ".join(words[a:b]), 0)) for a, b in [(0, 19), *cuts]]
+        items += [Item("train", len(items), LabeledText(" ".join(words[a:b]), 0)) for a, b in [(0, 19), *cuts]]
     start = time.process_time()
     tied = _with_longest(items)
     assert time.process_time() - start < 20
@@ -595,9 +595,9 @@ def test_containment_of_67_000_phrases_takes_seconds() -> None:
     ("codes", "gold"), [([0, 1, 1], [0, 1, 1]), ([0, 1, 2], [0, 1]), ([0, 2, 4], [0, 1]), ([4, 0], [1, 0])]
 )
 def test_twitter_copies_code_the_classes_in_three_ways(codes: list[int], gold: list[int], tmp_path: Path) -> None:
-    items = [Item("train", n, LabelledText(f"t{n}", c)) for n, c in enumerate(codes)]
+    items = [Item("train", n, LabeledText(f"t{n}", c)) for n, c in enumerate(codes)]
     kept = [i.what for i in _polarity(items) if isinstance(i, Item)]
-    assert [what.gold for what in kept if isinstance(what, LabelledText)] == gold
+    assert [what.gold for what in kept if isinstance(what, LabeledText)] == gold
     column = "sentiment" if 4 in codes else "label"
     _write(tmp_path / "twitter_sentiment", train=[{"text": f"t{n}", column: c} for n, c in enumerate(codes)])
     data = _load("twitter-sentiment", tmp_path)

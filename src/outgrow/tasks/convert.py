@@ -21,10 +21,10 @@ from outgrow.tasks.grouping import group_names, near_duplicates, within_limit
 from outgrow.tasks.hub import Empty, HubRow, HubSet, identity, place_of, read
 from outgrow.tasks.registry import LIMIT, TASKS, Option, Task, TaskFacts, options_of
 
-__all__ = ["HubTask", "Item", "LabelledText", "Pair", "Question", "Skipped", "drawn", "near_copies", "same"]
+__all__ = ["HubTask", "Item", "LabeledText", "Pair", "Question", "Skipped", "drawn", "near_copies", "same"]
 
 
-class LabelledText(NamedTuple):
+class LabeledText(NamedTuple):
     """A text and its class."""
 
     text: str
@@ -70,31 +70,31 @@ class Item(NamedTuple):
 
     split: str
     number: int
-    what: LabelledText | Question | Pair
+    what: LabeledText | Question | Pair
     group: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
         """What the item shares with others of its group."""
-        return self.what.keys or ((self.what.text,) if isinstance(self.what, LabelledText) else ())
+        return self.what.keys or ((self.what.text,) if isinstance(self.what, LabeledText) else ())
 
     def tied(self, *keys: str) -> "Item":
         """The same item with these keys."""
         return self._replace(what=self.what._replace(keys=keys))
 
 
-Formatter = Callable[..., LabelledText | Question | Pair | Skipped]
+Formatter = Callable[..., LabeledText | Question | Pair | Skipped]
 _MODE = Option(
     "pooled",
     Annotated[str, OneOf("pooled", "official")],
-    "pooled: all labelled splits together, split by group; official: the test is the set's own, and training rows of a "
-    "group that occurs there are left out.",
+    "where the test comes from: pooled (all labeled splits together, split by group) or official (the set's own test; "
+    "training rows of a group that occurs there are left out).",
 )
 _FORM = Option(
     "pair",
     Annotated[str, OneOf("pair", "choice")],
-    "pair: one right and one wrong answer of each question, each a text (the paper's way); choice: all answers of a "
-    "question as candidates, the class is the place of the right one.",
+    "what a row is: pair (one right and one wrong answer of each question, a text each, as in the paper) or choice "
+    "(all answers of a question as candidates; the class is the place of the right one).",
 )
 _SEED = Option(0, int, "of what is drawn within a question: which wrong answer, which order.")
 _HARD = Option(False, bool, "take the adversarially filtered test file in place of the ordinary one.")
@@ -306,7 +306,7 @@ def _once(items: list[Item], test: str | None, left: Counter[str]) -> list[Item]
     kept = []
     for number in sorted(range(len(items)), key=lambda n: items[n].split != test):
         match items[number].what:
-            case LabelledText() as row:
+            case LabeledText() as row:
                 content: Any = (row.text, row.gold)
             case Pair() as versus:
                 content = (versus.better, versus.worse)
@@ -326,7 +326,7 @@ def _grouped(name: str, items: list[Item]) -> list[Item]:
     pairs = [(first.setdefault(same(key), number), number) for number, item in enumerate(items) for key in item.keys]
     ids = _texts([f"{name}-{item.split}-{item.number}" for item in items])
     groups = group_names(ids, (), np.array(pairs, dtype=np.int64).reshape(-1, 2)).tolist() if items else []
-    return [item._replace(group=group) for item, group in zip(items, groups, strict=True)]
+    return [Item(i.split, i.number, i.what, group) for i, group in zip(items, groups, strict=True)]
 
 
 def _apart(source: HubTask, items: list[Item], test: str, left: Counter[str]) -> list[Item]:
@@ -349,9 +349,9 @@ def _made(name: str, items: list[Item], seed: int, choices: int, left: Counter[s
     for number, item in enumerate(items):
         id = f"{name}-{item.split}-{item.number}"
         match item.what:
-            case LabelledText() if number in surplus:
+            case LabeledText() if number in surplus:
                 left["more answers of one class to a question than of the other"] += 1
-            case LabelledText() as row:
+            case LabeledText() as row:
                 yield _Made(id, row.text, row.gold), item
             case Pair() as versus:
                 yield _versus(id, versus, seed, bool(choices)), item
@@ -363,7 +363,7 @@ def _surplus(items: list[Item], seed: int) -> set[int]:
     """Numbers of the rows to leave out, so that each question has as many right as wrong answers."""
     answers: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for number, item in enumerate(items):
-        if isinstance(item.what, LabelledText) and item.what.question:
+        if isinstance(item.what, LabeledText) and item.what.question:
             answers[item.what.question][item.what.gold].append(number)
     surplus = set()
     for question, both in answers.items():
@@ -408,7 +408,7 @@ def _asked(id: str, asked: Question, seed: int, choices: int, left: Counter[str]
             yield _Made(f"{id}-{n}", f"{asked.head}{asked.options[place]}{asked.tail}", gold)
         return
     candidates = [asked.right, *(wrong[text] for text in order[: choices - 1])]
-    # The right place is drawn anew: in some sets it is always the first, in others some places are favoured.
+    # The right place is drawn anew: in some sets it is always the first, in others some places are favored.
     shift = drawn(question, "place", right) % choices
     candidates = candidates[-shift:] + candidates[:-shift]
     texts = tuple(f"{asked.head}{asked.options[place]}{asked.tail}" for place in candidates)

@@ -70,8 +70,8 @@ class HubSet:
     places: tuple[Place, ...]
     """The first is used; the error names the others when it fails."""
     splits: Mapping[str, int | None]
-    """The labelled splits, each with its number of rows on the hub, if known. The official training split comes first.
-    The official test comes last: the labelled test split, or validation if the test labels are hidden. After it, a
+    """The labeled splits, each with its number of rows on the hub, if known. The official training split comes first.
+    The official test comes last: the labeled test split, or validation if the test labels are hidden. After it, a
     second, harder test may follow as ``test_hard``."""
     columns: tuple[str, ...]
     """Columns that must be there, ``a|b`` for either; with ``?`` those that may be."""
@@ -366,7 +366,7 @@ def _columns(source: HubSet, there: Sequence[str], where: str) -> list[str]:
 
 
 def _fetched(source: HubSet, place: Place, commit: str, runtime: Runtime) -> dict[str, Path]:
-    """Parquet files of all labelled splits in the cache, complete and checked."""
+    """Parquet files of all labeled splits in the cache, complete and checked."""
     folder = _cached(source, place, commit)
     splits = place.splits or source.splits
     if not folder.is_dir():

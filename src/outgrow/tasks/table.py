@@ -296,11 +296,11 @@ class _Columns:
                 raise UserError(f"classes must be at least two different names, not {list(given)}")
             return names
         found = {label for label in self.labels if label is not None}
-        labelled = sum(label is not None for label in self.labels)
-        if len(found) > max(_MAX_NAMED_CLASSES, labelled // 2):
+        labeled = sum(label is not None for label in self.labels)
+        if len(found) > max(_MAX_NAMED_CLASSES, labeled // 2):
             where = f"{self.problems.file}: column {self.columns['label']!r}"
             raise UserError(
-                f"{where} has {len(found)} different values in {labelled} rows, too many to be classes; "
+                f"{where} has {len(found)} different values in {labeled} rows, too many to be classes; "
                 "name the column of the classes with label='...'"
             )
         numbers = {name: _number(name) for name in found}

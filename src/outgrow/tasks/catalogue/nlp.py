@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from outgrow.tasks.convert import HubTask, LabelledText, Question, Skipped, near_copies
+from outgrow.tasks.convert import HubTask, LabeledText, Question, Skipped, near_copies
 from outgrow.tasks.hub import CONVERTED, HubRow, Place
 
 __all__: list[str] = []
@@ -34,13 +34,13 @@ _NO_YES = ("no", "yes")
     traps="62 % are yes, so the parts are balanced. 721 passages of the validation split are also in training. "
     "Passages that are nearly the same form a group; 3 % of the test rows still have a near-copy (--scan).",
 )
-def _boolq(row: HubRow) -> LabelledText:
+def _boolq(row: HubRow) -> LabeledText:
     # The copy in SuperGLUE calls the column label, and puts the title before the passage.
     gold = row.whole("answer" if "answer" in row else "label", 2)
     passage = row.text("passage")
     title, dashes, rest = passage.partition(" -- ")
     key = rest if dashes and "answer" not in row and len(title) < 120 else passage
-    return LabelledText(f"Question: {row.text('question')}?\nPassage: {passage}", gold, (key,))
+    return LabeledText(f"Question: {row.text('question')}?\nPassage: {passage}", gold, (key,))
 
 
 @HubTask(
@@ -54,10 +54,10 @@ def _boolq(row: HubRow) -> LabelledText:
     about="Is this a right answer to a question about a passage? A question may have several right answers.",
     traps="Each question keeps as many right as wrong answers; 57 questions have only one kind and drop out.",
 )
-def _multirc(row: HubRow) -> LabelledText:
+def _multirc(row: HubRow) -> LabeledText:
     passage, question = row.text("paragraph"), row.text("question")
     text = f"Question: {question}\nAnswer: {row.text('answer')}\nPassage: {passage}"
-    return LabelledText(text, row.whole("label", 2), (passage,), question=f"{passage}\n{question}")
+    return LabeledText(text, row.whole("label", 2), (passage,), question=f"{passage}\n{question}")
 
 
 def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
@@ -227,12 +227,12 @@ def _piqa(row: HubRow) -> Question:
     "as wrong answers; questions with only one kind drop out. The words of the answer alone predict the class in 67 % "
     "(--scan).",
 )
-def _mc_taco(row: HubRow) -> LabelledText:
+def _mc_taco(row: HubRow) -> LabeledText:
     sentence, question = row.text("sentence"), row.text("question")
     label = row["label"]
     gold = _NO_YES.index(label.strip()) if label in _NO_YES else row.whole("label", 2)
     text = f"{sentence}\nQuestion: {question}\nAnswer: {row.text('answer')}"
-    return LabelledText(text, gold, (sentence,), question=f"{sentence}\n{question}")
+    return LabeledText(text, gold, (sentence,), question=f"{sentence}\n{question}")
 
 
 # --- science ----------------------------------------------------------------------------------------------------------

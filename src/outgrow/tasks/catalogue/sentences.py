@@ -6,7 +6,7 @@ Ethics, inference, grammar, paraphrase, word sense, sentiment: one formatter eac
 
 from typing import Any
 
-from outgrow.tasks.convert import HubTask, Item, LabelledText, Pair, Skipped, near_copies, same
+from outgrow.tasks.convert import HubTask, Item, LabeledText, Pair, Skipped, near_copies, same
 from outgrow.tasks.hub import CONVERTED, Files, HubRow, Place
 
 __all__: list[str] = []
@@ -67,8 +67,8 @@ def _runs(items: list[Item]) -> list[Item]:
     traps="The data does not mark minimal pairs: neighbors in the file that begin alike form a group. Words that "
     "differ within a group predict the class in 66 % (--scan).",
 )
-def _justice(row: HubRow) -> LabelledText:
-    return LabelledText(row.text("scenario"), row.whole("label", 2))
+def _justice(row: HubRow) -> LabeledText:
+    return LabeledText(row.text("scenario"), row.whole("label", 2))
 
 
 @_ethics(
@@ -81,9 +81,9 @@ def _justice(row: HubRow) -> LabelledText:
     traps="A group is a scenario; the column group_id of some copies is wrong for training. 325 of the 899 test "
     "scenarios are also in training. The words of the excuse alone predict the class in 73 % (--scan).",
 )
-def _deontology(row: HubRow) -> LabelledText:
+def _deontology(row: HubRow) -> LabeledText:
     scenario = row.text("scenario")
-    return LabelledText(f"{scenario}\n{row.text('excuse')}", row.whole("label", 2), (scenario,))
+    return LabeledText(f"{scenario}\n{row.text('excuse')}", row.whole("label", 2), (scenario,))
 
 
 @_ethics(
@@ -97,7 +97,7 @@ def _deontology(row: HubRow) -> LabelledText:
     "are also in training, with few yes there: use split_mode='pooled'. The trait alone predicts the class in 73 % "
     "(--scan).",
 )
-def _virtue(row: HubRow) -> LabelledText:
+def _virtue(row: HubRow) -> LabeledText:
     scenario = row.text("scenario")
     if "trait" in row:
         trait = row.text("trait")
@@ -105,7 +105,7 @@ def _virtue(row: HubRow) -> LabelledText:
         scenario, mark, trait = (part.strip() for part in scenario.rpartition(" [SEP] "))
         if not mark:
             raise row.wrong("scenario", "has no [SEP] before the trait")
-    return LabelledText(f"{scenario}\nTrait: {trait}", row.whole("label", 2), (scenario,))
+    return LabeledText(f"{scenario}\nTrait: {trait}", row.whole("label", 2), (scenario,))
 
 
 @_ethics(
@@ -140,9 +140,9 @@ def _utilitarianism(row: HubRow) -> Pair:
     about="Does the hypothesis follow from the premise? Written to fool a model, second round.",
     traps="Neutral and contradiction are one class. The annotator's reason, which gives the label away, is never read.",
 )
-def _anli(row: HubRow) -> LabelledText:
+def _anli(row: HubRow) -> LabeledText:
     premise = row.text("premise")
-    return LabelledText(f"{premise}\nHypothesis: {row.text('hypothesis')}", int(row.whole("label", 3) == 0), (premise,))
+    return LabeledText(f"{premise}\nHypothesis: {row.text('hypothesis')}", int(row.whole("label", 3) == 0), (premise,))
 
 
 @HubTask(
@@ -158,8 +158,8 @@ def _anli(row: HubRow) -> LabelledText:
     traps="70 % are acceptable, so the parts are balanced. Sentences that differ in a word or two form a group; 2 % of "
     "the test rows still have a near-copy (--scan).",
 )
-def _cola(row: HubRow) -> LabelledText:
-    return LabelledText(row.text("sentence"), row.whole("label", 2))
+def _cola(row: HubRow) -> LabeledText:
+    return LabeledText(row.text("sentence"), row.whole("label", 2))
 
 
 @HubTask(
@@ -178,9 +178,9 @@ def _cola(row: HubRow) -> LabelledText:
     about="Do two sentences with the same words mean the same?",
     traps="Pairs that share a sentence, directly or through others, form a group.",
 )
-def _paws(row: HubRow) -> LabelledText:
+def _paws(row: HubRow) -> LabeledText:
     both = row.text("sentence1"), row.text("sentence2")
-    return LabelledText("\n".join(both), row.whole("label", 2), both)
+    return LabeledText("\n".join(both), row.whole("label", 2), both)
 
 
 @HubTask(
@@ -196,11 +196,11 @@ def _paws(row: HubRow) -> LabelledText:
     traps="Rows that share a sentence, directly or through others, form a group; 98 of the 638 validation rows share "
     "one with training.",
 )
-def _wic(row: HubRow) -> LabelledText:
+def _wic(row: HubRow) -> LabeledText:
     # As stored: the offsets count the white space that text() removes.
     first, second = str(row["sentence1"]), str(row["sentence2"])
     text = f"{_marked(row, first, '1')}\n{_marked(row, second, '2')}\nSame sense of {row.text('word')}?"
-    return LabelledText(text, row.whole("label", 2), (first, second))
+    return LabeledText(text, row.whole("label", 2), (first, second))
 
 
 def _marked(row: HubRow, sentence: str, which: str) -> str:
@@ -245,13 +245,13 @@ def _with_longest(items: list[Item]) -> list[Item]:
     traps="Training rows are pieces of sentences; each shares a group with the longest row that holds it. Validation "
     "rows are whole sentences, so the official test has longer texts than training.",
 )
-def _sst2(row: HubRow) -> LabelledText:
-    return LabelledText(row.text("sentence"), row.whole("label", 2))
+def _sst2(row: HubRow) -> LabeledText:
+    return LabeledText(row.text("sentence"), row.whole("label", 2))
 
 
 def _polarity(items: list[Item]) -> list[Item | Skipped]:
     """Classes from the codes of three copies: 0 and 1; 0, 1 (neutral) and 2; 0, 2 (neutral) and 4."""
-    texts = [item.what for item in items if isinstance(item.what, LabelledText)]
+    texts = [item.what for item in items if isinstance(item.what, LabeledText)]
     codes = {text.gold for text in texts}
     positive = next((p for p in (4, 2, 1) if p in codes), 1)
     return [
@@ -281,8 +281,8 @@ def _polarity(items: list[Item]) -> list[Item | Skipped]:
     traps="It is not certain which set the paper used. Copies code the classes in three ways, told apart by the codes; "
     "neutral rows are left out. Length alone predicts the class in 56 % (--scan).",
 )
-def _twitter(row: HubRow) -> LabelledText:
-    return LabelledText(row.text("text"), row.whole("label" if "label" in row else "sentiment", 5))
+def _twitter(row: HubRow) -> LabeledText:
+    return LabeledText(row.text("text"), row.whole("label" if "label" in row else "sentiment", 5))
 
 
 @HubTask(
@@ -297,6 +297,6 @@ def _twitter(row: HubRow) -> LabelledText:
     about="Is this product review positive (4 or 5 stars) or negative (1 or 2)? One of the sets in the released code.",
     traps="A group is the text of a review. Rows are drawn from the whole file, not taken from its start.",
 )
-def _amazon_polarity(row: HubRow) -> LabelledText:
+def _amazon_polarity(row: HubRow) -> LabeledText:
     content = row.text("content")
-    return LabelledText(f"{str(row['title'] or '').strip()}\n{content}".strip(), row.whole("label", 2), (content,))
+    return LabeledText(f"{str(row['title'] or '').strip()}\n{content}".strip(), row.whole("label", 2), (content,))

@@ -17,7 +17,7 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.registry import Range
 from outgrow.runtime import Runtime
-from outgrow.tasks.convert import HubTask, Item, LabelledText
+from outgrow.tasks.convert import HubTask, Item, LabeledText
 from outgrow.tasks.grouping import group_names, near_duplicates
 from outgrow.tasks.hub import HubRow, Place
 from outgrow.tasks.registry import task
@@ -136,8 +136,8 @@ def _with_near_duplicates(items: list[Item]) -> list[Item]:
     about="Which of 4 topics is this news story about? Title and first sentences (Zhang, Zhao and LeCun 2015).",
     traps="Agency stories occur in several versions: near-duplicates form a group.",
 )
-def _ag_news(row: HubRow) -> LabelledText:
-    return LabelledText(row.text("text"), row.whole("label", 4))
+def _ag_news(row: HubRow) -> LabeledText:
+    return LabeledText(row.text("text"), row.whole("label", 4))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

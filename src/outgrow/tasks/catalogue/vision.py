@@ -380,9 +380,9 @@ def _idx(path: Path, shape: tuple[int, ...]) -> Bytes:
     return np.frombuffer(content, dtype=np.uint8, offset=len(head)).reshape(shape)
 
 
-def _png(grey: Bytes) -> bytes:
+def _png(gray: Bytes) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
+    Image.fromarray(gray).save(buffer, "PNG")
     return buffer.getvalue()

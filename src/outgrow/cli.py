@@ -208,7 +208,9 @@ def plan(
 
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
-    planned = experiment.plan(experiments, experiment.open_store(store))
+    opened = experiment.open_store(store)
+    _warn_of_other_editions(opened, "load")
+    planned = experiment.plan(experiments, opened)
     counts = Counter(s.function.name for s in planned.to_run)
     rows = [[name, str(count)] for name, count in counts.most_common()]
     if rows:
@@ -239,6 +241,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     opened = experiment.open_store(store)
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
+    _warn_of_other_editions(opened, "load")
     targets = experiment.wire_all(_experiments(grids, machine))
     planned = runner.plan(targets, opened)
     failure = None
@@ -296,7 +299,7 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
         [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
         for r in table_of(finished(opened)).to_dicts()
     ]
-    _say_of_other_editions(opened)
+    _warn_of_other_editions(opened)
     if not rows:
         print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
     else:
@@ -331,7 +334,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     table = table_of(finished(opened))
     if table.is_empty():
         raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
-    _say_of_other_editions(opened)
+    _warn_of_other_editions(opened)
     _print_report(table, opened, folder, [], None)
 
 
@@ -497,10 +500,11 @@ def clean(
         print(line)
 
 
-def _say_of_other_editions(store: "Store") -> None:
-    if others := store.of_other_editions():
+def _warn_of_other_editions(store: "Store", function: str | None = None) -> None:
+    """Looks at the results of one function, or at all of them, which takes a while in a large store."""
+    if store.of_other_editions(function):
         print(
-            f"warning: {len(others)} results in {store.root} are of another edition of Outgrow and are not used; "
+            f"warning: {store.root} holds results of another edition of Outgrow, which are not used; "
             "`outgrow clean --old` removes them",
             file=sys.stderr,
         )

@@ -450,7 +450,8 @@ def test_a_result_of_another_edition_is_recognised_and_never_read(tmp_path: Path
     with pytest.raises(OtherEdition, match="outgrow clean --old"):
         store.read(ONE)
     assert list(store.records()) == []
-    assert store.of_other_editions() == [store.folder(ONE)]
+    assert store.of_other_editions() == store.of_other_editions("test_store.made") == [store.folder(ONE)]
+    assert store.of_other_editions("load") == []
 
 
 # --- results of a user's steps ----------------------------------------------------------------------------------------

@@ -196,10 +196,10 @@ class Store:
             with contextlib.suppress(Damaged):
                 yield self._read_record(folder)
 
-    def of_other_editions(self) -> list[str]:
-        """The folders of results from other editions of Outgrow. They are never read."""
+    def of_other_editions(self, function: str | None = None) -> list[str]:
+        """The folders of results from other editions of Outgrow, or of those of one function. They are never read."""
         found = []
-        for folder in self.folders():
+        for folder in self.folders(function):
             try:
                 self._read_record(folder)
             except OtherEdition:

@@ -97,7 +97,7 @@ _FORM = Option(
     "(all answers of a question as candidates; the class is the place of the right one).",
 )
 _SEED = Option(0, int, "of what is drawn within a question: which wrong answer, which order.")
-_HARD = Option(False, bool, "take the adversarially filtered test file in place of the ordinary one.")
+_HARD = Option(False, bool, "use the adversarially filtered test file instead of the ordinary one.")
 _PLACES = {
     "data_dir": "a folder that holds the set in the hub's schema (a folder of its name with a file for each split, "
     "such as train.parquet); otherwise OUTGROW_DATA_DIR, otherwise the hub.",
@@ -107,12 +107,12 @@ _PLACES = {
 
 
 def same(text: str) -> str:
-    """``text`` but for case and white space: what rows are compared by."""
+    """``text`` without its case and white space, by which rows are compared."""
     return " ".join(text.lower().split())
 
 
 def drawn(seed: int, *parts: str) -> int:
-    """A number in [0, 2**64) from a seed and words alone, whatever else is drawn and in whichever order."""
+    """A number in [0, 2**64) that depends on the seed and the words alone, not on other draws or their order."""
     return int.from_bytes(hashlib.blake2b("\x1f".join((str(seed), *parts)).encode(), digest_size=8).digest(), "big")
 
 
@@ -335,7 +335,7 @@ def _apart(source: HubTask, items: list[Item], test: str, left: Counter[str]) ->
     if lacking := [split for split in (train, test) if split not in there]:
         raise UserError(
             f"{source.name}: split_mode='official' needs the splits {train} and {test}, and there are no rows "
-            f"of {' or '.join(lacking)}; take split_mode='pooled'"
+            f"of {' or '.join(lacking)}; use split_mode='pooled'"
         )
     in_test = {item.group for item in items if item.split == test}
     keep = [item for item in items if item.split == test or item.group not in in_test]

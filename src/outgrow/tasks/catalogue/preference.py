@@ -96,7 +96,7 @@ def _clear_post(row: HubRow, min_ratio: Annotated[float, Range(1)] = 2.0) -> str
     """What a clear pair is drawn by.
 
     Args:
-        min_ratio: leave out pairs whose higher score is less than so many times the lower; 1 keeps all but ties.
+        min_ratio: leave out pairs whose higher score is less than this many times the lower; 1 keeps all but ties.
     """
     if float(row["score_ratio"]) < min_ratio:
         return Skipped(f"score_ratio below {min_ratio:g}")
@@ -107,7 +107,7 @@ def _few_of_each(items: list[Item], per_post: Annotated[int, Range(1)] = 5) -> l
     """Pairs of posts that have very many of them.
 
     Args:
-        per_post: keep at most so many pairs of a post, drawn by hash.
+        per_post: keep at most this many pairs of a post, drawn by hash.
     """
     by_post: dict[str, list[tuple[int, int]]] = {}
     for number, item in enumerate(items):

@@ -143,7 +143,7 @@ class Step:
         if args.keys() != function.defaults.keys() and not function.required <= args.keys() <= function.defaults.keys():
             # Says what is wrong.
             function.signature.bind(**args, **({"runtime": None} if function.takes_runtime else {}))
-        self.args: dict[str, Any] = {name: args.get(name, default) for name, default in function.defaults.items()}
+        self.args: dict[str, Any] = function.defaults | args
         # Computed now, not lazily: the inputs have their keys already, so long chains need no recursion.
         found: dict[str, Step] = {}
         args_text = function.form.format(*[_text(value, found) for value in self.args.values()])
@@ -187,6 +187,8 @@ def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) ->
 
     Adds the steps in ``value`` to ``found``, by key. ``owner`` is the dataclass that holds the value.
     """
+    if value is None:
+        return "null"
     kind = type(value)
     if kind is Step:
         if owner is not None:
@@ -195,8 +197,6 @@ def _text(value: Any, found: dict[str, Step], owner: type[Any] | None = None) ->
         return f'{{"$step":"{value.key}"}}'
     if isinstance(value, str):
         return _quoted(value)
-    if value is None:
-        return "null"
     if kind is bool:
         return "true" if value else "false"
     if isinstance(value, int):

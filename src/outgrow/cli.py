@@ -418,8 +418,11 @@ def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
 @app.command
 def models(*, use: UseFiles = ()) -> None:
     """List the packaged models from weak to strong, with their licences. Write hub models as hf:org/name@commit."""
+    import inspect
+
     from outgrow.experiment import use_files
-    from outgrow.models.packaged import models_table
+    from outgrow.models import MODELS
+    from outgrow.models.packaged import PACKAGED, models_table
 
     use_files(use)
     rows = [
@@ -432,6 +435,11 @@ def models(*, use: UseFiles = ()) -> None:
             str(m["description"]),
         ]
         for m in models_table()
+    ]
+    others = [(name, cls) for name, cls in MODELS.items() if name not in PACKAGED]
+    rows += [
+        [name, "", "none", "yes", "", (inspect.getdoc(cls) or "").partition("\n")[0].rstrip(".")]
+        for name, cls in others
     ]
     _print_rows(["model", "parameters", "download", "here", "licence", "what it is"], rows)
 

@@ -60,14 +60,13 @@ class Range:
 
     def check(self, what: str, value: Any) -> None:
         """Raises :class:`UserError` unless every number in ``value`` lies within; what is no number passes."""
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not (self.low < number if self.above else self.low <= number):
-                break
-            if isinstance(number, int | float) and not number <= self.high:
-                break
-        else:
-            return
-        raise UserError(f"{what} is {value}; it must lie {self}")
+        if not all(map(self._holds, value if isinstance(value, tuple) else (value,))):
+            raise UserError(f"{what} is {value}; it must lie {self}")
+
+    def _holds(self, number: Any) -> bool:
+        if not isinstance(number, int | float):
+            return True
+        return bool((self.low < number if self.above else self.low <= number) and number <= self.high)
 
 
 @dataclasses.dataclass(frozen=True)

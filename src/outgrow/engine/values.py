@@ -1,29 +1,19 @@
-"""How a result is kept: as plain JSON in its record, or in files that numpy, polars or its own class reads."""
+"""How a result is kept: as plain JSON in its record, or in files that numpy, polars or its own class reads.
+
+A class reads and writes itself by ``save(folder)``, a method, and ``load(folder)``, a class method.
+"""
 
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 
 from outgrow.errors import UserError
 
-__all__ = ["Artifact", "load", "save"]
-
-
-class Artifact(Protocol):
-    """A value that can write itself into a folder and read itself back."""
-
-    def save(self, folder: Path) -> None:
-        """Write files into ``folder``."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the files that :meth:`save` wrote."""
-        ...
+__all__ = ["load", "save"]
 
 
 def save(value: Any, folder: Path) -> str | None:

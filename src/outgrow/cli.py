@@ -17,8 +17,6 @@ from outgrow.errors import UserError
 from outgrow.runtime import Report, Runtime
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from outgrow.config import Experiment
     from outgrow.engine.store import Store
     from outgrow.tasks import TaskSpec
@@ -163,6 +161,7 @@ def board(
     from outgrow.engine.progress import Progress, clock
     from outgrow.report.board import print_board, write_board
     from outgrow.report.provenance import provenance
+    from outgrow.report.terminal import console
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
@@ -175,7 +174,7 @@ def board(
         command = shlex.join(["outgrow", *sys.argv[1:]])
         title = "Methods of weak-to-strong generalization, compared"
         facts = provenance(results, opened, [], command, made.outcome)
-        print_board(made, _console())
+        print_board(made, console())
         page = write_board(made, results, out, title=title, provenance=facts)
         if made.outcome is not None:
             print(f"{made.outcome.ran} steps run, {made.outcome.reused} reused, {clock(made.outcome.seconds)}")
@@ -260,9 +259,10 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
     from outgrow.report.run import print_table, write_report
+    from outgrow.report.terminal import console
     from outgrow.tasks import small_test_warning
 
-    print_table(table, _console())
+    print_table(table, console())
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
@@ -525,26 +525,6 @@ def _interval(row: dict[str, Any], name: str) -> str:
     if row[name] is None:
         return "undefined"
     return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-
-
-def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _console().print(table)
-
-
-def _console() -> "Console":
-    """Standard output. Files and pipes get wide lines, so that nothing is cut."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def _grid_of_record(record: dict[str, Any]) -> Grid:

@@ -33,19 +33,21 @@ _SETTING = (
 """Rows are compared with each other only if they agree in all of these."""
 
 
-def tidy(table: "pl.DataFrame") -> list[TableRow]:
+def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
     """The rows of :func:`outgrow.results`, weak supervisors and students first.
 
     Each row gains ``supervisor``, ``student`` and ``method``, which are short and distinct names of ``weak``,
     ``strong`` and ``strategy``; ``panel``, which names task, trainer and any other setting that differs between rows;
+    with ``whole``, names are as they are spelled, so that they can be typed;
     ``rank``, which orders students; and ``not_above``, the names of the controls of its pair that a student's 95 %
     interval does not lie above.
     """
     rows: list[TableRow] = table.to_dicts()
     weak, strong = _ranks(rows, "weak", "weak_accuracy"), _ranks(rows, "strong", "ceiling_accuracy")
     strategies = sorted({r["strategy"] for r in rows}, key=strategy_order)
-    models, methods = _short_names({r[k] for r in rows for k in ("weak", "strong")}), _short_names(strategies)
-    panels = _panels(rows)
+    short = _as_spelled if whole else _short_names
+    models, methods = short({r[k] for r in rows for k in ("weak", "strong")}), short(strategies)
+    panels = _panels(rows, whole)
     rows.sort(key=lambda r: (weak[r["weak"]], strong[r["strong"]], r["control"], strategies.index(r["strategy"])))
     shown = [
         {
@@ -174,6 +176,10 @@ def _short_names(names: Iterable[str]) -> dict[str, str]:
     return {n: f"{plain[n]} #{clashing.index(n) + 1}" if n in clashing else plain[n] for n in names}
 
 
+def _as_spelled(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
 def _task_names(tasks: Iterable[str]) -> dict[str, str]:
     """Names without arguments, where these suffice to tell the tasks apart."""
     tasks = set(tasks)
@@ -190,10 +196,13 @@ def _setting(row: TableRow) -> tuple[Any, ...]:
     return tuple(row[name] for name in _SETTING)
 
 
-def _panels(rows: Sequence[TableRow]) -> dict[tuple[Any, ...], str]:
+def _panels(rows: Sequence[TableRow], whole: bool) -> dict[tuple[Any, ...], str]:
     """A name for every setting: task, trainer, and the other fields that differ between settings."""
     settings = sorted({_setting(r) for r in rows}, key=repr)
-    tasks, trainers = _task_names({s[0] for s in settings}), _short_names({t for s in settings for t in s[1:3]})
+    spelled, trained = {s[0] for s in settings}, {t for s in settings for t in s[1:3]}
+    tasks, trainers = (
+        (_as_spelled(spelled), _as_spelled(trained)) if whole else (_task_names(spelled), _short_names(trained))
+    )
     differing = [i for i in range(3, len(_SETTING)) if len({s[i] for s in settings}) > 1]
     panels = {}
     for setting in settings:

@@ -3,9 +3,13 @@
 ``python -m outgrow.report.reference docs/methods.md docs/tasks.md`` renews the tables between the pages' markers.
 """
 
+import ast
+import dataclasses
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +27,7 @@ class Method(NamedTuple):
     """One line of ``outgrow methods``."""
 
     kind: str
+    name: str
     spelling: str
     """With all its options; one that must be given reads ``name=...``."""
     about: str
@@ -30,6 +35,10 @@ class Method(NamedTuple):
     source: str
     """The paper it is from, and the file where it is defined if that is not in this package."""
     cost: str
+    doc: str
+    """Its whole docstring."""
+    options: Mapping[str, str]
+    """Each option and what it does."""
 
 
 def listing() -> list[Method]:
@@ -92,13 +101,48 @@ def write(page: str) -> str:
 
 def _method(registry: Registry[Any], name: str) -> Method:
     value = registry[name]
-    about = (inspect.getdoc(value) or "").partition("\n")[0].rstrip(".")
-    options = inspect.signature(value).parameters.values() if isinstance(value, type) else ()
-    defaults = {o.name: "..." if o.default is o.empty else registry.spell(o.default) for o in options}
+    doc = inspect.getdoc(value) or ""
+    defaults = _defaults(value, registry)
     spelled = ", ".join(f"{option}={default}" for option, default in defaults.items())
+    meanings = _meanings(value) if defaults else {}
     source = [getattr(value, "source", ""), "" if is_inside(value) else _file(value)]
-    spelling = f"{name}({spelled})" if spelled else name
-    return Method(registry.plural, spelling, about, ", ".join(filter(None, source)), getattr(value, "cost", ""))
+    return Method(
+        kind=registry.plural,
+        name=name,
+        spelling=f"{name}({spelled})" if spelled else name,
+        about=doc.partition("\n")[0].rstrip("."),
+        source=", ".join(filter(None, source)),
+        cost=getattr(value, "cost", ""),
+        doc=doc.replace("``", "`"),
+        options={o: f"{default}: {meanings.get(o, '')}".removesuffix(": ") for o, default in defaults.items()},
+    )
+
+
+def _defaults(value: Any, registry: Registry[Any]) -> dict[str, str]:
+    """The options of a registered class and how their defaults are spelled; ... for one that must be given."""
+    if not dataclasses.is_dataclass(value):
+        return {}
+    found = {}
+    for option in (f for f in dataclasses.fields(value) if f.init):
+        default = option.default_factory() if callable(option.default_factory) else option.default
+        found[option.name] = "..." if default is dataclasses.MISSING else registry.spell(default)
+    return found
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """The docstrings below the fields of a class and its bases, on one line each."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError, SyntaxError, ValueError):  # made in a notebook or by exec: its source is gone
+            continue
+        body = tree.body if isinstance(tree, ast.ClassDef) else []
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                said = ast.literal_eval(text.value) if isinstance(text.value, ast.Constant) else ""
+                found[field.target.id] = " ".join(str(said).replace("``", "`").split())
+    return found
 
 
 def _file(value: Any) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from outgrow.errors import counted
 from outgrow.models.packaged import PACKAGED
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ __all__ = [
     "TableRow",
     "TextTable",
     "as_text",
+    "cell_text",
     "counted",
+    "give_or_take",
     "grouped",
     "measured",
     "number",
@@ -110,9 +113,11 @@ def number(value: float, form: str = ".2f") -> str:
     return text.replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
 
 
-def counted(number: int, what: str) -> str:
-    """A number and what it counts: 1 task, 2 tasks."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def give_or_take(row: TableRow, name: str) -> str:
+    """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
+    if row[name] is None:
+        return "none"
+    return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"
 
 
 def grouped(rows: Iterable[TableRow], *fields: str) -> dict[Any, list[TableRow]]:
@@ -137,10 +142,11 @@ def as_text(frame: "pl.DataFrame") -> TextTable:
     bounds = {f"{name}{end}" for name in frame.columns for end in ("_low", "_high")}
     names = [name for name in frame.columns if name not in bounds]
     heads = [(name.replace("_", " ").replace("pgr", "PGR"), frame.schema[name].is_numeric()) for name in names]
-    return TextTable(heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()])
+    return TextTable(heads, [[cell_text(row, name) for name in names] for row in frame.to_dicts()])
 
 
-def _cell(row: TableRow, name: str) -> str:
+def cell_text(row: TableRow, name: str) -> str:
+    """The number or text ``name`` of a row, with its interval if it has one; nothing is –."""
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     plain = low is None and high is None
     if value is None or (plain and not isinstance(value, float)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.errors import UserError
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
+from outgrow.report.rows import TableRow, counted, give_or_take, grouped, measured, number, tidy
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.tasks import small_test_warning
 
@@ -86,7 +86,7 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
         lines = []
         for row in sorted(rows, key=lambda r: r["control"]):
             names = [row["supervisor"], row["student"], row["method"] + (" !" if row["not_above"] else "")]
-            numbers = [_give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
+            numbers = [give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
             numbers += [measured(row, "gain", percent=True), "–" if row["control"] else measured(row, "pgr")]
             lines.append(Line([*names, *numbers], "dim" if row["control"] else ""))
             if row["pgr"] is None and not row["control"]:
@@ -130,9 +130,3 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are compared with the majority class only")
     return found
-
-
-def _give_or_take(row: TableRow, name: str) -> str:
-    if row[name] is None:
-        return "none"
-    return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["WIDE", "Column", "Line", "console", "show_listing", "show_table", "show_text"]
+__all__ = ["WIDE", "Column", "Line", "console", "show_facts", "show_listing", "show_table", "show_text"]
 
 WIDE = 110
 """Columns of a terminal from which on results are shown as a table."""
@@ -78,25 +78,31 @@ def show_table(console: "Console", columns: Sequence[Column], lines: Sequence[Li
             _show_block(console, columns, line, titles)
 
 
-def show_listing(console: "Console", lines: Sequence[Sequence[str]]) -> bool:
-    """One line for each entry: all cells but the last are whole, and the last ends in … where the line does.
-
-    Returns:
-        Whether a line had to end so.
-    """
+def show_listing(console: "Console", heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """One line for each entry: all cells but the last are whole, and the last ends in … where the line does."""
     from rich.cells import cell_len
 
-    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)][:-1]
+    widths = [max(map(cell_len, cells)) for cells in zip(heads, *lines, strict=True)][:-1]
     left = max(console.width - sum(widths) - _GAP * len(widths), 1)
-    cut = False
-    for *cells, last in lines:
+    for number, (*cells, last) in enumerate([heads, *lines]):
         first, *more = _wrapped(last, left)
         if more:
-            cut = True
             first = f"{_wrapped(last, left - 2)[0]} …"
         padded = [c + " " * (w - cell_len(c)) for c, w in zip(cells, widths, strict=True)]
-        _say(console, (" " * _GAP).join([*padded, first]))
-    return cut
+        _say(console, (" " * _GAP).join([*padded, first]), "" if number else "bold")
+
+
+def show_facts(console: "Console", facts: Sequence[tuple[str, str]]) -> None:
+    """Names and what they are, below each other; facts without a text are left out. Long texts wrap to their right."""
+    from rich.cells import cell_len
+
+    facts = [(name, text) for name, text in facts if text]
+    width = max((cell_len(name) for name, _ in facts), default=0)
+    for name, text in facts:
+        first, *more = _wrapped(text, console.width - width - _GAP)
+        _say(console, f"{name}{' ' * (width - cell_len(name) + _GAP)}{first}")
+        for line in more:
+            _say(console, " " * (width + _GAP) + line)
 
 
 def show_text(console: "Console", text: str, style: str = "", indent: int = 0, hanging: int = 0) -> None:

@@ -500,10 +500,11 @@ def doctor(*, store: StorePlace = None, machine: Annotated[Machine, MachineFlat]
     """Check devices, memory, disk, cache, versions, and stored results. Exits with 1 if something is wrong."""
     from outgrow.doctor import examine
     from outgrow.experiment import open_store
+    from outgrow.report.terminal import console, show_text
 
-    findings = examine(machine, open_store(store))
+    findings, shown = examine(machine, open_store(store)), console()
     for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}")
+        show_text(shown, f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}", hanging=5)
     if not all(f.ok for f in findings):
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from outgrow.errors import counted, unknown_name
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call
-from outgrow.report.reference import listing
+from outgrow.report.reference import listing, meanings
 from outgrow.report.rows import cell_text, give_or_take, measured, number
 from outgrow.report.terminal import WIDE, Column, Line, show_facts, show_listing, show_table, show_text
 from outgrow.results import ROLES, table_of
@@ -246,13 +246,15 @@ def print_method(text: str, console: "Console") -> None:
     for place, method in enumerate(found):
         heading = f"{method.spelling} [{method.kind}]"
         show_text(console, f"\n{heading}" if place else heading, "bold", hanging=4)
-        show_text(console, _reflowed(method.doc))
-        show_facts(console, [*method.options.items(), ("source", method.source), ("cost", method.cost)])
+        show_text(console, _reflowed(inspect.getdoc(method.value) or ""))
+        said = meanings(method.value)
+        options = [(o, f"{d}: {said.get(o, '')}".removesuffix(": ")) for o, d in method.defaults.items()]
+        show_facts(console, [*options, ("source", method.source), ("cost", method.cost)])
 
 
 def _reflowed(doc: str) -> str:
     """A docstring whose paragraphs are one line each; those with indented lines, such as code, stay as they are."""
-    paragraphs = doc.split("\n\n")
+    paragraphs = doc.replace("``", "`").split("\n\n")
     return "\n\n".join(p if "\n " in p or p.startswith(" ") else p.replace("\n", " ") for p in paragraphs)
 
 

@@ -7,8 +7,8 @@ import ast
 import dataclasses
 import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strateg
 from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
-__all__ = ["Method", "index", "listing", "tasks_index", "write"]
+__all__ = ["Method", "index", "listing", "meanings", "tasks_index", "write"]
 
 
 class Method(NamedTuple):
@@ -35,10 +35,10 @@ class Method(NamedTuple):
     source: str
     """The paper it is from, and the file where it is defined if that is not in this package."""
     cost: str
-    doc: str
-    """Its whole docstring."""
-    options: Mapping[str, str]
-    """Each option and what it does."""
+    value: Any
+    """The class or function."""
+    defaults: Mapping[str, str]
+    """Its options, and how their defaults are spelled."""
 
 
 def listing() -> list[Method]:
@@ -104,7 +104,6 @@ def _method(registry: Registry[Any], name: str) -> Method:
     doc = inspect.getdoc(value) or ""
     defaults = _defaults(value, registry)
     spelled = ", ".join(f"{option}={default}" for option, default in defaults.items())
-    meanings = _meanings(value) if defaults else {}
     source = [getattr(value, "source", ""), "" if is_inside(value) else _file(value)]
     return Method(
         kind=registry.plural,
@@ -113,8 +112,8 @@ def _method(registry: Registry[Any], name: str) -> Method:
         about=doc.partition("\n")[0].rstrip("."),
         source=", ".join(filter(None, source)),
         cost=getattr(value, "cost", ""),
-        doc=doc.replace("``", "`"),
-        options={o: f"{default}: {meanings.get(o, '')}".removesuffix(": ") for o, default in defaults.items()},
+        value=value,
+        defaults=defaults,
     )
 
 
@@ -129,20 +128,25 @@ def _defaults(value: Any, registry: Registry[Any]) -> dict[str, str]:
     return found
 
 
-def _meanings(cls: type[Any]) -> dict[str, str]:
-    """The docstrings below the fields of a class and its bases, on one line each."""
+def meanings(value: Any) -> dict[str, str]:
+    """What the docstrings below the fields of a class and its bases say, on one line each; nothing of a function."""
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        try:
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError, SyntaxError, ValueError):  # made in a notebook or by exec: its source is gone
-            continue
-        body = tree.body if isinstance(tree, ast.ClassDef) else []
-        for field, text in pairwise(body):
+    for base in reversed(value.__mro__[:-1] if isinstance(value, type) else ()):
+        for field, text in pairwise(_bodies(base.__module__).get(base.__name__, [])):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                said = ast.literal_eval(text.value) if isinstance(text.value, ast.Constant) else ""
+                said = text.value.value if isinstance(text.value, ast.Constant) else ""
                 found[field.target.id] = " ".join(str(said).replace("``", "`").split())
     return found
+
+
+@cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class at the top of a module; none of a notebook's, which has no source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _file(value: Any) -> str:

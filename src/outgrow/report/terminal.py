@@ -71,7 +71,7 @@ def show_table(console: "Console", columns: Sequence[Column], lines: Sequence[Li
         rest = columns[titles:]
         _show_rows(console, [Line([c.head for c in rest], "bold")], rest, widths, indent=2)
         for line in lines:
-            show_text(console, _title(line, titles), line.style, hanging=4)
+            _show_title(console, line.cells[:titles], line.style)
             _show_rows(console, [Line(line.cells[titles:], line.style)], rest, widths, indent=2)
     else:
         for line in lines:
@@ -174,28 +174,35 @@ def _show_rows(
             _say(console, " " * indent + (" " * _GAP).join(padded), line.style)
 
 
-def _title(line: Line, titles: int) -> str:
-    return " · ".join(line.cells[:titles])
+def _show_title(console: "Console", names: Sequence[str], style: str) -> None:
+    """Names on one line; where that is too short for all of them, it ends between two."""
+    for number, line in enumerate(_packed(names, console.width - 4, " · ")):
+        show_text(console, line, style, indent=4 * (number > 0), hanging=4 * (number == 0))
 
 
 def _show_block(console: "Console", columns: Sequence[Column], line: Line, titles: int) -> None:
     """The titles of a row on one line, its other cells below: as many on a line as fit, long texts on their own."""
-    show_text(console, _title(line, titles), line.style, hanging=4)
+    from rich.cells import cell_len
+
+    _show_title(console, line.cells[:titles], line.style)
     told = [(c, cell) for c, cell in zip(columns[titles:], line.cells[titles:], strict=True) if cell not in _NOTHING]
-    for packed in _packed([column.named(cell) for column, cell in told if not column.wraps], console.width - 2):
-        _say(console, f"  {packed}", line.style)
+    for packed in _packed([column.named(cell) for column, cell in told if not column.wraps], console.width - 2, "   "):
+        if cell_len(packed) <= console.width - 2:
+            _say(console, f"  {packed}", line.style)
+        else:
+            show_text(console, packed, line.style, indent=2, hanging=2)
     for text in (cell for column, cell in told if column.wraps):
         show_text(console, text, line.style, indent=2)
 
 
-def _packed(items: Iterable[str], width: int) -> list[str]:
+def _packed(items: Iterable[str], width: int, between: str) -> list[str]:
     """Items side by side, as many on a line as fit."""
     from rich.cells import cell_len
 
     packed: list[str] = []
     for item in items:
-        if packed and cell_len(packed[-1]) + 3 + cell_len(item) <= width:
-            packed[-1] += f"   {item}"
+        if packed and cell_len(packed[-1]) + cell_len(between) + cell_len(item) <= width:
+            packed[-1] += f"{between}{item}"
         else:
             packed.append(item)
     return packed

@@ -57,7 +57,7 @@ def results() -> Any:
         for weak in LADDER[:2]
         for strategy in ("naive", "confidence", LONG, "shuffled")
     ]
-    undefined = {"pgr": None, "pgr_undefined": "the gap's interval holds zero"}
+    undefined: dict[str, Any] = {"pgr": None, "pgr_undefined": "the gap's interval holds zero"}
     return table(*rows, fake_row(strong="mpnet-base", finished="2026-11-28T06:46:17+0000", **undefined))
 
 
@@ -354,7 +354,10 @@ def test_progress_counts_one_step_as_one(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_dir_and_help_list_the_public_functions() -> None:
     assert set(outgrow.__all__) <= set(dir(outgrow))
-    text = pydoc.render_doc(outgrow, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(
+        outgrow,
+        renderer=pydoc.plaintext,  # type: ignore[attr-defined]
+    )
     functions = [name for name in outgrow.__all__ if inspect.isfunction(getattr(outgrow, name))]
     assert {"run", "sweep", "runs", "plan", "loss", "strategy"} <= set(functions)
     for name in functions:

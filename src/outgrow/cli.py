@@ -500,11 +500,10 @@ def doctor(*, store: StorePlace = None, machine: Annotated[Machine, MachineFlat]
     """Check devices, memory, disk, cache, versions, and stored results. Exits with 1 if something is wrong."""
     from outgrow.doctor import examine
     from outgrow.experiment import open_store
-    from outgrow.report.terminal import console, show_text
+    from outgrow.report.terminal import console, show_facts
 
-    findings, shown = examine(machine, open_store(store)), console()
-    for finding in findings:
-        show_text(shown, f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}", hanging=5)
+    findings = examine(machine, open_store(store))
+    show_facts(console(), [(f"{'ok ' if f.ok else 'BAD'}  {f.what}", f.found) for f in findings])
     if not all(f.ok for f in findings):
         sys.exit(1)
 

@@ -13,7 +13,8 @@ from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call
 from outgrow.report.reference import listing, meanings
-from outgrow.report.rows import cell_text, give_or_take, measured, number
+from outgrow.report.rows import cell_text, measured, number
+from outgrow.report.run import give_or_take
 from outgrow.report.terminal import WIDE, Column, Line, show_facts, show_listing, show_table, show_text
 from outgrow.results import ROLES, table_of
 from outgrow.runtime import Runtime

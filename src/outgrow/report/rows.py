@@ -17,7 +17,6 @@ __all__ = [
     "as_text",
     "cell_text",
     "counted",
-    "give_or_take",
     "grouped",
     "measured",
     "number",
@@ -111,13 +110,6 @@ def number(value: float, form: str = ".2f") -> str:
     """A number as text, with a true minus sign. Zero has no sign; +0.0 is a little above it."""
     text = format(value, form) if value else format(0.0, form.lstrip("+"))
     return text.replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
-
-
-def give_or_take(row: TableRow, name: str) -> str:
-    """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
-    if row[name] is None:
-        return "none"
-    return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"
 
 
 def grouped(rows: Iterable[TableRow], *fields: str) -> dict[Any, list[TableRow]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.errors import UserError
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import TableRow, counted, give_or_take, grouped, measured, number, tidy
+from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.tasks import small_test_warning
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["headline", "print_table", "write_report"]
+__all__ = ["give_or_take", "headline", "print_table", "write_report"]
 
 
 def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, provenance: Mapping[str, Any]) -> Path:
@@ -130,3 +130,10 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are compared with the majority class only")
     return found
+
+
+def give_or_take(row: TableRow, name: str) -> str:
+    """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
+    if row[name] is None:
+        return "none"
+    return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"

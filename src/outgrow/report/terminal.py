@@ -124,6 +124,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 
     lines: list[str] = []
     for given in text.split("\n"):
+        if cell_len(given) <= width:  # as it is, with all its spaces
+            lines.append(given)
+            continue
         lines.append(given[: len(given) - len(given.lstrip())])
         for word in given.split():
             longer = f"{lines[-1]}{' ' if lines[-1].strip() else ''}{word}"

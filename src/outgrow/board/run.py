@@ -20,6 +20,7 @@ from outgrow.experiment import experiments_of, wire
 from outgrow.metrics import Interval, pgr_replicates
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
+from outgrow.steps.examples import pooled
 from outgrow.strategies import CONTROLS, canonical_strategy, parse_strategy
 
 __all__ = ["run_board"]
@@ -145,7 +146,8 @@ def _kind(method: str, result: Step) -> str:
 def _agreements(result: Step) -> list[Step]:
     """Per seed, how the student agrees with the weak labels of B_val; empty if it can only predict T."""
     made = []
-    for student, weak in zip(result.args["student"], result.args["weak"], strict=True):
+    students, weaks = ([fold for s in result.args[name] for fold in _folds(s)] for name in ("student", "weak"))
+    for student, weak in zip(students, weaks, strict=True):
         if "parts" not in student.args or "split" not in weak.args:
             return []
         # A setting that drops rows has a split of its own; all are judged on the rows that the supervisor labeled.
@@ -153,6 +155,11 @@ def _agreements(result: Step) -> list[Step]:
         predicted = Step(student.fn, **{**student.args, "split": split, "parts": ("B_val",)})
         made.append(Step(weak_agreement, labels=predicted, weak=weak, split=split, part="B_val"))
     return made
+
+
+def _folds(labels: Step) -> tuple[Step, ...]:
+    """The labels that were pooled, if they were."""
+    return tuple(labels.args["labels"]) if labels.fn is pooled else (labels,)
 
 
 def _chosen(wired: _Wired, finished: Mapping[tuple[str, Cell], Step], store: Store) -> dict[tuple[str, Cell], str]:
@@ -175,6 +182,10 @@ def _chosen(wired: _Wired, finished: Mapping[tuple[str, Cell], Step], store: Sto
 def _contrast(results: Mapping[str, Step]) -> Step:
     """The students of some results against that of ``naive``, each with its own ceiling."""
     plain = results[REFERENCE].args
+    if not plain["truth"]:
+        raise UserError(
+            "a board scores methods, and a table of it has no gold on any row; add gold, or use outgrow run"
+        )
     own = [result.args["ceiling"] for result in results.values()]
     ceilings = {_keys(ceiling): ceiling for ceiling in (plain["ceiling"], *own) if ceiling}
     return Step(

@@ -83,8 +83,7 @@ def ece(probs: Floats, gold: Ints, bins: int = 15) -> float:
 def scores(probs: Floats, gold: Ints) -> dict[str, float]:
     """All scores of one set of predictions (n, C) against the truth (n,)."""
     means = {name: float(values.mean()) for name, values in per_example(probs, gold).items()}
-    balanced = float(balanced_values([hardened(probs) == gold], [gold])[0].mean())
-    return {**means, "balanced_accuracy": balanced, "auroc": auroc(probs, gold), "ece": ece(probs, gold)}
+    return {**means, "auroc": auroc(probs, gold), "ece": ece(probs, gold)}
 
 
 def agreement(student: Ints, supervisor: Ints, gold: Ints) -> dict[str, float]:

@@ -29,15 +29,15 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     """A tidy table from records of finished experiments.
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
-    ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and
-    ``balanced_accuracy``, ``auroc``, ``xent``, ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student -
-    weak), ``balanced_gain``, ``gain_undefined`` (why there is none), ``gap`` (ceiling - weak), ``pgr`` and, where that is null, ``pgr_undefined`` with the
-    reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority`` (accuracy of always saying the
-    most frequent class); ``num_test`` (test rows over all seeds). ``scored_at`` is ``natural`` if the test has the class
-    shares of the data, ``balanced`` if it has equally many rows of each class; ``folds`` is 2 or more where students
-    were cross-fitted. Two columns are JSON: ``rows`` says how many rows went where or were left out
-    (:func:`outgrow.steps.compare.rows_used`), ``per_class`` has each role's recall, precision and confusion matrix. All
-    scores are null where no row has gold.
+    ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``balanced_accuracy``,
+    ``auroc``, ``xent``, ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak),
+    ``balanced_gain``, ``gap`` (ceiling - weak), ``pgr`` and, where they are null, ``gain_undefined`` and
+    ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
+    (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
+    ``scored_at`` is ``natural`` if the test has the class shares of the data, ``balanced`` if it has equally many rows
+    of each class; ``folds`` is 2 or more where students were cross-fitted. Two columns are JSON: ``rows`` says how many
+    rows went where or were left out (:func:`outgrow.steps.compare.rows_used`), ``per_class`` has each role's recall,
+    precision and confusion matrix. All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
     """
@@ -88,8 +88,9 @@ def _spread(name: str, value: list[float | None] | None) -> dict[str, float | No
 
 def predictions(store: Store, key: str) -> "pl.DataFrame":
     """Every test example of one experiment, for each seed and role: ``seed``, ``role``, ``id``, ``gold``,
-    ``predicted`` (class numbers; no ``gold`` where the task has none) and the probabilities ``p0``, ``p1`` ...; of written answers ``gold`` and
-    ``predicted`` are texts, and there are no probabilities.
+    ``predicted`` (class numbers) and the probabilities ``p0``, ``p1`` ...; of written answers ``gold`` and
+    ``predicted`` are texts, and there are no probabilities. ``gold`` is null where the task has none, and a role has no
+    row where it gave no label.
 
     Raises:
         UserError: if no experiment, or more than one, has a key that starts with ``key``.

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from fake_tables import NO_CEILING, TABLES, fake_row, table
+from fake_tables import NO_CEILING, OWN, TABLES, UNCOMPARED, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
 from outgrow.report.figures import Picture
@@ -106,11 +106,12 @@ def test_no_name_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, *UNCOMPARED])
 def test_every_table_makes_a_page_and_a_terminal_table(name: str, tmp_path: Path) -> None:
-    page = write(TABLES[name], tmp_path)
+    frame = TABLES.get(name, UNCOMPARED.get(name))
+    page = write(frame, tmp_path)
     assert all(head in page for head in ("All comparisons", "Controls", "What ran", "Run it again"))
-    text = printed(TABLES[name])
+    text = printed(frame)
     assert max(len(line) for line in text.splitlines()) <= 110
 
 

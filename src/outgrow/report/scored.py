@@ -33,10 +33,8 @@ def _shares(row: TableRow) -> str:
     if row["student_accuracy"] is None:
         same = row["agreement_all"]
         also = "" if same is None else f", which agree with the weak labels on {100 * same:.1f} % of the rows"
-        return (
-            f"nothing is scored, for {row['gain_undefined']}: students are trained, and outgrow.results.predictions gives "
-            f"their labels{also}"
-        )
+        kept = "students are trained, and outgrow.results.predictions gives their labels"
+        return f"nothing is scored, for {row['gain_undefined']}: {kept}{also}"
     test = counted(row["num_test_per_seed"], "test row")
     if row["num_classes"] is None:
         return f"scored on {test} by exact match"
@@ -82,11 +80,8 @@ def _abstained(row: TableRow) -> list[str]:
     found = json.loads(row["per_class"] or "{}").get("abstained")
     if not found:
         return []
-    accuracy = with_interval(*found["student"]["accuracy"], ".1f", 100)
-    return [
-        f"{counted(found['rows'], 'gold row')} without a weak label are in no score of the table; on these the student's "
-        f"accuracy is {accuracy} %"
-    ]
+    rows, accuracy = counted(found["rows"], "gold row"), with_interval(*found["student"]["accuracy"], ".1f", 100)
+    return [f"{rows} without a weak label are in no other score; there the student's accuracy is {accuracy} %"]
 
 
 class Sheet(NamedTuple):

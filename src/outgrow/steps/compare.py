@@ -65,7 +65,7 @@ def compare(
     for i, seed in enumerate(seeds):
         said, right = {role: p[i] for role, p in probs.items()}, tests[i].hard
         outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
-        scored = {role: scores(p, right) for role, p in said.items()}
+        scored = {role: {**scores(p, right), "balanced_accuracy": _balanced(p, right)} for role, p in said.items()}
         accuracy = [scored[role]["accuracy"] for role in roles]
         same = agreement(*(said[r].argmax(axis=1) for r in ("student", "weak")), right) if "weak" in roles else None
         recovered = pgr(*accuracy) if len(roles) == 3 else None
@@ -160,6 +160,10 @@ def _role_scores(role: str, means: Mapping[str, Floats], per_seed: Sequence[Mapp
 
 
 # --- class by class ---------------------------------------------------------------------------------------------------
+
+
+def _balanced(probs: Floats, gold: Ints) -> float:
+    return float(balanced_values([hardened(probs) == gold], [gold])[0].mean())
 
 
 def _with_balance(

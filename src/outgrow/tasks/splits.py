@@ -451,7 +451,8 @@ def _check_rows(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
     if pool.allowed[:, 0].any() and len(classes) < 2:
         raise UserError(
             f"part A has gold rows of {len(classes)} {'class' if len(classes) == 1 else 'classes'}, and a supervisor "
-            "needs two to tell apart; add gold, or take weak labels of your own (--weak labels)"
+            "needs two to tell apart; add gold, fix the parts with a column (split='...'), or bring weak labels of "
+            "your own (--weak labels)"
         )
 
 

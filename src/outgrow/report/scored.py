@@ -105,12 +105,15 @@ def _sheet(row: TableRow) -> Sheet:
     found = json.loads(row["per_class"])
     names: list[str] = found["classes"]
     roles = {role: shown for role, shown in _ROLES.items() if role in found}
-    heads = [("class", False), ("rows, all seeds", True)]
-    heads += [(f"{shown} {what}, %", True) for what in ("recall", "precision") for shown in roles.values()]
+    heads = [("class", False), ("rows, all seeds", True), ("by", False), ("recall, %", True), ("precision, %", True)]
     lines = [
-        [name, f"{found['rows'][c]:,}"]
-        + [_percent(found[role][what][c]) for what in ("recall", "precision") for role in roles]
+        [
+            *((name, f"{found['rows'][c]:,}") if shown == next(iter(roles.values())) else ("", "")),
+            shown,
+            *(_percent(found[role][what][c]) for what in ("recall", "precision")),
+        ]
         for c, name in enumerate(names)
+        for role, shown in roles.items()
     ]
     balanced = [f"{shown} {measured(row, f'{role}_balanced_accuracy', percent=True)}" for role, shown in roles.items()]
     if row["balanced_gain"] is not None:
@@ -141,11 +144,12 @@ def print_scoring(rows: Sequence[TableRow], console: "rich.console.Console") -> 
         console.print(Text(sentence, style="dim"))
     for sheet in class_sheets(rows):
         console.print(Text(f"{sheet.title}: {sheet.balanced}"))
-        if len(sheet.classes.rows) > _MOST_ROWS:
-            console.print(Text(f"the page has the scores of the {len(sheet.classes.rows)} classes", style="dim"))
+        num_classes = len(sheet.confusions[0][1].rows)
+        if num_classes > _MOST_ROWS:
+            console.print(Text(f"the page has the scores of the {num_classes} classes", style="dim"))
             continue
         _print(sheet.classes, console)
-        for shown, matrix in sheet.confusions if len(sheet.classes.rows) <= _MOST_ACROSS else ():
+        for shown, matrix in sheet.confusions if num_classes <= _MOST_ACROSS else ():
             _print(TextTable([(f"{shown}: gold", False), *matrix.heads[1:]], matrix.rows), console)
 
 

@@ -66,9 +66,9 @@ def table(
     Args:
         path: the file; its ending says the format.
         text: column of the texts. Numbers in a CSV are texts as well.
-        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. Empty if gold is
-            unknown; such a row can only go to part B. None, or a name that no column resembles, if there is no gold at
-            all; ``classes`` and ``weak`` are then needed, students are trained and nothing is scored.
+        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. None, or a name that no
+            column resembles, if there is no gold at all; ``weak`` and ``classes`` are then needed. Empty if gold is
+            unknown; such a row can only go to part B.
         weak: column of your own weak labels, empty where there is none: class names, or for two classes the
             probability of the second one. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). If the
             whole column can be read both ways, it holds class names.
@@ -277,6 +277,7 @@ class _Columns:
             self.problems.check()
             raise UserError(f"{self.problems.file}: it has no rows")
         names = self._classes(classes)
+        self._check_classes(names, classes is not None and "weak" in self.columns)
         number = {name: c for c, name in enumerate(names)}
         gold = np.array([-1 if label is None else number.get(label, -2) for label in self.labels], dtype=np.int64)
         self._note_unknown(np.flatnonzero(gold == -2), "label", self.labels, names)
@@ -287,14 +288,6 @@ class _Columns:
         if "split" in self.columns:
             meta["split"] = np.array(self.parts, dtype=np.str_)
         self.problems.check()
-        present = np.unique(gold[gold >= 0])
-        if len(present) < 2 and (classes is None or "weak" not in self.columns):
-            only = f"only the class {names[present[0]]!r}" if len(present) else "no label at all"
-            where = f"{self.problems.file}: {self._label_column()}"
-            raise UserError(
-                f"{where} has {only}; at least two classes are needed, or weak labels and the names of all classes: "
-                "weak='...', classes=['...', '...']"
-            )
         return Examples(
             ids=np.array(list(self.ids), dtype=np.str_),
             inputs=tuple(self.texts),
@@ -303,6 +296,17 @@ class _Columns:
             groups=np.array(self.groups, dtype=np.str_),
             meta=meta,
         )
+
+    def _check_classes(self, names: tuple[str, ...], may_lack_gold: bool) -> None:
+        labels = set(self.labels)
+        present = [name for name in names if name in labels]
+        if len(present) < 2 and not may_lack_gold:
+            self.problems.check()
+            only = f"only the class {present[0]!r}" if present else "no label at all"
+            raise UserError(
+                f"{self.problems.file}: {self._label_column()} has {only}; at least two classes are needed, or weak "
+                "labels and the names of all classes: weak='...', classes=['...', '...']"
+            )
 
     def _label_column(self) -> str:
         return f"column {self.columns['label']!r}" if "label" in self.columns else "label=None"

@@ -80,7 +80,7 @@ def _abstained(row: TableRow) -> list[str]:
     found = json.loads(row["per_class"] or "{}").get("abstained")
     if not found:
         return []
-    rows, accuracy = counted(found["rows"], "gold row"), with_interval(*found["student"]["accuracy"], ".1f", 100)
+    rows, accuracy = counted(found["rows"], "gold row"), _percent(found["student"]["accuracy"])
     return [f"{rows} without a weak label are in no other score; there the student's accuracy is {accuracy} %"]
 
 

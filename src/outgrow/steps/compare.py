@@ -67,7 +67,7 @@ def compare(
         outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
         scored = {role: {**scores(p, right), "balanced_accuracy": _balanced(p, right)} for role, p in said.items()}
         accuracy = [scored[role]["accuracy"] for role in roles]
-        same = agreement(*(said[r].argmax(axis=1) for r in ("student", "weak")), right) if "weak" in roles else None
+        same = agreement(hardened(said["student"]), hardened(said["weak"]), right) if "weak" in roles else None
         recovered = pgr(*accuracy) if len(roles) == 3 else None
         per_seed.append({"seed": seed, "test_rows": len(right), **scored, "agreement": same, "pgr": recovered})
     outcomes = _with_balance(outcomes, probs, [t.hard for t in tests])

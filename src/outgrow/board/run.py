@@ -117,6 +117,10 @@ class _Wired:
                 raise UserError(
                     "a board compares class probabilities and generate writes answers; train with probe or finetune"
                 )
+            if not all(result.args["truth"] for result in made.values()):
+                raise UserError(
+                    "a board scores methods, and one of its tables has no gold; add some, or use outgrow run"
+                )
             first = next(iter(made.values()))
             same = taken.setdefault(first.args["student"][0].key, method)
             if method not in (*named, *controls) and not any(map(_trains, _own(first))):
@@ -182,10 +186,6 @@ def _chosen(wired: _Wired, finished: Mapping[tuple[str, Cell], Step], store: Sto
 def _contrast(results: Mapping[str, Step]) -> Step:
     """The students of some results against that of ``naive``, each with its own ceiling."""
     plain = results[REFERENCE].args
-    if not plain["truth"]:
-        raise UserError(
-            "a board scores methods, and a table of it has no gold on any row; add gold, or use outgrow run"
-        )
     own = [result.args["ceiling"] for result in results.values()]
     ceilings = {_keys(ceiling): ceiling for ceiling in (plain["ceiling"], *own) if ceiling}
     return Step(

@@ -15,6 +15,8 @@ __all__ = ["Sheet", "class_sheets", "how_scored", "print_scoring"]
 _ROLES = {"weak": "supervisor", "student": "student", "ceiling": "ceiling"}
 _MOST_ROWS = 20
 """The terminal shows at most so many classes; the page shows all."""
+_MOST_SHEETS = 2
+"""And the classes of at most so many students."""
 _MOST_ACROSS = 6
 """And confusion matrices of at most so many."""
 
@@ -142,11 +144,12 @@ def print_scoring(rows: Sequence[TableRow], console: "rich.console.Console") -> 
 
     for sentence in how_scored(rows):
         console.print(Text(sentence, style="dim"))
-    for sheet in class_sheets(rows):
+    sheets = class_sheets(rows)
+    for sheet in sheets:
         console.print(Text(f"{sheet.title}: {sheet.balanced}"))
         num_classes = len(sheet.confusions[0][1].rows)
-        if num_classes > _MOST_ROWS:
-            console.print(Text(f"the page has the scores of the {num_classes} classes", style="dim"))
+        if num_classes > _MOST_ROWS or len(sheets) > _MOST_SHEETS:
+            console.print(Text(f"the page has the scores of its {num_classes} classes", style="dim"))
             continue
         _print(sheet.classes, console)
         for shown, matrix in sheet.confusions if num_classes <= _MOST_ACROSS else ():

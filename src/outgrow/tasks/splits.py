@@ -92,6 +92,7 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
     assert examples.gold is not None, "a split needs gold"
     order = np.argsort(examples.ids)
     pool = _Pool.of(examples, order, own_labels=sizes.own_labels)
+    _check_enough_groups(pool, sizes)
     rng = np.random.Generator(np.random.PCG64(seed))
     rows = _folded(pool, sizes, rng) if sizes.folds else _dealt(pool, sizes, rng)
     parts = {}
@@ -108,7 +109,6 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
 def _dealt(pool: "_Pool", sizes: Sizes, rng: np.random.Generator) -> dict[str, Ints]:
     """The rows of A, B and T by their sizes."""
     seen = pool if sizes.balance else pool.blind()
-    _check_enough_groups(pool, sizes)
     needs = _needs(seen, sizes)
     room = needs.copy()
     room[[0, 2], -1] = len(seen.gold)  # a group goes to A or T whatever it holds of unknown gold; those rows stay out
@@ -421,8 +421,7 @@ def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Gen
 
 
 def _check_enough_groups(pool: _Pool, sizes: Sizes) -> None:
-    parts = 2 if sizes.own_labels else 3
-    required = parts + (parts - 1) * (sizes.validation > 0)
+    required = 3 + 2 * (sizes.validation > 0)
     if len(pool.counts) < required:
         raise UserError(
             f"the pool has {len(pool.counts)} groups and needs at least {required}, "

@@ -109,7 +109,7 @@ def test_no_name_becomes_markup(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", [*TABLES, *UNCOMPARED])
 def test_every_table_makes_a_page_and_a_terminal_table(name: str, tmp_path: Path) -> None:
-    frame = TABLES.get(name, UNCOMPARED.get(name))
+    frame = (TABLES | UNCOMPARED)[name]
     page = write(frame, tmp_path)
     assert all(head in page for head in ("All comparisons", "Controls", "What ran", "Run it again"))
     text = printed(frame)

@@ -190,41 +190,35 @@ def test_the_users_own_split_is_kept() -> None:
 @settings(max_examples=80, deadline=None)
 def test_without_balance_no_class_has_a_say(data: Examples, seed: int, fixed: bool) -> None:
     """Poisoned gold, which rows have any kept: every part is the same, the validation rows of A excepted."""
-    assert data.gold is not None
+    gold = data.gold
+    assert gold is not None
     if fixed:
         part = {g: "ABT"[i % 3] for i, g in enumerate(np.unique(data.groups).tolist())}
-        parts = [part[g] if known else "B" for g, known in zip(data.groups.tolist(), data.gold >= 0, strict=True)]
+        parts = [part[g] if known else "B" for g, known in zip(data.groups.tolist(), gold >= 0, strict=True)]
         torn = {g for g, p in zip(data.groups.tolist(), parts, strict=True) if p != part[g]}
         data = replace(data, meta={"split": np.array(["B" if g in torn else part[g] for g in data.groups.tolist()])})
     split = possible(data, Sizes(balance=False), seed)
     rng = np.random.default_rng(seed)
-    other = replace(data, gold=np.where(data.gold < 0, -1, rng.integers(data.num_classes, size=len(data))))
+    other = replace(data, gold=np.where(gold < 0, -1, rng.integers(data.num_classes, size=len(data))))
     again = possible(other, Sizes(balance=False), seed)
     assert all(np.array_equal(split.parts[part], again.parts[part]) for part in ("B", "B_val", "T"))
     assert sorted(split.ids(["A", "A_val"])) == sorted(again.ids(["A", "A_val"]))
-    used = set(split.ids(PARTS).tolist())
-    kept = {p: set(data.take(split.ids(p)).groups.tolist()) for p in (("A", "A_val"), ("B", "B_val"), ("T",))}
-    homes = set().union(*kept.values())
-    assert not [i for i, g in zip(data.ids[data.gold >= 0], data.groups[data.gold >= 0], strict=True) if i not in used]
-    assert homes <= set(data.groups.tolist())
+    assert set(data.ids[gold >= 0].tolist()) <= set(split.ids(PARTS).tolist())
 
 
 @given(pools(), st.integers(0, 5))
 @settings(max_examples=80, deadline=None)
 def test_held_out_rows_of_b_are_drawn_whatever_their_gold(data: Examples, seed: int) -> None:
-    """Of a balanced split as well: B_val changes only if B does."""
-    assert data.gold is not None
+    """With balance as well, where parts and class counts stay the same."""
     first = possible(data, Sizes(), seed)
-    ids = first.ids(["B", "B_val"])
-    other = data.gold.copy()
-    b = np.isin(data.ids, ids)
+    used = data.take(first.ids(PARTS))
+    b = np.isin(used.ids, first.ids(["B", "B_val"]))
+    part = np.where(b, "B", np.where(np.isin(used.ids, first.parts["T"]), "T", "A"))
+    assert used.gold is not None
+    other = used.gold.copy()
     other[b] = np.random.default_rng(seed).permutation(other[b])
-    fixed = np.where(b, "B", np.where(np.isin(data.ids, first.parts["T"]), "T", "A"))
-    parted = replace(data, meta={"split": fixed}, groups=np.char.add(data.groups, fixed))
-    one, two = (
-        possible(replace(parted, gold=np.where(b | (gold >= 0), gold, 0)), Sizes(balance=False), seed)
-        for gold in (data.gold, other)
-    )
+    one, two = (possible(replace(used, gold=gold, meta={"split": part}), Sizes(), seed) for gold in (used.gold, other))
+    assert sorted(one.ids(["B", "B_val"])) == sorted(used.ids[b])
     assert np.array_equal(one.parts["B_val"], two.parts["B_val"])
 
 
@@ -244,6 +238,14 @@ def test_own_labels_leave_a_to_the_test() -> None:
     drawn = split_examples(replace(data, meta={k: v for k, v in data.meta.items() if k != "split"}),
                            Sizes(balance=False, own_labels=True, transfer=30), 0)  # fmt: skip
     assert [len(drawn.parts[p]) for p in PARTS] == [0, 0, 27, 3, 50]
+
+
+def test_own_labels_of_a_research_task_are_tested_on_balanced_classes() -> None:
+    data = pool([0] * 90 + [1] * 30, weak=[0, 1] * 60)
+    split = split_examples(data, Sizes(own_labels=True), 0)
+    assert not len(split.ids(["A", "A_val"]))
+    assert class_counts(data, split, "T") == [18, 18]
+    assert split.left_out == {"balance": 120 - 36 - len(split.ids(["B", "B_val"]))}
 
 
 @given(pools(), st.integers(2, 6), st.integers(0, 3), st.sampled_from([0.0, 0.3]), st.booleans())

@@ -82,8 +82,8 @@ def compare_answers(
     weak: tuple[Answers, ...],
     student: tuple[Answers, ...],
     ceiling: tuple[Answers, ...],
-    splits: tuple[tuple[Split, ...], ...],
     seeds: tuple[int, ...],
+    splits: tuple[tuple[Split, ...], ...] = (),
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows, by exact match with the ``truth``.
 

@@ -40,14 +40,15 @@ def compare(
     weak: tuple[Labels, ...],
     student: tuple[Labels, ...],
     ceiling: tuple[Labels, ...],
-    splits: tuple[tuple[Split, ...], ...],
     seeds: tuple[int, ...],
+    splits: tuple[tuple[Split, ...], ...] = (),
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
-    One element of each tuple per seed; of ``splits`` those of all folds. All are scored on the test rows that the
-    supervisor labelled. If it labelled none, there is neither its score nor gain, gap or PGR; if there is no ``truth``,
-    there is no score at all. Accuracy weighs every row alike; ``balanced_accuracy`` is the mean recall of the classes.
+    One element of each tuple per seed; of ``splits``, which say how many rows went where, those of all folds.
+    All are scored on the test rows that the supervisor labelled. If it labelled none, there is neither its score nor
+    gain, gap or PGR; if there is no ``truth``, there is no score at all. Accuracy weighs every row alike;
+    ``balanced_accuracy`` is the mean recall of the classes.
     """
     rows = {"classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
     if not truth:
@@ -117,6 +118,9 @@ def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, An
 def rows_used(num_rows: int, splits: Sequence[Sequence[Split]]) -> dict[str, Any]:
     """How many rows the task has and which it was made of: ``[fewest, most]`` over seeds of each part and of the rows
     that were ``left_out``, by reason. With folds, T is all of them, and the others are those of one fold."""
+
+    if not splits:
+        return {"task": num_rows, "left_out": {}}
 
     def spread(counts: Sequence[int]) -> list[int]:
         return [min(counts), max(counts)]

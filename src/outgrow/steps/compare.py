@@ -8,26 +8,24 @@ import numpy as np
 from outgrow.data import Examples, Floats, Labels, Split
 from outgrow.engine.graph import step
 from outgrow.metrics import (
+    HIGHEST,
     Interval,
+    Means,
     Outcomes,
     agreement,
-    bootstrap_means,
-    interval,
+    ece_floor,
     per_example,
     pgr,
-    pgr_interval,
     plain,
     scores,
 )
 
-__all__ = ["KEPT_DRAWS", "compare", "contrast", "gap_and_pgr", "weak_agreement"]
+__all__ = ["compare", "contrast", "gain_gap_and_pgr", "weak_agreement"]
 
-KEPT_DRAWS = 500
-"""Bootstrap replicates of each accuracy that a contrast keeps, for intervals over many tasks and pairs."""
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=1)
+@step(version=2)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -38,7 +36,8 @@ def compare(
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
-    One element of each tuple per seed. Intervals are 95 % of the hierarchical bootstrap over seeds and test groups.
+    One element of each tuple per seed. Intervals are those of :class:`outgrow.metrics.Means`. ``ece_floor`` is the
+    calibration error that perfect calibration would show on as many rows; the lower end of ``ece`` is lower by it.
     """
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}
     outcomes, per_seed = [], []
@@ -47,21 +46,22 @@ def compare(
         right = test.hard
         probs = {role: labels[i].take(test.ids).probs for role, labels in roles.items()}
         outcomes.append(_outcomes(texts.take(test.ids).groups, probs, right))
-        scored = {role: scores(p, right) for role, p in probs.items()}
+        scored: dict[str, Any] = {role: scores(p, right) | {"ece_floor": ece_floor(p)} for role, p in probs.items()}
         same = agreement(probs["student"].argmax(axis=1), probs["weak"].argmax(axis=1), right)
         accuracy = [scored[role]["accuracy"] for role in roles]
         recovered = pgr(*accuracy) if ceiling else None
         per_seed.append({"seed": seed, "test_rows": len(test), **scored, "agreement": same, "pgr": recovered})
-    means = bootstrap_means(outcomes)
+    means = Means(outcomes, {f"{a}.accuracy": f"{b}.accuracy" for a, b in _same(roles).items()})
+    rarest = min(float(np.bincount(t.hard, minlength=t.probs.shape[1]).min() / len(t)) for t in truth)
     result = {
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": truth[0].probs.shape[1],
         "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in truth),
-        "gain": interval(means["student.accuracy"] - means["weak.accuracy"]),
-        "agreement": {k: interval(means[f"agreement.{k}"]) for k in ("all", "supervisor_right", "supervisor_wrong")},
-        **{role: _role_scores(role, means, per_seed) for role in roles},
-        **gap_and_pgr(means, bool(ceiling)),
+        "over_majority": means.difference("student.accuracy", "majority").interval(-1.0, 1.0),
+        "agreement": {k: means.rate(f"agreement.{k}") for k in ("all", "supervisor_right", "supervisor_wrong")},
+        **{role: _role_scores(role, means, per_seed, rarest) for role in roles},
+        **gain_gap_and_pgr(means, bool(ceiling)),
         "per_seed": per_seed,
     }
     plained: dict[str, Any] = plain(result)
@@ -75,27 +75,50 @@ def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
     values["agreement.all"] = same
     values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
     values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
+    values["majority"] = _majority(right)
     return Outcomes(groups=groups, values=values)
 
 
-def _role_scores(role: str, means: Mapping[str, Floats], per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {k: interval(means[f"{role}.{k}"]) for k in ("accuracy", "xent", "brier")}
-    for name in ("auroc", "ece"):  # not means over rows: over seeds, with the range of the seeds
-        values = [s[role][name] for s in per_seed]
-        summary[name] = Interval(float(np.mean(values)), min(values), max(values))
-    return summary
+def _majority(right: Any) -> Floats:
+    """Where always saying the most frequent class is right."""
+    is_most: Floats = (right == np.bincount(right).argmax()).astype(np.float64)
+    return is_most
 
 
-def gap_and_pgr(means: Mapping[str, Floats], has_ceiling: bool) -> dict[str, Any]:
-    """``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from bootstrap means of accuracies."""
+def _same(given: Mapping[str, Sequence[Labels]]) -> dict[str, str]:
+    """For each name the first name with the same labels, from the same source, at every seed."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, labels in given.items():
+        found[name] = first.setdefault(tuple((x.source, x.ids.tobytes(), x.probs.tobytes()) for x in labels), name)
+    return found
+
+
+def _role_scores(role: str, means: Means, per_seed: Sequence[Mapping[str, Any]], rarest: float) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        name: means.rate(f"{role}.{name}", highest=HIGHEST.get(name, 1.0)) for name in ("accuracy", "xent", "brier")
+    }
+    summary["auroc"] = means.rate(f"{role}.auroc", share=rarest) if rarest else [None] * 3
+    error, floor = (
+        means.spread({f"{role}.ece": 1.0}).interval(),
+        float(np.mean([s[role]["ece_floor"] for s in per_seed])),
+    )
+    summary["ece"] = Interval(error.value, max(0.0, error.low - floor), min(1.0, error.high))
+    return summary | {"ece_floor": floor}
+
+
+def gain_gap_and_pgr(means: Means, has_ceiling: bool) -> dict[str, Any]:
+    """``gain``, ``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from means of accuracies."""
+    weak, student, ceiling = (f"{role}.accuracy" for role in ("weak", "student", "ceiling"))
+    gain = means.difference(student, weak).interval(-1.0, 1.0)
     if not has_ceiling:
-        return {"gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
-    weak, student, ceiling = (means[f"{role}.accuracy"] for role in ("weak", "student", "ceiling"))
-    recovered, undefined = pgr_interval(weak, student, ceiling)
-    return {"gap": interval(ceiling - weak), "pgr": recovered, "pgr_undefined": undefined}
+        return {"gain": gain, "gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
+    recovered, undefined = means.pgr(weak, student, ceiling)
+    gap = means.difference(ceiling, weak).interval(-1.0, 1.0)
+    return {"gain": gain, "gap": gap, "pgr": recovered, "pgr_undefined": undefined}
 
 
-@step(version=1)
+@step(version=2)
 def contrast(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -110,10 +133,10 @@ def contrast(
 
     ``truth``, ``weak``, ``reference`` and each of ``students`` and ``ceilings`` have one element per seed.
     ``ceiling_of`` says which ceiling is each student's own; the first is the reference's. Without ceilings there is no
-    PGR. Accuracy, its difference to the reference and PGR have 95 % intervals of the two-way bootstrap of
-    :func:`outgrow.metrics.bootstrap_means`; all of them share its draws, the first of which are kept as ``draws``. Two
-    contrasts whose seeds test on the same rows have the same draws. Listed with the students are ``weak``, the
-    reference's ``ceiling`` and ``majority``, which always says the most frequent class.
+    PGR. Accuracy, its difference to the reference and PGR have the 95 % intervals of :class:`outgrow.metrics.Means`;
+    ``difference_variance`` and ``difference_df`` are the variance of the difference and its degrees of freedom (null
+    where nothing varies). Listed with the students are ``weak``, the reference's ``ceiling`` and ``majority``, which
+    always says the most frequent class.
     """
     given = {"weak": weak, "reference": reference}
     given |= {f"ceiling {number}": ceiling for number, ceiling in enumerate(ceilings)}
@@ -122,21 +145,23 @@ def contrast(
     for i in range(len(seeds)):
         test = truth[i]
         right = {name: _right(labels[i].take(test.ids), test) for name, labels in given.items()}
-        right["majority"] = (test.hard == np.bincount(test.hard).argmax()).astype(np.float64)
+        right["majority"] = _majority(test.hard)
         outcomes.append(Outcomes(groups=texts.take(test.ids).groups, values=right))
-    means = bootstrap_means(outcomes)
+    means = Means(outcomes, _same(given))
 
     def compared(name: str, ceiling: int = 0) -> dict[str, Any]:
         recovered: tuple[Interval | None, str | None] = (None, "there is no ceiling")
         if ceilings:
-            recovered = pgr_interval(means["weak"], means[name], means[f"ceiling {ceiling}"])
+            recovered = means.pgr("weak", name, f"ceiling {ceiling}")
+        difference = means.difference(name, "reference")
         return {
-            "accuracy": interval(means[name]),
-            "difference": interval(means[name] - means["reference"]),
+            "accuracy": means.rate(name),
+            "difference": difference.interval(-1.0, 1.0),
+            "difference_variance": difference.variance,
+            "difference_df": difference.df,
             "pgr": recovered[0],
             "pgr_undefined": recovered[1],
             "ceiling": ceiling,
-            "draws": _kept(means[name]),
         }
 
     result = {
@@ -145,16 +170,10 @@ def contrast(
         "majority": compared("majority"),
         "reference": compared("reference"),
         "ceiling": compared("ceiling 0") if ceilings else None,
-        "ceiling_draws": [_kept(means[f"ceiling {number}"]) for number in range(len(ceilings))],
         "students": [compared(f"student {i}", own) for i, own in enumerate(ceiling_of)],
     }
     plained: dict[str, Any] = plain(result)
     return plained
-
-
-def _kept(means: Floats) -> list[float]:
-    kept: list[float] = np.round(means[1 : KEPT_DRAWS + 1], 6).tolist()
-    return kept
 
 
 def _right(labels: Labels, truth: Labels) -> Floats:

@@ -30,6 +30,8 @@ HIGHEST = {"xent": -math.log(_EPSILON), "brier": 2.0}
 _NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 _FEW = 20  # what fewer groups of test rows show gets a small-sample interval
 _BINS = 15
+_TINY = 1e-9  # of rounding in sums
+_FAR = 1e9  # a PGR whose interval reaches farther has no bound
 
 
 class Interval(NamedTuple):
@@ -182,7 +184,7 @@ class Means:
 
     def __init__(self, seeds: Sequence[Outcomes], same: Mapping[str, str] | None = None) -> None:
         names = list(seeds[0].values)
-        values = np.stack([np.concatenate([s.values[name] for s in seeds]) for name in names], axis=1, dtype=np.float64)
+        values = np.stack([np.concatenate([s.values[name] for s in seeds]) for name in names], dtype=np.float64)
         groups = np.unique(np.concatenate([s.groups for s in seeds]), return_inverse=True)[1]
         seed = np.repeat(np.arange(len(seeds)), [len(s.groups) for s in seeds])
         cells, cell = np.unique(seed * (groups.max(initial=0) + 1) + groups, return_inverse=True)
@@ -194,14 +196,14 @@ class Means:
         self._fit()
 
     def _fit(self) -> None:
-        totals = self._counts.sum(axis=0)
+        totals = self._counts.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self._means = self._sums.sum(axis=0) / totals
-            residuals = (self._sums - self._counts * self._means) / totals  # (cells, K)
+            self._means = self._sums.sum(axis=1) / totals
+            residuals = (self._sums - self._counts * self._means[:, None]) / totals[:, None]  # (K, cells)
             self._parts = [_summed(by, residuals) for by in (self._seed, self._group)] + [residuals]
             shares = [_summed(by, self._counts) for by in (self._seed, self._group)] + [self._counts]
-            p_seed, p_group, p_cell = (((s / totals) ** 2).sum(axis=0) for s in shares)
-        self._num_seeds, self._num_groups = ((s > 0).sum(axis=0) for s in shares[:2])
+            p_seed, p_group, p_cell = (((s / totals[:, None]) ** 2).sum(axis=1) for s in shares)
+        self._num_seeds, self._num_groups = ((s > 0).sum(axis=1) for s in shares[:2])
         self._free = (1 - p_seed, 1 - p_group, 1 - p_seed - p_group + p_cell)
         self._effective = 1 / p_group  # groups, were they of equal size (Kish 1965)
 
@@ -222,7 +224,7 @@ class Means:
         if math.isnan(spread.value):
             return Interval(math.nan, math.nan, math.nan)
         found = spread.interval(0.0, highest)
-        few = self._few(self._sums[:, used], [self._counts[:, used] * end for end in (0.0, highest)])
+        few = self._few(self._sums[used], [self._counts[used] * end for end in (0.0, highest)])
         if not few or math.isinf(spread.variance):
             return found
         p, variance = spread.value / highest, spread.variance / highest**2
@@ -254,35 +256,33 @@ class Means:
         """
         from scipy.optimize import brentq
 
-        gap = self.difference(ceiling, weak)
-        value, low, high = gap.interval(-1.0, 1.0)
+        used = np.array([self._column[name] for name in (student, weak, ceiling)])
+        contrasts = np.array([[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]])  # gain and gap
+        variances, (gain, gap) = self._variances(used, contrasts), (contrasts.T @ self._means[used]).tolist()
+        of_gain, of_both, of_gap = variances[:, 0, 0], variances[:, 0, 1], variances[:, 1, 1]
+        hidden = [self._hidden(*pair) for pair in ((student, weak), (student, ceiling), (ceiling, weak))]
+        _, low, high = self._spread(used, gap, of_gap, hidden[2]).interval(-1.0, 1.0)
         if not low > 0:
-            span = f"{value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+            span = f"{gap:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
             return None, f"the ceiling is not shown to be better than the supervisor (gap {span})"
         for other, sure in ((weak, 0.0), (ceiling, 1.0)):
             if self._column[student] == self._column[other]:
                 return Interval(sure, sure, sure), None
-        used = np.array([self._column[name] for name in (student, weak, ceiling)])
-        contrasts = np.array([[1.0, 0.0], [-1.0, -1.0], [0.0, 1.0]])  # gain and gap
-        variances, (gain, width) = self._variances(used, contrasts), (contrasts.T @ self._means[used]).tolist()
-        hidden = [self._hidden(*pair) for pair in ((student, weak), (student, ceiling), (ceiling, weak))]
 
         def outside(theta: float) -> float:
-            at = np.array([1.0, -theta])
             # Of values that sum to a difference, the hidden variances add up as those of distances do.
             more = (1 - theta) * hidden[0] + theta * hidden[1] - theta * (1 - theta) * hidden[2]
-            spread = self._spread(used, gain - theta * width, at @ variances @ at, max(0.0, more))
+            of_sum = of_gain - 2 * theta * of_both + theta**2 * of_gap
+            spread = self._spread(used, gain - theta * gap, of_sum, max(0.0, more))
             return spread.value**2 - spread.quantile**2 * spread.variance
 
-        middle = gain / width
-        ends = []
-        for step in (-0.01, 0.01):
-            while outside(middle + step) <= 0 and abs(step) < 1e9:
+        middle, ends = gain / gap, []
+        for side in (-1, 1):
+            step = 0.25
+            while outside(middle + side * step) <= 0 and step < _FAR:
                 step *= 2
-            bounded = abs(step) < 1e9
-            ends.append(
-                brentq(outside, middle, middle + step, xtol=1e-12) if bounded else math.copysign(math.inf, step)
-            )
+            end = brentq(outside, middle, middle + side * step, xtol=1e-12) if step < _FAR else math.inf
+            ends.append(end if step < _FAR else side * end)
         return Interval(middle, *ends), None
 
     def _weights(self, weights: Mapping[str, float]) -> tuple[Ints, Floats]:
@@ -299,38 +299,41 @@ class Means:
         with np.errstate(invalid="ignore", divide="ignore"):
             for free, signs in zip(self._free, ((1, 0, 0), (0, 1, 0), (1, 1, -1)), strict=True):
                 scaled = contrasts / np.sqrt(np.maximum(free[used], 0))[:, None]
-                terms = [(s, part[:, used] @ scaled) for s, part in zip(signs, self._parts, strict=True) if s]
-                made.append(sum(s * (term.T @ term) for s, term in terms))
+                terms = [(s, scaled.T @ part[used]) for s, part in zip(signs, self._parts, strict=True) if s]
+                made.append(sum(s * (term @ term.T) for s, term in terms))
         return np.stack(made)
 
     def _spread(self, used: Ints, value: float, variances: Floats, hidden: float = 0.0) -> Spread:
         seeds, groups = int(self._num_seeds[used].min()), int(self._num_groups[used].min())
-        over_seeds, over_groups, both = variances
+        over_seeds, over_groups, both = variances.tolist()
         if groups < 2:
             return Spread(value, math.inf, 0.0)
         if seeds < 2:
-            over_seeds, both = 0.0, over_groups
-        variance = float(max(over_seeds, over_groups, both, 0.0)) + hidden
+            over_seeds, both = 0.0, 0.0
+        variance = max(over_seeds, over_groups, both, 0.0) + hidden
         known = over_seeds**2 / max(seeds - 1, 1) + over_groups**2 / (groups - 1)
-        return Spread(value, variance, float(variance**2 / known) if known > 0 else math.inf)
+        return Spread(value, variance, variance**2 / known if known > 0 else math.inf)
 
     def _few(self, sums: Floats, usual: Sequence[Floats]) -> float:
         """From 1 where no group departs from what is usual to 0 where 20 do; of several usual values the commonest."""
-        departs = (((np.abs(sums - u) > 1e-9).any(axis=1)) for u in usual)
-        seen = min(int((np.bincount(self._group, weights=d) > 0).sum()) for d in departs)
-        return max(0.0, 1 - seen / _FEW)
+        seen = []
+        for value in usual:
+            departs = np.zeros(self._group.max(initial=0) + 1, dtype=np.bool_)
+            departs[self._group[(np.abs(sums - value) > _TINY).any(axis=0)]] = True
+            seen.append(int(departs.sum()))
+        return max(0.0, 1 - min(seen) / _FEW)
 
     def _hidden(self, a: str, b: str) -> float:
         """The variance that a difference is given because so few groups, or so nearly all, show one."""
         i, j = self._column[a], self._column[b]
-        apart, counts = (self._sums[:, i] - self._sums[:, j])[:, None], self._counts[:, i, None]
-        few = self._few(apart, [value * counts for value in (-1.0, 0.0, 1.0)]) if i != j else 0.0
+        apart, counts = self._sums[i] - self._sums[j], self._counts[i]
+        few = self._few(apart[None], [value * counts for value in (-1.0, 0.0, 1.0)]) if i != j else 0.0
         return float(few * (_NORMAL / self._effective[i]) ** 2)
 
 
 def _summed(by: Ints, values: Floats, length: int = 0) -> Floats:
-    """Sums of the rows of (n, K) that have the same number (n,)."""
-    return np.stack([np.bincount(by, weights=column, minlength=length) for column in values.T], axis=1)
+    """Sums over the columns of (K, n) that have the same number (n,)."""
+    return np.stack([np.bincount(by, weights=row, minlength=length) for row in values])
 
 
 def plain(value: Any) -> Any:

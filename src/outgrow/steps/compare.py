@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.data import Examples, Floats, Labels, Split
+from outgrow.data import Answers, Examples, Floats, Labels, Split
 from outgrow.engine.graph import step
 from outgrow.metrics import (
     HIGHEST,
@@ -20,7 +20,7 @@ from outgrow.metrics import (
     scores,
 )
 
-__all__ = ["compare", "contrast", "gain_gap_and_pgr", "weak_agreement"]
+__all__ = ["against_controls", "compare", "contrast", "gain_gap_and_pgr", "weak_agreement"]
 
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
@@ -176,8 +176,31 @@ def contrast(
     return plained
 
 
-def _right(labels: Labels, truth: Labels) -> Floats:
-    right: Floats = (labels.hard == truth.hard).astype(np.float64)
+@step(version=1)
+def against_controls(
+    texts: Examples,
+    truth: tuple[Labels | Answers, ...],
+    student: tuple[Labels | Answers, ...],
+    controls: tuple[tuple[Labels | Answers, ...], ...],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    """Accuracy of a student minus that of each of its controls, by name: paired by seed and test row, with intervals.
+
+    ``truth``, ``student`` and each of ``controls`` have one element per seed.
+    """
+    outcomes = []
+    for i, test in enumerate(truth):
+        given = {"student": student[i], **{name: control[i] for name, control in zip(names, controls, strict=True)}}
+        right = {name: _right(labels.take(test.ids), test) for name, labels in given.items()}
+        outcomes.append(Outcomes(groups=texts.take(test.ids).groups, values=right))
+    means = Means(outcomes)
+    plained: dict[str, Any] = plain({name: means.difference("student", name).interval(-1.0, 1.0) for name in names})
+    return plained
+
+
+def _right(labels: Labels | Answers, truth: Labels | Answers) -> Floats:
+    said, so = ((x.hard if isinstance(x, Labels) else np.array(x.texts)) for x in (labels, truth))
+    right: Floats = (said == so).astype(np.float64)
     return right
 
 

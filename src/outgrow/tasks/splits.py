@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,7 @@ import numpy.typing as npt
 from outgrow.data import Examples, Ids, Ints, Split
 from outgrow.errors import UserError
 
-__all__ = ["Sizes", "interval_halfwidth", "small_test_warning", "split_examples"]
+__all__ = ["Sizes", "split_examples"]
 
 Counts = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -83,22 +82,6 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
     parts["T"] = rows["T"]
     ids = examples.ids[order]
     return Split(parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")})
-
-
-def interval_halfwidth(num_rows: int, accuracy: float = 0.5) -> float:
-    """Half the width of the 95 % interval of an accuracy on independent rows: 1.96 sqrt(p (1 - p) / n)."""
-    return 1.96 * sqrt(accuracy * (1 - accuracy) / num_rows)
-
-
-def small_test_warning(num_rows: int) -> str | None:
-    """The warning for a test too small to tell students apart (an interval wider than ±0.05); None for a larger one."""
-    half = interval_halfwidth(num_rows)
-    if half <= 0.05:
-        return None
-    return (
-        f"test has {num_rows} rows: the 95 % interval of an accuracy is ±{half:.2f}; "
-        "it cannot show smaller differences, use 400 rows or more"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

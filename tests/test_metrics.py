@@ -329,7 +329,7 @@ def coverage() -> Any:
 @pytest.mark.parametrize("layout", [1.0, 0.25, 0.0])
 @pytest.mark.parametrize(("seeds", "group"), [(3, 1), (5, 5)])
 def test_intervals_hold_the_truth_as_often_as_they_say(coverage: Any, layout: float, seeds: int, group: int) -> None:
-    """A slice of ``benchmarks/coverage.py``. 95 % of 400 replicates are 380, give or take 4.4, of which four may lack."""
+    """A slice of ``benchmarks/coverage.py``. Of 400 replicates, 380 are expected to hold it, give or take 4.4."""
     for found in coverage.cells({200: 400}, [coverage.Setting(seeds, 200, layout, group)]):
         for name in ("accuracy", "gain", "gap", "pgr"):
             assert found[name] >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 400), found

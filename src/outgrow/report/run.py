@@ -149,7 +149,7 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
 def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
     """For each size of test whose widest 95 % interval of a gain is wider than ±5 points: what it cannot show."""
     found = []
-    students = (r for r in rows if not r["control"])
+    students = (r for r in rows if not r["control"] and r["gain"] is not None)
     for (size, seeds), own in sorted(grouped(students, "num_test_per_seed", "num_seeds").items()):
         half = max((r["gain_high"] - r["gain_low"]) / 2 for r in own)
         if half > _WIDE:

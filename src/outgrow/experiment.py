@@ -227,6 +227,7 @@ def control_contrasts(targets: Iterable[Step]) -> list[Step]:
     the controls' row by row."""
     pairs: dict[str, list[tuple[str, Step]]] = defaultdict(list)
     for target in targets:
+        assert target.note is not None
         spelled = target.note["experiment"]
         shared = {name: value for name, value in spelled.items() if name not in ("strategy", "ceiling", "use")}
         pairs[repr(shared)].append((spelled["strategy"], target))

@@ -13,7 +13,7 @@ from outgrow import cli
 from outgrow.config import Grid, read_sweep, to_yaml
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
-from outgrow.experiment import open_store
+from outgrow.experiment import open_store, runs
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -219,8 +219,9 @@ def test_a_wrong_table_is_one_line_with_its_place(call: Call, model: Path, rows:
 
 
 def test_a_small_test_is_warned_of_with_the_width_of_its_interval(call: Call, words: list[str]) -> None:
-    _, out, err = call("run", *words)
-    assert "95 % interval of an accuracy is ±" in out + err
+    _, _, err = call("run", *words)
+    half = max((row["gain_high"] - row["gain_low"]) / 2 for row in runs().filter(control=False).to_dicts())
+    assert f"95 % interval of a gain is up to ±{100 * half:.1f} points" in err
 
 
 def test_no_space_left_is_one_line_and_finished_steps_stay(
@@ -268,7 +269,7 @@ def test_what_does_not_depend_on_a_failed_step_is_run_and_shown(
     monkeypatch.setattr("sklearn.cluster.KMeans", broken)
     code, out, err = call("run", *words)
     assert code == 2
-    assert "the control is out of order (2 further steps were not run)" in err  # the other seed and the comparison
+    assert "the control is out of order (4 further steps were not run)" in err  # the other seed and three comparisons
     assert "naive" in out
     assert Path("outgrow-report/index.html").is_file()
 

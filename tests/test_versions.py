@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 import outgrow
-from outgrow import labels, metrics, steps
+from outgrow import labels, steps
 from outgrow.data import Answers, Examples, Features, Labels, Split
 from outgrow.engine import graph
 from outgrow.identity import is_inside
@@ -371,6 +371,9 @@ def of_scores() -> dict[Any, Case]:
         steps.contrast: lambda: steps.contrast(
             s.pool, reference=student, students=(weak, ceiling), ceilings=(ceiling,), ceiling_of=(0, 0), **roles
         ),
+        steps.against_controls: lambda: steps.against_controls(
+            s.pool, truth, student, controls=(weak, ceiling), names=("weak", "ceiling")
+        ),
         steps.weak_agreement: lambda: steps.weak_agreement(s.votes[1], s.weak, s.split, "B"),
         steps.compare_answers: lambda: steps.compare_answers(s.pool, ceiling=written(ceiling), **answers),
     }
@@ -673,7 +676,7 @@ MUTATIONS: dict[str, tuple[Any, str]] = {
     "transform Smooth": (labels.neighbours, "smoothed"),
     "transform KNN": (labels.neighbours, "_around"),
     "label model MeanVote": (labels.latent, "_aligned"),
-    "step compare": (metrics, "ece"),
+    "step compare": (importlib.import_module("outgrow.steps.compare"), "ece_floor"),
     "step search_consistent": (prompts, "_sigmoid"),
 }
 

@@ -278,6 +278,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     _warn_of_other_editions(opened, "load")
     targets = experiment.wire_all(_experiments(grids, machine))
+    targets += experiment.control_contrasts(targets)
     planned = runner.plan(targets, opened)
     failure = None
     with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
@@ -294,14 +295,12 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
-    from outgrow.report.run import print_table, write_report
+    from outgrow.report.run import print_table, small_test_warnings, write_report
     from outgrow.report.terminal import console
-    from outgrow.tasks import small_test_warning
 
     print_table(table, console())
-    for rows in sorted(set(table["num_test_per_seed"])):
-        if warning := small_test_warning(rows):
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in small_test_warnings(table.to_dicts()):
+        print(f"warning: {warning}", file=sys.stderr)
     facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import combinations, product
@@ -32,6 +33,7 @@ from outgrow.strategies import (
     Setup,
     TrainingMethod,
     canonical_strategy,
+    is_control,
     parse_strategy,
     parse_trainer,
 )
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Experiment",
     "Grid",
+    "control_contrasts",
     "experiments_of",
     "grid_of",
     "open_store",
@@ -253,6 +256,27 @@ def _pooled(labels: Sequence[Step], setups: Sequence[Setup]) -> tuple[Step, ...]
     )
 
 
+def control_contrasts(targets: Iterable[Step]) -> list[Step]:
+    """For each experiment among the targets whose controls are among them too, a step that compares its student with
+    the controls' row by row."""
+    pairs: dict[str, list[tuple[str, Step]]] = defaultdict(list)
+    for target in targets:
+        assert target.note is not None
+        spelled = target.note["experiment"]
+        shared = {name: value for name, value in spelled.items() if name not in ("strategy", "ceiling", "use")}
+        pairs[repr(shared)].append((spelled["strategy"], target))
+    made = []
+    for own in pairs.values():
+        controls = {name: target.args["student"] for name, target in own if is_control(name)}
+        scored = controls and own[0][1].args["truth"]
+        for target in (target for name, target in own if scored and not is_control(name)):
+            texts = target.args["texts" if "texts" in target.args else "pool"]
+            given = {"truth": target.args["truth"], "student": target.args["student"]}
+            against = {"controls": tuple(controls.values()), "names": tuple(controls)}
+            made.append(Step(steps.against_controls, texts=texts, **given, **against))
+    return made
+
+
 @functools.cache
 def _training(strategy: str) -> TrainingMethod | None:
     """The strategy where it changes how a model is trained. To ask takes as long as to wire a student."""
@@ -417,7 +441,8 @@ def open_store(root: str | None = None) -> Store:
 
 def plan(experiments: Iterable[Experiment], store: Store) -> Plan:
     """What running these experiments would do."""
-    return runner.plan(wire_all(experiments), store)
+    targets = wire_all(experiments)
+    return runner.plan([*targets, *control_contrasts(targets)], store)
 
 
 def run(
@@ -456,7 +481,7 @@ def sweep(
     opened = open_store(store)
     with contextlib.nullcontext() if quiet else Progress() as progress:
         targets, _ = run_steps(experiments, opened, runtime, progress)
-    return table_of([opened.record(t) for t in targets])
+    return table_of([opened.record(t) for t in [*targets, *control_contrasts(targets)]])
 
 
 def runs(store: str | None = None) -> "pl.DataFrame":
@@ -470,6 +495,7 @@ def runs(store: str | None = None) -> "pl.DataFrame":
 def run_steps(
     experiments: Iterable[Experiment], store: Store, runtime: Runtime, monitor: Monitor | None = None
 ) -> tuple[list[Step], Outcome]:
-    """Run experiments; shared steps run once. Returns the step of each result, and what was done."""
+    """Run experiments, and hold each student against its controls among them; shared steps run once. Returns the step
+    of each result, and what was done."""
     targets = wire_all(experiments)
-    return targets, runner.run(targets, store, runtime, monitor)
+    return targets, runner.run([*targets, *control_contrasts(targets)], store, runtime, monitor)

@@ -8,7 +8,7 @@ import numpy as np
 
 from outgrow.data import Answers, Labels
 from outgrow.engine.store import Record, Store
-from outgrow.strategies import CONTROLS
+from outgrow.strategies import CONTROLS, is_control
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,20 +20,24 @@ _SCORES = ("accuracy", "balanced_accuracy", "auroc", "xent", "brier", "ece", "le
 
 
 def finished(store: Store) -> Iterator[Record]:
-    """The records of all finished experiments in the store."""
-    for function in ("compare", "compare_answers"):
+    """The records of all finished experiments in the store, and of what holds students against their controls."""
+    for function in ("compare", "compare_answers", "against_controls"):
         yield from store.records(function)
 
 
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
-    """A tidy table from records of finished experiments.
+    """A tidy table from records of finished experiments, one row each.
+
+    A record of ``against_controls`` among them adds to the rows of its student.
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``balanced_accuracy``,
     ``auroc``, ``xent``, ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak),
     ``balanced_gain``, ``gap`` (ceiling - weak), ``pgr`` and, where they are null, ``gain_undefined`` and
     ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
-    (accuracy of always saying the most frequent class); ``num_test`` (test rows over all seeds).
+    (accuracy of always saying the most frequent class); ``over_majority``, ``over_shuffled``, ``over_clusters``
+    (student - control, paired row by row; null if the control was not run); ``num_test`` (test rows over all seeds).
+    ``<role>_ece_floor`` is what perfect calibration would show as ``ece``.
     ``scored_at`` is ``natural`` if the test has the class shares of the data, ``balanced`` if it has equally many rows
     of each class; ``folds`` is 2 or more where students were cross-fitted. Two columns are JSON: ``rows`` says how many
     rows went where or were left out (:func:`outgrow.steps.compare.rows_used`), ``per_class`` has each role's recall,
@@ -43,7 +47,9 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     """
     import polars as pl
 
-    rows = [_row(record) for record in records if record["note"]]
+    records = list(records)
+    against = {_student(r): r["result"] for r in records if r["fn"] == "against_controls"}
+    rows = [_row(r, against.get(_student(r), {})) for r in records if r["note"]]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
     numbers = [name for name in nothing if name not in ("gain_undefined", "pgr_undefined", "weak_train", "per_class")]
@@ -53,13 +59,18 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     return frame.sort("task", "train", "control", "strategy", "weak", "strong") if rows else frame
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _student(record: Record) -> str:
+    """Whose test predictions a record is about."""
+    return repr([record["args"][name] for name in ("truth", "student")])
+
+
+def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
     row["use"] = " ".join(f"{file['path']} ({file['sha256'][:12]})" for file in record["note"]["used"])
     row["num_seeds"] = len(experiment["seeds"])
-    row["control"] = experiment["strategy"].partition("(")[0] in CONTROLS
+    row["control"] = is_control(experiment["strategy"])
     row |= {"num_test": result["test_rows"], "num_test_per_seed": result["test_rows_per_seed"]}
     row |= {name: result[name] for name in ("num_classes", "majority")}
     scoring = record["note"]["scoring"]
@@ -67,6 +78,7 @@ def _row(record: Record) -> dict[str, Any]:
     for role in ROLES:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
+        row[f"{role}_ece_floor"] = (result.get(role) or {}).get("ece_floor")
     for name in ("gain", "balanced_gain", "gap", "pgr"):
         row |= _spread(name, result.get(name))
     row |= {"gain_undefined": result.get("gain_undefined"), "pgr_undefined": result["pgr_undefined"]}
@@ -76,6 +88,8 @@ def _row(record: Record) -> dict[str, Any]:
     row["per_class"] = None
     if result.get("per_class"):
         row["per_class"] = json.dumps({k: result[k] for k in ("classes", "abstained")} | result["per_class"])
+    for name, value in {"majority": result["over_majority"], **dict.fromkeys(CONTROLS), **against}.items():
+        row |= _spread(f"over_{name}", value)
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}

@@ -153,7 +153,7 @@ def test_an_edited_template_or_module_makes_the_page_again(tmp_path: Path, monke
 def test_controls_name_the_students_that_are_not_above_them() -> None:
     close = (0.735, 0.72, 0.75)
     frame = table(
-        fake_row(student_accuracy=(0.74, 0.73, 0.75)),
+        fake_row(student_accuracy=(0.74, 0.73, 0.75), over_clusters=(0.005, -0.002, 0.012)),
         fake_row(strategy="confidence", student_accuracy=(0.79, 0.78, 0.8)),
         fake_row(strategy="clusters", student_accuracy=close),
         fake_row("minilm-l3"),

@@ -1,22 +1,28 @@
 """The report is one page that carries everything it needs, says what the numbers carry, and executes no name."""
 
+import ast
 import base64
 import hashlib
 import html
+import inspect
 import io
 import re
+import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from fake_tables import NO_CEILING, TABLES, UNCOMPARED, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
 from outgrow.report.figures import Picture
+from outgrow.report.rows import tidy
 
 PROVENANCE: dict[str, Any] = {
     "command": "outgrow run --task 'a<b'",
@@ -140,7 +146,9 @@ def test_the_headline_counts_intervals() -> None:
     worse = fake_row("minilm-l3", gain=(-0.03, -0.05, -0.01), pgr=(-0.5, -0.9, -0.1))
     unclear = fake_row(strategy="confidence", gain=(0.01, -0.01, 0.03), pgr=None, pgr_undefined="no gap")
     said = report.headline(table(fake_row(), worse, unclear))
-    assert said.startswith("The 95 % interval of the gain lies above zero in 1 of 3 comparisons, below zero in 1 (not ")
+    assert said.startswith(
+        "The 95 % interval of the gain lies above zero in 1 of 3 comparisons, below zero in 1, uncorr"
+    )
     assert "Median PGR: −0.08 (from −0.50 to 0.33), defined in 2 of 3 comparisons." in said
     assert "below" not in report.headline(table(fake_row(), unclear))
     assert "PGR: 0.33, defined in 1 of 2 comparisons." in report.headline(table(fake_row(), unclear))
@@ -149,22 +157,24 @@ def test_the_headline_counts_intervals() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_student_not_above_its_controls_is_flagged(tmp_path: Path) -> None:
-    low, high = (0.51, 0.49, 0.53), (0.735, 0.72, 0.75)
-    beaten = table(fake_row(), fake_row(strategy="shuffled", student_accuracy=low))
-    reached = table(fake_row(), fake_row(strategy="clusters", student_accuracy=high))
-    assert "controls" not in report.headline(beaten)
-    said = "In 1 of 1 comparison the interval of the student's accuracy does not lie above all controls."
-    assert said in report.headline(reached)
+    """By the paired difference: that the intervals of two accuracies overlap says nothing."""
+    near = (0.735, 0.72, 0.75)
+    beaten = table(fake_row(), fake_row(strategy="clusters", student_accuracy=near))
+    reached = table(
+        fake_row(over_clusters=(0.005, -0.002, 0.012)), fake_row(strategy="clusters", student_accuracy=near)
+    )
+    assert "control" not in report.headline(beaten)
+    assert "In 1 of 1 comparison the student is not shown to be above every control" in report.headline(reached)
     assert 'title="not above: clusters"' in write(reached, tmp_path)
     assert "naive !" in printed(reached)
-    of_another_pair = table(fake_row(), fake_row("minilm-l3", strategy="clusters", student_accuracy=high))
-    assert "controls" not in report.headline(of_another_pair)
+    majority = table(fake_row(over_majority=(0.0, -0.01, 0.01)), fake_row(strategy="clusters"))
+    assert 'title="not above: majority class"' in write(majority, tmp_path)
 
 
 @pytest.mark.usefixtures("quick")
 def test_small_tests_single_seeds_and_missing_controls_are_warned_of(tmp_path: Path) -> None:
-    page = write(table(fake_row(num_test_per_seed=40, num_seeds=1)), tmp_path / "small")
-    assert "test has 40 rows" in page
+    page = write(table(fake_row(num_test_per_seed=40, num_seeds=1, gain=(0.03, -0.05, 0.11))), tmp_path / "small")
+    assert "test has 40 rows (1 seed): the 95 % interval of a gain is up to ±8.0 points" in page
     assert "single seed" in page
     assert "no controls were run" in page
     assert 'class="warnings"' not in write(table(fake_row(), fake_row(strategy="shuffled")), tmp_path / "fine")
@@ -181,6 +191,120 @@ def test_the_page_is_written_again_only_if_it_would_say_something_new(tmp_path: 
     assert "other-commit" in write(frame, tmp_path, git="other-commit")
     write(TABLES["no ceiling"], tmp_path)
     assert "there is no ceiling" in page.read_text(encoding="utf-8")
+
+
+# --- what is said is what was computed -------------------------------------------------------------------------------
+
+BELOW: dict[str, Any] = {"gain": (-0.03, -0.05, -0.01), "pgr": (-0.5, -0.9, -0.1)}
+UNCLEAR: dict[str, Any] = {"gain": (0.01, -0.01, 0.03), "pgr": None, "pgr_undefined": "no gap"}
+SHUFFLED = fake_row(strategy="shuffled")
+ABOVE = "The 95 % interval of the gain lies above zero in"
+NO_CONTROLS = "no controls were run; students are compared with the majority class only"
+SEED = "some results have a single seed; their intervals leave out the variation between seeds"
+ENDS = "± is half a 95 % interval, brackets are 95 % intervals"
+NOT_ABOVE = "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
+SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
+    # a table's rows, the headline, the warnings, the notes below the table in the terminal
+    ([SHUFFLED], "Only controls were run.", [], [ENDS]),
+    (
+        [fake_row(), SHUFFLED],
+        f"{ABOVE} 1 of 1 comparison. PGR: 0.33, defined in 1 of 1 comparison.",
+        [],
+        [ENDS],
+    ),
+    (
+        [fake_row(num_seeds=1), SHUFFLED],
+        f"{ABOVE} 1 of 1 comparison; one seed. PGR: 0.33, defined in 1 of 1 comparison.",
+        [SEED],
+        [ENDS],
+    ),
+    (
+        [fake_row(), fake_row("minilm-l3", num_seeds=1, **BELOW)],
+        f"{ABOVE} 1 of 2 comparisons, below zero in 1, uncorrected; one seed in 1. "
+        "Median PGR: −0.08 (from −0.50 to 0.33), defined in 2 of 2 comparisons.",
+        [SEED, NO_CONTROLS],
+        [ENDS],
+    ),
+    (
+        [fake_row(**NO_CEILING), fake_row(strategy="confidence", **UNCLEAR | NO_CEILING), SHUFFLED],
+        f"{ABOVE} 1 of 2 comparisons, uncorrected. PGR is undefined in 2 of 2 comparisons.",
+        [],
+        ["PGR undefined: there is no ceiling", ENDS],
+    ),
+    (
+        [fake_row(), fake_row("minilm-l3", over_shuffled=(0.02, 0.0, 0.04), **UNCLEAR), SHUFFLED],
+        f"{ABOVE} 1 of 2 comparisons, uncorrected. PGR: 0.33, defined in 1 of 2 comparisons. In 1 of 2 comparisons the "
+        "student is not shown to be above every control (the 95 % interval of student minus control, row by row, does "
+        "not lie above zero).",
+        [],
+        ["PGR undefined: no gap", NOT_ABOVE, ENDS],
+    ),
+    (
+        [fake_row(num_test_per_seed=40, gain=(0.03, -0.05, 0.11)), fake_row("minilm-l3", over_clusters=None), SHUFFLED],
+        f"{ABOVE} 1 of 2 comparisons, uncorrected. "
+        "Median PGR: 0.33 (from 0.33 to 0.33), defined in 2 of 2 comparisons.",
+        [
+            "test has 40 rows (2 seeds): the 95 % interval of a gain is up to ±8.0 points, so smaller gains cannot be "
+            "shown; use more test rows or seeds",
+            "1 student of 2 not compared with every control, row by row; "
+            "run the student and its controls in one command",
+        ],
+        [ENDS],
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "headline", "warnings", "notes"), SAID)
+def test_every_sentence_says_what_the_table_holds(
+    rows: list[dict[str, Any]], headline: str, warnings: list[str], notes: list[str]
+) -> None:
+    frame = table(*rows)
+    assert report.headline(frame) == headline
+    assert report._warnings(tidy(frame)) == warnings
+    assert squeezed(printed(frame)).endswith(squeezed(" ".join(notes)))
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def test_no_sentence_is_left_out_above() -> None:
+    """Every text of the report's functions occurs in what the tables above are expected to say."""
+    expected = " ".join(" ".join([headline, *warnings, *notes]) for _, headline, warnings, notes in SAID)
+    for function in (report._findings, report._warnings, report.small_test_warnings, report.print_table):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+        assert isinstance(tree, ast.FunctionDef)
+        texts = (node.value for node in ast.walk(ast.Module(tree.body[1:], [])) if isinstance(node, ast.Constant))
+        sentences = [text.strip() for text in texts if isinstance(text, str) and text.count(" ") > 1]
+        assert sentences
+        assert [s for s in sentences if s not in expected] == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-0.2, 0.2), st.floats(0.001, 0.1), st.booleans(), st.sampled_from([1, 3]), st.booleans()),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_the_headline_counts_right_whatever_the_table(given: list[tuple[float, float, bool, int, bool]]) -> None:
+    rows = []
+    for i, (gain, half, defined, seeds, above) in enumerate(given):
+        changes: dict[str, Any] = {"gain": (gain, gain - half, gain + half), "num_seeds": seeds}
+        changes |= {} if defined else {"pgr": None, "pgr_undefined": "no gap"}
+        rows.append(fake_row(strategy=f"s{i}", over_clusters=(0.0, 0.01 if above else -0.01, 0.02), **changes))
+    said, total = report.headline(table(*rows)), len(rows)
+    of_all = f"of {total} comparison{'s' * (total > 1)}"
+    counts = [sum(g - h > 0 for g, h, *_ in given), sum(g + h < 0 for g, h, *_ in given)]
+    single = sum(seeds == 1 for *_, seeds, _ in given)
+    assert f"above zero in {counts[0]} {of_all}" in said
+    assert (f"below zero in {counts[1]}" in said) == (counts[1] > 0)
+    assert ("uncorrected" in said) == (total > 1)
+    assert ("one seed" in said) == (single > 0)
+    defined = sum(d for _, _, d, _, _ in given)
+    assert f"efined in {defined or total} {of_all}" in said
+    flagged = sum(not above for *_, above in given)
+    assert (f"In {flagged} {of_all} the student is not shown" in said) == (flagged > 0)
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis.errors import UnsatisfiedAssumption
 
 from outgrow.data import Examples, Split
 from outgrow.errors import UserError
-from outgrow.tasks.splits import Sizes, interval_halfwidth, small_test_warning, split_examples
+from outgrow.tasks.splits import Sizes, split_examples
 
 PARTS = ("A", "A_val", "B", "B_val", "T")
 
@@ -324,9 +324,3 @@ def test_impossible_sizes_are_refused() -> None:
         Sizes(test=0)
     with pytest.raises(UserError, match=r"validation=1\.0 must be a share"):
         Sizes(validation=1.0)
-
-
-def test_a_small_test_is_told() -> None:
-    assert interval_halfwidth(400) == pytest.approx(0.049)
-    assert small_test_warning(400) is None
-    assert "test has 40 rows: the 95 % interval of an accuracy is ±0.15" in str(small_test_warning(40))

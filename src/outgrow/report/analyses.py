@@ -41,10 +41,10 @@ def strategies(table: "pl.DataFrame") -> "pl.DataFrame | None":
 
 @analysis("controls")
 def controls(table: "pl.DataFrame") -> "pl.DataFrame":
-    """Accuracy of every control of each pair, and the strategies whose students do not lie above it.
+    """Accuracy of every control of each pair, and the strategies whose students are not shown to be above it.
 
-    A student does not if the lower end of its 95 % interval is not above the upper end of the control's. The majority
-    class is a number without an interval.
+    A student is if the 95 % interval of its accuracy minus the control's, paired by seed and test row, lies above zero.
+    The majority class is the largest share of a class in any seed's test, without an interval.
     """
     import polars as pl
 

@@ -33,6 +33,7 @@ _SETTING = (
     "num_seeds",
 )
 """Rows are compared with each other only if they agree in all of these."""
+_IS_LOW = re.compile("over_(.*)_low")
 
 
 def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
@@ -41,8 +42,8 @@ def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
     Each row gains ``supervisor``, ``student`` and ``method``, which are short and distinct names of ``weak``,
     ``strong`` and ``strategy``; ``panel``, which names task, trainer and any other setting that differs between rows;
     with ``whole``, names are as they are spelled, so that they can be typed;
-    ``rank``, which orders students; and ``not_above``, the names of the controls of its pair that a student's 95 %
-    interval does not lie above.
+    ``rank``, which orders students; and ``not_above``, the names of the controls that a student is not shown to be
+    above: the 95 % interval of its paired difference to them does not lie above zero.
     """
     rows: list[TableRow] = table.to_dicts()
     weak, strong = _ranks(rows, "weak", "weak_accuracy"), _ranks(rows, "strong", "ceiling_accuracy")
@@ -51,7 +52,7 @@ def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
     models, methods = short({r[k] for r in rows for k in ("weak", "strong")}), short(strategies)
     panels = _panels(rows, whole)
     rows.sort(key=lambda r: (weak[r["weak"]], strong[r["strong"]], r["control"], strategies.index(r["strategy"])))
-    shown = [
+    return [
         {
             **row,
             "supervisor": models[row["weak"]],
@@ -59,17 +60,15 @@ def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
             "method": methods[row["strategy"]],
             "panel": panels[_setting(row)],
             "rank": strong[row["strong"]],
-            "not_above": [],
+            "not_above": [] if row["control"] else _not_above(row),
         }
         for row in rows
     ]
-    for pair in grouped(shown, "panel", "weak", "strong").values():
-        controls = [r for r in pair if r["control"]]
-        for row in (r for r in pair if not r["control"] and r["student_accuracy"] is not None):
-            low = row["student_accuracy_low"]
-            row["not_above"] += [c["method"] for c in controls if c["student_accuracy_high"] >= low]
-            row["not_above"] += ["majority class"] * (row["majority"] >= low)
-    return shown
+
+
+def _not_above(row: TableRow) -> list[str]:
+    lows = {match[1]: low for name, low in row.items() if (match := _IS_LOW.fullmatch(name)) and low is not None}
+    return ["majority class" if name == "majority" else name for name, low in lows.items() if low <= 0]
 
 
 def tidy_cells(cells: "pl.DataFrame") -> list[TableRow]:

@@ -12,13 +12,16 @@ from outgrow.report.provenance import what_ran
 from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
 from outgrow.report.scored import class_sheets, how_scored, print_scoring
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
-from outgrow.tasks import small_test_warning
+from outgrow.strategies import CONTROLS
 
 if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["give_or_take", "headline", "print_table", "write_report"]
+__all__ = ["give_or_take", "headline", "print_table", "small_test_warnings", "write_report"]
+
+_WIDE = 0.05  # half an interval
+_LOPSIDED = 0.1  # an interval whose sides differ by a larger share of its width is printed with both ends
 
 
 def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, provenance: Mapping[str, Any]) -> Path:
@@ -96,7 +99,9 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
             if row["pgr"] is None and not row["control"]:
                 notes[f"PGR undefined: {row['pgr_undefined']}"] = None
             if row["not_above"]:
-                notes["! the interval of this student's accuracy does not lie above all of its controls"] = None
+                notes[
+                    "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
+                ] = None
         show_table(console, columns, lines, least=WIDE)
         print_scoring(rows, console)
     show_text(console, headline(table), "bold")
@@ -119,9 +124,10 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
     above = sum(r["gain_low"] > 0 for r in students)
     below = sum(r["gain_high"] < 0 for r in students)
     also = f", below zero in {below}" if below else ""
-    said = [
-        f"The 95 % interval of the gain lies above zero in {above} {of_all}{also} (not corrected for their number)."
-    ]
+    single = sum(r["num_seeds"] == 1 for r in students)
+    seeds = "" if not single else "; one seed" if single == len(students) else f"; one seed in {single}"
+    many = ", uncorrected" if len(students) > 1 else ""
+    said = [f"The 95 % interval of the gain lies above zero in {above} {of_all}{also}{many}{seeds}."]
     defined = [r["pgr"] for r in students if r["pgr"] is not None]
     if not defined:
         said.append(f"PGR is undefined in {len(students)} {of_all}.")
@@ -130,17 +136,38 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
         value = f"Median PGR: {middle} (from {low} to {high})" if len(defined) > 1 else f"PGR: {middle}"
         said.append(f"{value}, defined in {len(defined)} {of_all}.")
     if flagged := sum(bool(r["not_above"]) for r in students):
-        said.append(f"In {flagged} {of_all} the interval of the student's accuracy does not lie above all controls.")
+        said.append(
+            f"In {flagged} {of_all} the student is not shown to be above every control (the 95 % interval of "
+            "student minus control, row by row, does not lie above zero)."
+        )
     return [*said, *without]
 
 
 def _warnings(rows: Sequence[TableRow]) -> list[str]:
-    sizes = sorted({r["num_test_per_seed"] for r in rows})
-    found = [warning for n in sizes if (warning := small_test_warning(n))]
+    found = small_test_warnings(rows)
     if any(r["num_seeds"] == 1 for r in rows):
         found.append("some results have a single seed; their intervals leave out the variation between seeds")
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are compared with the majority class only")
+    elif lacking := sum(any(r[f"over_{c}"] is None for c in CONTROLS) for r in rows if not r["control"]):
+        found.append(
+            f"{counted(lacking, 'student')} of {sum(not r['control'] for r in rows)} not compared with every control, "
+            "row by row; run the student and its controls in one command"
+        )
+    return found
+
+
+def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
+    """For each size of test whose widest 95 % interval of a gain is wider than ±5 points: what it cannot show."""
+    found = []
+    students = (r for r in rows if not r["control"] and r["gain"] is not None)
+    for (size, seeds), own in sorted(grouped(students, "num_test_per_seed", "num_seeds").items()):
+        half = max((r["gain_high"] - r["gain_low"]) / 2 for r in own)
+        if half > _WIDE:
+            found.append(
+                f"test has {counted(size, 'row')} ({counted(seeds, 'seed')}): the 95 % interval of a gain is up to "
+                f"±{100 * half:.1f} points, so smaller gains cannot be shown; use more test rows or seeds"
+            )
     return found
 
 
@@ -148,4 +175,7 @@ def give_or_take(row: TableRow, name: str) -> str:
     """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
     if row[name] is None:
         return "none"
-    return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"
+    below, above = row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]
+    if abs(above - below) > _LOPSIDED * (above + below):
+        return measured(row, name, percent=True)
+    return f"{100 * row[name]:.1f} ±{50 * (below + above):.1f}"

@@ -1,7 +1,7 @@
 """The steps: the only place where the science meets the graph. Each is a plain function of values."""
 
 from outgrow.steps.answers import compare_answers, decode, finetune_lm, gold_answers, shuffle_answers
-from outgrow.steps.compare import compare, contrast, weak_agreement
+from outgrow.steps.compare import against_controls, compare, contrast, weak_agreement
 from outgrow.steps.examples import gold, keep, load, pooled, split, texts, weak_column
 from outgrow.steps.fit import (
     embed,
@@ -15,6 +15,7 @@ from outgrow.steps.fit import (
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
+    "against_controls",
     "cluster",
     "combine",
     "compare",

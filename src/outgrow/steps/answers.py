@@ -3,6 +3,7 @@
 Gold reaches a step only through :func:`gold_answers` and the scorer, :func:`compare_answers`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 from outgrow.data import Answers, Examples, Floats, Split
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
-from outgrow.metrics import Outcomes, bootstrap_means, interval, plain
+from outgrow.metrics import Means, Outcomes, plain
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
-from outgrow.steps.compare import gap_and_pgr, rows_used
+from outgrow.steps.compare import gain_gap_and_pgr, rows_used
 from outgrow.train.settings import GenerateSettings
 
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
@@ -75,7 +76,7 @@ def shuffle_answers(answers: Answers, seed: int) -> Answers:
     return Answers(ids=answers.ids, texts=texts, source=f"shuffled {answers.source}")
 
 
-@step(version=2, said="score")
+@step(version=3, said="score")
 def compare_answers(
     pool: Examples,
     truth: tuple[Answers, ...],
@@ -101,7 +102,7 @@ def compare_answers(
         with np.errstate(invalid="ignore"):
             scored = {name: float(np.nanmean(v)) if np.isfinite(v).any() else None for name, v in found.values.items()}
         per_seed.append({"seed": seed, "test_rows": len(test), **scored})
-    means = bootstrap_means(outcomes)
+    means = Means(outcomes)
     result = {
         "classes": [],
         "rows": rows_used(len(pool), splits),
@@ -109,10 +110,10 @@ def compare_answers(
         "test_rows_per_seed": len(truth[0]),
         "num_classes": None,
         "majority": max(max(t.texts.count(text) for text in set(t.texts)) / len(t) for t in truth),
-        "gain": interval(means["student.accuracy"] - means["weak.accuracy"]),
-        "agreement": {k: interval(means[f"agreement.{k}"]) for k in ("all", "supervisor_right", "supervisor_wrong")},
-        **{role: {k: interval(means[f"{role}.{k}"]) for k in ("accuracy", "legal")} for role in roles},
-        **gap_and_pgr(means, bool(ceiling)),
+        "over_majority": means.difference("student.accuracy", "majority").interval(-1.0, 1.0),
+        "agreement": {k: means.rate(f"agreement.{k}") for k in ("all", "supervisor_right", "supervisor_wrong")},
+        **{role: {k: means.rate(f"{role}.{k}") for k in ("accuracy", "legal")} for role in roles},
+        **gain_gap_and_pgr(means, bool(ceiling)),
         "per_seed": per_seed,
     }
     plained: dict[str, Any] = plain(result)
@@ -131,4 +132,6 @@ def _outcomes(rows: Examples, right: Sequence[str], written: Mapping[str, Sequen
     values["agreement.all"] = same
     values["agreement.supervisor_right"] = np.where(supervisor_right, same, np.nan)
     values["agreement.supervisor_wrong"] = np.where(supervisor_right, np.nan, same)
+    most = max(right, key=Counter(right).__getitem__)
+    values["majority"] = np.array([text == most for text in right], dtype=np.float64)
     return Outcomes(groups=rows.groups, values=values)

@@ -5,35 +5,35 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.data import Examples, Floats, Ids, Ints, Labels, Split, hardened
+from outgrow.data import Answers, Examples, Floats, Ids, Ints, Labels, Split, hardened
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
 from outgrow.metrics import (
+    HIGHEST,
     Interval,
+    Means,
     Outcomes,
     agreement,
     balanced_values,
-    bootstrap_means,
     class_values,
     confusion,
-    interval,
+    ece_floor,
+    ece_interval,
     per_example,
     pgr,
-    pgr_interval,
     plain,
     scores,
 )
 
-__all__ = ["KEPT_DRAWS", "MOST_CLASSES", "compare", "contrast", "gap_and_pgr", "weak_agreement"]
+__all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_and_pgr", "rows_used", "weak_agreement"]
 
-KEPT_DRAWS = 500
-"""Bootstrap replicates of each accuracy that a contrast keeps, for intervals over many tasks and pairs."""
 MOST_CLASSES = 100
 """Recall, precision and the confusion matrix are kept for at most so many classes."""
+_COMPARED = ("accuracy", "balanced_accuracy")
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=2)
+@step(version=3)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -48,7 +48,9 @@ def compare(
     One element of each tuple per seed; of ``splits``, which say how many rows went where, those of all folds.
     All are scored on the test rows that the supervisor labelled. If it labelled none, there is neither its score nor
     gain, gap or PGR; if there is no ``truth``, there is no score at all. Accuracy weighs every row alike;
-    ``balanced_accuracy`` is the mean recall of the classes.
+    ``balanced_accuracy`` is the mean recall of the classes. Intervals are those of :class:`outgrow.metrics.Means`.
+    ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
+    is lower by it.
     """
     rows = {"classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
     if not truth:
@@ -66,13 +68,18 @@ def compare(
     for i, seed in enumerate(seeds):
         said, right = {role: p[i] for role, p in probs.items()}, tests[i].hard
         outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
-        scored = {role: {**scores(p, right), "balanced_accuracy": _balanced(p, right)} for role, p in said.items()}
+        scored: dict[str, Any] = {
+            role: {**scores(p, right), "balanced_accuracy": _balanced(p, right), "ece_floor": ece_floor(p)}
+            for role, p in said.items()
+        }
         accuracy = [scored[role]["accuracy"] for role in roles]
         same = agreement(hardened(said["student"]), hardened(said["weak"]), right) if "weak" in roles else None
         recovered = pgr(*accuracy) if len(roles) == 3 else None
         per_seed.append({"seed": seed, "test_rows": len(right), **scored, "agreement": same, "pgr": recovered})
     outcomes = _with_balance(outcomes, probs, [t.hard for t in tests])
-    means = bootstrap_means(outcomes)
+    same_labels = _same(roles)
+    means = Means(outcomes, {f"{a}.{k}": f"{b}.{k}" for a, b in same_labels.items() for k in _COMPARED})
+    shares = np.bincount(np.concatenate([t.hard for t in tests]), minlength=texts.num_classes) / sum(map(len, tests))
     result = {
         **rows,
         "test_rows": sum(map(len, tests)),
@@ -81,9 +88,10 @@ def compare(
         "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in tests),
         "weak": None,
         "gain_undefined": None if "weak" in roles else "no test row has a weak label",
+        "over_majority": means.difference("student.accuracy", "majority").interval(-1.0, 1.0),
         **_against_weak(means, "weak" in roles),
-        **{role: _role_scores(role, means, per_seed) for role in roles},
-        **gap_and_pgr(means, bool(ceiling), "weak" in roles),
+        **{role: _role_scores(role, means, per_seed, shares) for role in roles},
+        **gain_gap_and_pgr(means, bool(ceiling), "weak" in roles),
         "per_class": _per_class([o.groups for o in outcomes], probs, [t.hard for t in tests]),
         "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,
@@ -101,7 +109,18 @@ def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, An
     """The result without gold: how often the student says what the supervisor says, where that says anything."""
     same = [s.take(w.ids).hard == w.hard for s, w in zip(student, weak, strict=True)]
     nothing = dict.fromkeys(
-        ("majority", "gain", "balanced_gain", "weak", "student", "gap", "pgr", "per_class", "abstained")
+        (
+            "majority",
+            "over_majority",
+            "gain",
+            "balanced_gain",
+            "weak",
+            "student",
+            "gap",
+            "pgr",
+            "per_class",
+            "abstained",
+        )
     )
     agreed = float(np.mean(np.concatenate(same))) if sum(map(len, same)) else None
     return {
@@ -140,27 +159,46 @@ def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
         values["agreement.all"] = same
         values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
         values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
+    values["majority"] = _majority(right)
     return Outcomes(groups=groups, values=values)
 
 
-def _against_weak(means: Mapping[str, Floats], has_weak: bool) -> dict[str, Any]:
+def _against_weak(means: Means, has_weak: bool) -> dict[str, Any]:
     kinds = ("all", "supervisor_right", "supervisor_wrong")
     if not has_weak:
-        return {"gain": None, "balanced_gain": None, "agreement": dict.fromkeys(kinds)}
-    gains = {"gain": "accuracy", "balanced_gain": "balanced_accuracy"}
+        return {"balanced_gain": None, "agreement": dict.fromkeys(kinds)}
+    balanced = means.spread({"student.balanced_accuracy": 1.0, "weak.balanced_accuracy": -1.0})
     return {
-        **{name: interval(means[f"student.{of}"] - means[f"weak.{of}"]) for name, of in gains.items()},
-        "agreement": {k: interval(means[f"agreement.{k}"]) for k in kinds},
+        "balanced_gain": balanced.interval(-1.0, 1.0),
+        "agreement": {k: means.rate(f"agreement.{k}") for k in kinds},
     }
 
 
-def _role_scores(role: str, means: Mapping[str, Floats], per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = ("accuracy", "balanced_accuracy", "xent", "brier")
-    summary: dict[str, Any] = {k: interval(means[f"{role}.{k}"]) for k in names}
-    for name in ("auroc", "ece"):  # not means over rows: over seeds, with the range of the seeds
-        values = [s[role][name] for s in per_seed]
-        summary[name] = Interval(float(np.mean(values)), min(values), max(values))
-    return summary
+def _majority(right: Any) -> Floats:
+    """Where always saying the most frequent class is right."""
+    is_most: Floats = (right == np.bincount(right).argmax()).astype(np.float64)
+    return is_most
+
+
+def _same(given: Mapping[str, Sequence[Labels]]) -> dict[str, str]:
+    """For each name the first name with the same labels, from the same source, at every seed."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, labels in given.items():
+        found[name] = first.setdefault(tuple((x.source, x.ids.tobytes(), x.probs.tobytes()) for x in labels), name)
+    return found
+
+
+def _role_scores(role: str, means: Means, per_seed: Sequence[Mapping[str, Any]], shares: Floats) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        name: means.rate(f"{role}.{name}", highest=HIGHEST.get(name, 1.0)) for name in ("accuracy", "xent", "brier")
+    }
+    there = shares[shares > 0]  # a mean of recalls is known as well as if it came from fewer, equally many rows of each
+    summary["balanced_accuracy"] = means.rate(f"{role}.balanced_accuracy", share=len(there) ** 2 / (1 / there).sum())
+    summary["auroc"] = means.area(f"{role}.auroc", shares.min()) if shares.all() else [None] * 3
+    floor = float(np.mean([s[role]["ece_floor"] for s in per_seed]))
+    summary["ece"] = ece_interval(means.spread({f"{role}.ece": 1.0}), floor)
+    return summary | {"ece_floor": floor}
 
 
 # --- class by class ---------------------------------------------------------------------------------------------------
@@ -194,9 +232,9 @@ def _per_class(
     for role, of_seeds in probs.items():
         said = [hardened(p) for p in of_seeds]
         values = [class_values(s, g, num_classes) for s, g in zip(said, gold, strict=True)]
-        means = bootstrap_means([Outcomes(groups=g, values=v) for g, v in zip(groups, values, strict=True)])
+        means = Means([Outcomes(groups=g, values=v) for g, v in zip(groups, values, strict=True)])
         made[role] = {
-            **{k: [interval(means[f"{k}.{c}"]) for c in range(num_classes)] for k in ("recall", "precision")},
+            **{k: [means.rate(f"{k}.{c}") for c in range(num_classes)] for k in ("recall", "precision")},
             "confusion": confusion(np.concatenate(said), np.concatenate(gold), num_classes),
         }
     return made
@@ -208,19 +246,21 @@ def _where_weak_abstains(texts: Examples, tests: Sequence[Labels], student: Sequ
         return None
     right = [_right(s.take(t.ids), t) for s, t in zip(student, tests, strict=True)]
     groups = [texts.take(t.ids).groups for t in tests]
-    means = bootstrap_means([Outcomes(groups=g, values={"right": r}) for g, r in zip(groups, right, strict=True)])
-    return {"rows": len(tests[0]), "student": {"accuracy": interval(means["right"])}}
+    means = Means([Outcomes(groups=g, values={"right": r}) for g, r in zip(groups, right, strict=True)])
+    return {"rows": len(tests[0]), "student": {"accuracy": means.rate("right")}}
 
 
-def gap_and_pgr(means: Mapping[str, Floats], has_ceiling: bool, has_weak: bool = True) -> dict[str, Any]:
-    """``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from bootstrap means of accuracies."""
-    if not has_ceiling:
-        return {"gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
+def gain_gap_and_pgr(means: Means, has_ceiling: bool, has_weak: bool = True) -> dict[str, Any]:
+    """``gain``, ``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from means of accuracies."""
+    weak, student, ceiling = (f"{role}.accuracy" for role in ("weak", "student", "ceiling"))
     if not has_weak:
-        return {"gap": None, "pgr": None, "pgr_undefined": "no test row has a weak label"}
-    weak, student, ceiling = (means[f"{role}.accuracy"] for role in ("weak", "student", "ceiling"))
-    recovered, undefined = pgr_interval(weak, student, ceiling)
-    return {"gap": interval(ceiling - weak), "pgr": recovered, "pgr_undefined": undefined}
+        return {"gain": None, "gap": None, "pgr": None, "pgr_undefined": "no test row has a weak label"}
+    gain = means.difference(student, weak).interval(-1.0, 1.0)
+    if not has_ceiling:
+        return {"gain": gain, "gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
+    recovered, undefined = means.pgr(weak, student, ceiling)
+    gap = means.difference(ceiling, weak).interval(-1.0, 1.0)
+    return {"gain": gain, "gap": gap, "pgr": recovered, "pgr_undefined": undefined}
 
 
 @step(version=2)
@@ -238,10 +278,10 @@ def contrast(
 
     ``truth``, ``weak``, ``reference`` and each of ``students`` and ``ceilings`` have one element per seed.
     ``ceiling_of`` says which ceiling is each student's own; the first is the reference's. Without ceilings there is no
-    PGR. Accuracy, its difference to the reference and PGR have 95 % intervals of the two-way bootstrap of
-    :func:`outgrow.metrics.bootstrap_means`; all of them share its draws, the first of which are kept as ``draws``. Two
-    contrasts whose seeds test on the same rows have the same draws. Listed with the students are ``weak``, the
-    reference's ``ceiling`` and ``majority``, which always says the most frequent class.
+    PGR. Accuracy, its difference to the reference and PGR have the 95 % intervals of :class:`outgrow.metrics.Means`;
+    ``difference_variance`` and ``difference_df`` are the variance of the difference and its degrees of freedom (null
+    where nothing varies). Listed with the students are ``weak``, the reference's ``ceiling`` and ``majority``, which
+    always says the most frequent class.
     """
     given = {"weak": weak, "reference": reference}
     given |= {f"ceiling {number}": ceiling for number, ceiling in enumerate(ceilings)}
@@ -253,21 +293,23 @@ def contrast(
     for i in range(len(seeds)):
         test = truth[i]
         right = {name: _right(labels[i].take(test.ids), test) for name, labels in given.items()}
-        right["majority"] = (test.hard == np.bincount(test.hard).argmax()).astype(np.float64)
+        right["majority"] = _majority(test.hard)
         outcomes.append(Outcomes(groups=texts.take(test.ids).groups, values=right))
-    means = bootstrap_means(outcomes)
+    means = Means(outcomes, _same(given))
 
     def compared(name: str, ceiling: int = 0) -> dict[str, Any]:
         recovered: tuple[Interval | None, str | None] = (None, "there is no ceiling")
         if ceilings:
-            recovered = pgr_interval(means["weak"], means[name], means[f"ceiling {ceiling}"])
+            recovered = means.pgr("weak", name, f"ceiling {ceiling}")
+        difference = means.difference(name, "reference")
         return {
-            "accuracy": interval(means[name]),
-            "difference": interval(means[name] - means["reference"]),
+            "accuracy": means.rate(name),
+            "difference": difference.interval(-1.0, 1.0),
+            "difference_variance": difference.variance,
+            "difference_df": difference.df,
             "pgr": recovered[0],
             "pgr_undefined": recovered[1],
             "ceiling": ceiling,
-            "draws": _kept(means[name]),
         }
 
     result = {
@@ -276,20 +318,37 @@ def contrast(
         "majority": compared("majority"),
         "reference": compared("reference"),
         "ceiling": compared("ceiling 0") if ceilings else None,
-        "ceiling_draws": [_kept(means[f"ceiling {number}"]) for number in range(len(ceilings))],
         "students": [compared(f"student {i}", own) for i, own in enumerate(ceiling_of)],
     }
     plained: dict[str, Any] = plain(result)
     return plained
 
 
-def _kept(means: Floats) -> list[float]:
-    kept: list[float] = np.round(means[1 : KEPT_DRAWS + 1], 6).tolist()
-    return kept
+@step(version=1)
+def against_controls(
+    texts: Examples,
+    truth: tuple[Labels | Answers, ...],
+    student: tuple[Labels | Answers, ...],
+    controls: tuple[tuple[Labels | Answers, ...], ...],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    """Accuracy of a student minus that of each of its controls, by name: paired by seed and test row, with intervals.
+
+    ``truth``, ``student`` and each of ``controls`` have one element per seed.
+    """
+    outcomes = []
+    for i, test in enumerate(truth):
+        given = {"student": student[i], **{name: control[i] for name, control in zip(names, controls, strict=True)}}
+        right = {name: _right(labels.take(test.ids), test) for name, labels in given.items()}
+        outcomes.append(Outcomes(groups=texts.take(test.ids).groups, values=right))
+    means = Means(outcomes)
+    plained: dict[str, Any] = plain({name: means.difference("student", name).interval(-1.0, 1.0) for name in names})
+    return plained
 
 
-def _right(labels: Labels, truth: Labels) -> Floats:
-    right: Floats = (labels.hard == truth.hard).astype(np.float64)
+def _right(labels: Labels | Answers, truth: Labels | Answers) -> Floats:
+    said, so = ((x.hard if isinstance(x, Labels) else np.array(x.texts)) for x in (labels, truth))
+    right: Floats = (said == so).astype(np.float64)
     return right
 
 

@@ -15,6 +15,7 @@ from outgrow.strategies.base import (
     Shuffled,
     Strategy,
     canonical_strategy,
+    is_control,
     parse_strategy,
     strategy,
 )
@@ -37,7 +38,7 @@ __all__ = [
     "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Boosted", "Bootstrap",
     "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot", "FitRequest", "GenerativeFinetuning",
     "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine", "Regularised", "Setup", "Shuffled", "Strategy",
-    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "parse_strategy",
+    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "is_control", "parse_strategy",
     "parse_trainer", "strategy", "trainer",
 ]  # fmt: skip
 

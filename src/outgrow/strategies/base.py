@@ -23,6 +23,7 @@ __all__ = [
     "Shuffled",
     "Strategy",
     "canonical_strategy",
+    "is_control",
     "parse_strategy",
     "strategy",
 ]
@@ -201,6 +202,11 @@ class Clusters(Strategy):
 
 CONTROLS = ("shuffled", "clusters")
 """Run for every pair; with the majority class, they show what a student must beat."""
+
+
+def is_control(strategy: str) -> bool:
+    """Whether a strategy, as it is spelled, is a control."""
+    return strategy.partition("(")[0] in CONTROLS
 
 
 def parse_strategy(text: str) -> Strategy:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from outgrow.data import Examples, Floats, Ids, Ints, Split
 from outgrow.errors import UserError
-from outgrow.metrics import Interval, Outcomes, bootstrap_means, interval
+from outgrow.metrics import Interval, Means, Outcomes
 from outgrow.tasks.grouping import near_duplicates
 from outgrow.tasks.splits import Sizes, split_examples
 
@@ -311,14 +311,13 @@ def _balanced(predicted: Ints, data: Examples) -> Interval:
     assert data.gold is not None
     right = (predicted == data.gold).astype(np.float64)
     values = {str(c): np.where(data.gold == c, right, np.nan) for c in np.unique(data.gold).tolist()}
-    means = bootstrap_means([Outcomes(groups=data.groups, values=values)], replicates=500)
-    return interval(np.mean(list(means.values()), axis=0))
+    return Means([Outcomes(groups=data.groups, values=values)]).rate(*values)
 
 
 def _mean(groups: Ids, values: Floats) -> Interval:
     if not len(values):
-        return Interval(0.0, 0.0, 0.0)
-    return interval(bootstrap_means([Outcomes(groups=groups, values={"": values})], replicates=500)[""])
+        return Interval(0.0, 0.0, 1.0)
+    return Means([Outcomes(groups=groups, values={"": values})]).rate("")
 
 
 def _told(check: str, figure: Interval, data: Examples, about: str) -> Finding:

@@ -5,7 +5,6 @@ A research task is balanced. A user's table keeps its class shares, and classes 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from outgrow.data import Examples, Ids, Ints, Split
 from outgrow.errors import UserError
 
-__all__ = ["LEFT_OUT", "Sizes", "interval_halfwidth", "small_test_warning", "split_examples"]
+__all__ = ["LEFT_OUT", "Sizes", "split_examples"]
 
 Counts = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -169,22 +168,6 @@ def _left_out(pool: "_Pool", rows: Mapping[str, Ints], sizes: Sizes) -> dict[str
         counts["balance"] = min(rest, sum(max(0, int(w) - n) for w, n in zip(wanted, there, strict=True)))
     counts["sizes"] = rest - counts.get("balance", 0)
     return {reason: count for reason, count in counts.items() if count}
-
-
-def interval_halfwidth(num_rows: int, accuracy: float = 0.5) -> float:
-    """Half the width of the 95 % interval of an accuracy on independent rows: 1.96 sqrt(p (1 - p) / n)."""
-    return 1.96 * sqrt(accuracy * (1 - accuracy) / num_rows)
-
-
-def small_test_warning(num_rows: int) -> str | None:
-    """The warning for a test too small to tell students apart (an interval wider than ±0.05); None for a larger one."""
-    half = interval_halfwidth(num_rows) if num_rows else 0.0
-    if half <= 0.05:
-        return None
-    return (
-        f"test has {num_rows} rows: the 95 % interval of an accuracy is ±{half:.2f}; "
-        "it cannot show smaller differences, use 400 rows or more"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

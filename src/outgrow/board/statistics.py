@@ -1,5 +1,6 @@
 """Evidence across tasks: sign-flip tests of whole tasks, their corrections, and intervals for tasks drawn and fixed."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def max_t(differences: Floats, seed: int = 0) -> list[float]:
     return found
 
 
+@functools.lru_cache(maxsize=8)
 def _flips(num_tasks: int, seed: int) -> Floats:
     """Signs (F, T); the first flip is what was observed. A flip and its opposite count once."""
     others = num_tasks - 1

@@ -46,9 +46,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     print(f"{given.boards} boards a row; standard error at most {100 * np.sqrt(0.25 / given.boards):.1f} points\n")
     print("No method differs: % of boards with a false verdict, % of t intervals that miss\n")
-    print(
-        "| differences | tasks | one method, p | 3 primary, Holm | 36 others, max-T | all 39, Holm | t interval |"
-    )
+    print("| differences | tasks | one method, p | 3 primary, Holm | 36 others, max-T | all 39, Holm | t interval |")
     print("|---|---|---|---|---|---|---|")
     for shape in SHAPES:
         for tasks in TASKS:

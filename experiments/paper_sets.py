@@ -3,7 +3,7 @@
     python experiments/paper_sets.py --data-dir FOLDER
 
 At most 2,000 rows a set, texts cut to 64 tokens, naive and confidence, 3 seeds; one table, also of the sets where PGR
-is undefined because the ceiling is not credibly above the supervisor. ``--strong mpnet-base`` puts a larger student on
+is undefined because the interval of the gap does not lie above zero. ``--strong mpnet-base`` puts a larger student on
 top. Sets that are not in the folder are named and left out. Nothing is tuned.
 """
 

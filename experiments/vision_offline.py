@@ -7,7 +7,7 @@ pictures have 28), and two ways to make the task harder for the weak: fewer pixe
 known to be confused. Nothing was picked by its result, and pairs without a gap stay in.
 
 About 25 minutes on 2 cores that are busy with other work. Expected: gaps up to 0.20 (4 x 4 pixels 0.635, ceiling
-0.833) of which no student recovers a credible part, with either strategy; all of it in docs/log.md.
+0.833) of which no student recovers a part whose interval excludes zero, with either strategy; all of it in docs/log.md.
 """
 
 from outgrow import Experiment, Grid, sweep

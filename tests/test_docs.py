@@ -105,6 +105,8 @@ def test_the_board_can_be_run_again_as_its_page_says(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", [script, *options])
     runpy.run_path(str(ROOT / script), run_name="__main__")
     app.config = ()
+    for name in ("OUTGROW_DATA_DIR", "HF_HUB_OFFLINE"):  # these options set them, and the test puts them back
+        monkeypatch.setenv(name, "")
     app.parse_args(handed[0], exit_on_error=False, print_error=False)
 
 

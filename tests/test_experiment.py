@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from conftest import MakeExperiment
@@ -32,7 +33,7 @@ from outgrow.experiment import (
     wire_all,
 )
 from outgrow.models.spec import LADDERS
-from outgrow.results import predictions, table_of
+from outgrow.results import finished, predictions, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import CONTROLS, STRATEGIES
 from outgrow.supervisors import KINDS, SIMULATED, SUPERVISORS, one_rating
@@ -426,6 +427,22 @@ def test_the_table_has_a_row_for_each_experiment(make: MakeExperiment, store: St
     assert table["num_seeds"].to_list() == [2, 2, 2]
 
 
+def test_students_are_held_against_the_controls_of_their_pair(make: MakeExperiment, store: Store) -> None:
+    run(store, make(), make(strategy="shuffled"), make(strategy="clusters"), make(seeds=(5,)))
+    table = table_of(finished(store))
+    assert table.height == 4
+    held = table.filter(control=False, num_seeds=2)
+    for control in ("shuffled", "clusters"):
+        accuracy = table.filter(strategy=control)["student_accuracy"].item()
+        assert held[f"over_{control}"].item() == pytest.approx(held["student_accuracy"].item() - accuracy)
+        assert held[f"over_{control}_low"].item() < held[f"over_{control}"].item() < held[f"over_{control}_high"].item()
+    others = table.filter(pl.col("control") | (pl.col("num_seeds") == 1))
+    assert others["over_shuffled"].null_count() == 3  # another seed is another test
+    assert table["over_majority"].null_count() == 0
+    _, again = run_steps([make(), make(strategy="shuffled"), make(strategy="clusters")], store, CPU)
+    assert again.ran == 0
+
+
 def test_predictions_are_joined_to_gold_by_id(make: MakeExperiment, store: Store) -> None:
     (found,) = run(store, make())
     rows = predictions(store, wire(make()).key[:10])
@@ -599,7 +616,7 @@ def test_pairs_of_a_grid() -> None:
 
 
 GRIDS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Grid(weak=("a",)), "give both --weak and --strong"),
+    (lambda: Grid(weak=("a",)), "give both weak=... and strong=..."),
     (lambda: Grid(seeds=0), "at least 1"),
     (lambda: Grid(strategy=()), "strategy is empty"),
     (lambda: pairs(Grid(ladder="thre")), "did you mean three"),

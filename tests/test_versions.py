@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 import outgrow
-from outgrow import labels, metrics, steps
+from outgrow import labels, steps
 from outgrow.data import Answers, Examples, Features, Labels, Split
 from outgrow.engine import graph
 from outgrow.identity import is_inside
@@ -660,7 +660,7 @@ MUTATIONS: dict[str, tuple[Any, str]] = {
     "transform Smooth": (labels.neighbours, "smoothed"),
     "transform KNN": (labels.neighbours, "_around"),
     "label model MeanVote": (labels.latent, "_aligned"),
-    "step compare": (metrics, "_ece_terms"),
+    "step compare": (importlib.import_module("outgrow.steps.compare"), "ece_floor"),
     "step search_consistent": (prompts, "_sigmoid"),
 }
 

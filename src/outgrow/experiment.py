@@ -227,13 +227,15 @@ def control_contrasts(targets: Iterable[Step]) -> list[Step]:
     the controls' row by row."""
     pairs: dict[str, list[tuple[str, Step]]] = defaultdict(list)
     for target in targets:
+        assert target.note is not None
         spelled = target.note["experiment"]
         shared = {name: value for name, value in spelled.items() if name not in ("strategy", "ceiling", "use")}
         pairs[repr(shared)].append((spelled["strategy"], target))
     made = []
     for own in pairs.values():
         controls = {name: target.args["student"] for name, target in own if is_control(name)}
-        for target in (target for name, target in own if controls and not is_control(name)):
+        scored = controls and own[0][1].args["truth"]
+        for target in (target for name, target in own if scored and not is_control(name)):
             texts = target.args["texts" if "texts" in target.args else "pool"]
             given = {"truth": target.args["truth"], "student": target.args["student"]}
             against = {"controls": tuple(controls.values()), "names": tuple(controls)}

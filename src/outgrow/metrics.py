@@ -18,6 +18,7 @@ __all__ = [
     "Spread",
     "agreement",
     "ece_floor",
+    "ece_interval",
     "per_example",
     "pgr",
     "plain",
@@ -27,7 +28,7 @@ __all__ = [
 _EPSILON = 1e-7  # probabilities are kept this far from 0 under a logarithm
 HIGHEST = {"xent": -math.log(_EPSILON), "brier": 2.0}
 """What a row can score at most; 1 for all other scores."""
-_NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_UPPER, _NORMAL = 0.975, 1.959963984540054  # the quantile that ends a 95 % interval, and where the normal has it
 _FEW = 20  # what fewer groups of test rows show gets a small-sample interval
 _BINS = 15
 _TINY = 1e-9  # of rounding in sums
@@ -136,6 +137,16 @@ def pgr(weak: float, student: float, ceiling: float) -> float:
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
+def ece_interval(error: "Spread", floor: float) -> Interval:
+    """The 95 % interval of a calibration error whose :func:`ece_floor` is ``floor``.
+
+    Chance adds up to that much where calibration is good, and next to nothing where it is bad; the lower end allows for
+    all of it, the upper end for none.
+    """
+    value, low, high = error.interval()
+    return Interval(value, max(0.0, low - floor), min(1.0, high))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
     """Per-example values on one seed's test set, to be averaged."""
@@ -153,14 +164,14 @@ class Spread(NamedTuple):
     variance: float
     """Infinite where all rows are of one group and one seed."""
     df: float
-    """Satterthwaite's; infinite where nothing varies."""
+    """Infinite where nothing varies."""
 
     @property
     def quantile(self) -> float:
         """How many standard errors the 95 % interval reaches to either side."""
         from scipy.special import stdtrit
 
-        return float(stdtrit(self.df, 0.975)) if 0 < self.df < math.inf else _NORMAL
+        return float(stdtrit(self.df, _UPPER)) if 0 < self.df < math.inf else _NORMAL
 
     def interval(self, low: float = -math.inf, high: float = math.inf) -> Interval:
         """The 95 % t interval, cut at what the number can be."""
@@ -174,7 +185,9 @@ class Means:
     Seeds often share test rows, and related rows share a group. Two rows vary together if they share a seed or a group.
     The variance sums over such pairs of rows (Cameron, Gelbach and Miller 2011), over the share of pairs that are not
     such, which makes it unbiased however the seeds overlap; it is never less than the variance over groups alone, or
-    over seeds alone. Degrees of freedom are Satterthwaite's. A single seed leaves the variation between seeds out.
+    over seeds alone. Degrees of freedom are Satterthwaite's, or fewer: with few seeds these are too many wherever seeds
+    happen to agree, so that no interval is narrower than Banerjee's (1960), which gives what groups do not explain the
+    t quantile of the seeds. A single seed leaves the variation between seeds out.
 
     Args:
         seeds: one per seed, all with the same names.
@@ -235,6 +248,21 @@ class Means:
         ends = (highest * max(0.0, min(1.0, (middle + side * half) / (1 + pull))) for side in (-1, 1))
         low, high = (few * end + (1 - few) * plain for end, plain in zip(ends, found[1:], strict=True))
         return Interval(spread.value, min(low, spread.value), max(high, spread.value))
+
+    def area(self, name: str, rarest: float) -> Interval:
+        """The mean ``name``, of a row's share in an area under the ROC curve (AUROC): a t interval of its log odds.
+
+        ``rarest`` is the share of rows in the rarest class, which limits the degrees of freedom. An area of 0 or 1 has
+        the interval of :meth:`rate`, as if it came from the rows of that class.
+        """
+        spread = self.spread({name: 1.0})
+        if not _TINY < spread.value < 1 - _TINY or not 0 < spread.variance < math.inf:
+            return self.rate(name, share=rarest)
+        df = max(1.0, min(spread.df, rarest * self._effective[self._column[name]] - 1))
+        wide = Spread(spread.value, spread.variance, df)
+        odds = math.log(spread.value / (1 - spread.value))
+        half = wide.quantile * math.sqrt(wide.variance) / (spread.value * (1 - spread.value))
+        return Interval(spread.value, *(1 / (1 + math.exp(-odd)) for odd in (odds - half, odds + half)))
 
     def difference(self, a: str, b: str) -> Spread:
         """The mean ``a`` minus the mean ``b``, of values that are 0 or 1 on the same rows.
@@ -304,6 +332,8 @@ class Means:
         return np.stack(made)
 
     def _spread(self, used: Ints, value: float, variances: Floats, hidden: float = 0.0) -> Spread:
+        from scipy.special import stdtridf, stdtrit
+
         seeds, groups = int(self._num_seeds[used].min()), int(self._num_groups[used].min())
         over_seeds, over_groups, both = variances.tolist()
         if groups < 2:
@@ -312,7 +342,13 @@ class Means:
             over_seeds, both = 0.0, 0.0
         variance = max(over_seeds, over_groups, both, 0.0) + hidden
         known = over_seeds**2 / max(seeds - 1, 1) + over_groups**2 / (groups - 1)
-        return Spread(value, variance, variance**2 / known if known > 0 else math.inf)
+        spread = Spread(value, variance, variance**2 / known if known > 0 else math.inf)
+        if both > over_groups:
+            parts = zip((both - over_groups, over_groups + hidden), (seeds - 1, groups - 1), strict=True)
+            least = math.sqrt(sum(part * float(stdtrit(df, _UPPER)) ** 2 for part, df in parts) / variance)
+            if least > spread.quantile:
+                return Spread(value, variance, float(stdtridf(_UPPER, least)))
+        return spread
 
     def _few(self, sums: Floats, usual: Sequence[Floats]) -> float:
         """From 1 where no group departs from what is usual to 0 where 20 do; of several usual values the commonest."""

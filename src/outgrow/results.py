@@ -10,9 +10,9 @@ from outgrow.strategies import CONTROLS, is_control
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["finished", "predictions", "table_of"]
+__all__ = ["ROLES", "finished", "predictions", "table_of"]
 
-_ROLES = ("weak", "student", "ceiling")
+ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
@@ -65,7 +65,7 @@ def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
     row["control"] = is_control(experiment["strategy"])
     row |= {"num_test": result["test_rows"], "num_test_per_seed": result["test_rows_per_seed"]}
     row |= {name: result[name] for name in ("num_classes", "majority")}
-    for role in _ROLES:
+    for role in ROLES:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
         row[f"{role}_ece_floor"] = (result.get(role) or {}).get("ece_floor")
@@ -99,7 +99,7 @@ def predictions(store: Store, key: str) -> "pl.DataFrame":
     frames = []
     for i, seed in enumerate(args["seeds"]):
         truth: Labels | Answers = store.read_key(args["truth"][i]["$step"])
-        for role in (r for r in _ROLES if args[r]):
+        for role in (r for r in ROLES if args[r]):
             labels = store.read_key(args[role][i]["$step"]).take(truth.ids)
             if isinstance(truth, Answers):
                 columns = {"id": truth.ids.tolist(), "gold": truth.texts, "predicted": labels.texts}

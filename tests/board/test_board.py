@@ -561,9 +561,9 @@ def test_primary_methods_join_the_run_and_what_was_stored_before_is_said(grid: G
     assert row_of(again, "naive(loss=GCE)").correction == "Holm"
     assert "2 of 2 results of primary methods were in the store before" in notes(again)[-1]
     refused = {
-        "all": "--primary all: name single methods",
-        "naive": "--primary naive: name single methods",
-        "shuffled": "shuffled is a control and is not tested; take it out of --primary",
+        "all": "all is no primary method: name single ones",
+        "naive": "naive is no primary method: name single ones",
+        "shuffled": "shuffled is a control and is not tested; take it out of the primary methods",
         "naive(transforms=(MixGold,))": "uses gold labels of B and is not tested",
     }
     for method, message in refused.items():

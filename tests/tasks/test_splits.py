@@ -178,12 +178,12 @@ def test_the_users_own_split_is_kept() -> None:
         (
             pool([0, 1] * 20),
             Sizes(supervisor=50),
-            "supervisor=50 rows were asked for, but part A has only 40 labeled rows",
+            "supervisor_rows=50 were asked for, but part A has only 40 labeled rows",
         ),
         (
             pool([0, 1] * 20),
             Sizes(test=30, supervisor=20),
-            "supervisor=20 rows were asked for, but part A has only 10 labeled",
+            "supervisor_rows=20 were asked for, but part A has only 10 labeled",
         ),
         (pool([0] * 90 + [1] * 10), Sizes(test=40), "need 20 of class 'b', but part T has only 10;"),
         (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but part A has only 10;"),

@@ -140,7 +140,7 @@ class _Wired:
         for method in self.primary:
             if (kind := self.kinds[method]) != "method":
                 why = "uses gold labels of B" if kind == "gold" else "is a control"
-                raise UserError(f"{method} {why} and is not tested; take it out of --primary")
+                raise UserError(f"{method} {why} and is not tested; take it out of the primary methods")
         chosen_among = {s for settings in self.settings.values() if len(settings) > 1 for s in settings}
         self.agreements = {key: _agreements(result) for key, result in self.results.items() if key[0] in chosen_among}
 
@@ -163,7 +163,7 @@ class _Wired:
 def _primary(methods: Sequence[str]) -> tuple[str, ...]:
     for method in methods:
         if method == ALL or canonical_strategy(method) == REFERENCE:
-            raise UserError(f"--primary {method}: name single methods other than {REFERENCE}, such as confidence")
+            raise UserError(f"{method} is no primary method: name single ones other than {REFERENCE}, such as confidence")
     return tuple(dict.fromkeys(map(canonical_strategy, methods)))
 
 

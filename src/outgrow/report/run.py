@@ -10,13 +10,14 @@ from outgrow.errors import UserError
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
+from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.strategies import CONTROLS
 
 if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["headline", "print_table", "small_test_warnings", "write_report"]
+__all__ = ["give_or_take", "headline", "print_table", "small_test_warnings", "write_report"]
 
 _WIDE = 0.05  # half an interval
 _LOPSIDED = 0.1  # an interval whose sides differ by a larger share of its width is printed with both ends
@@ -78,31 +79,29 @@ def headline(table: "pl.DataFrame") -> str:
 
 
 def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
-    """The table in the terminal, one block per task and trainer; controls last. Fits 110 columns."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """The table in the terminal, controls last, and the headline below it. Every name is whole."""
+    columns = [Column("supervisor", title=True), Column("student", title=True), Column("strategy", title=True)]
+    columns += [Column(name, "%", number=True) for name in ("weak", "student", "ceiling")]
+    columns += [Column("gain", "points", number=True), Column("PGR", number=True)]
     notes: dict[str, None] = {}
-    for panel, rows in grouped(tidy(table), "panel").items():
-        block = Table(title=Text(panel), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-        for head in ("supervisor", "student", "strategy"):
-            block.add_column(head, overflow="fold", max_width=16)
-        for head in ("weak %", "student %", "ceiling %", "gain, points", "PGR"):
-            block.add_column(head, no_wrap=True, justify="right")
+    for panel, rows in grouped(tidy(table, whole=True), "panel").items():
+        show_text(console, panel, "bold", hanging=2)
+        lines = []
         for row in sorted(rows, key=lambda r: r["control"]):
             names = [row["supervisor"], row["student"], row["method"] + (" !" if row["not_above"] else "")]
-            numbers = [_give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
+            numbers = [give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
             numbers += [measured(row, "gain", percent=True), "–" if row["control"] else measured(row, "pgr")]
-            block.add_row(*(Text(n) for n in (*names, *numbers)), style="dim" if row["control"] else "")
+            lines.append(Line([*names, *numbers], "dim" if row["control"] else ""))
             if row["pgr"] is None and not row["control"]:
                 notes[f"PGR undefined: {row['pgr_undefined']}"] = None
             if row["not_above"]:
                 notes[
                     "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
                 ] = None
-        console.print(block)
+        show_table(console, columns, lines, least=WIDE)
+    show_text(console, headline(table), "bold")
     for note in (*notes, "± is half a 95 % interval, brackets are 95 % intervals"):
-        console.print(Text(note, style="dim"))
+        show_text(console, note, "dim", hanging=2)
 
 
 def _findings(rows: Sequence[TableRow]) -> list[str]:
@@ -149,7 +148,7 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
 def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
     """For each size of test whose widest 95 % interval of a gain is wider than ±5 points: what it cannot show."""
     found = []
-    students = (r for r in rows if not r["control"])
+    students = (r for r in rows if not r["control"] and r["gain"] is not None)
     for (size, seeds), own in sorted(grouped(students, "num_test_per_seed", "num_seeds").items()):
         half = max((r["gain_high"] - r["gain_low"]) / 2 for r in own)
         if half > _WIDE:
@@ -160,7 +159,8 @@ def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
     return found
 
 
-def _give_or_take(row: TableRow, name: str) -> str:
+def give_or_take(row: TableRow, name: str) -> str:
+    """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
     if row[name] is None:
         return "none"
     below, above = row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]

@@ -14,6 +14,7 @@ from outgrow.metrics import (
     Outcomes,
     agreement,
     ece_floor,
+    ece_interval,
     per_example,
     pgr,
     plain,
@@ -98,12 +99,9 @@ def _role_scores(role: str, means: Means, per_seed: Sequence[Mapping[str, Any]],
     summary: dict[str, Any] = {
         name: means.rate(f"{role}.{name}", highest=HIGHEST.get(name, 1.0)) for name in ("accuracy", "xent", "brier")
     }
-    summary["auroc"] = means.rate(f"{role}.auroc", share=rarest) if rarest else [None] * 3
-    error, floor = (
-        means.spread({f"{role}.ece": 1.0}).interval(),
-        float(np.mean([s[role]["ece_floor"] for s in per_seed])),
-    )
-    summary["ece"] = Interval(error.value, max(0.0, error.low - floor), min(1.0, error.high))
+    summary["auroc"] = means.area(f"{role}.auroc", rarest) if rarest else [None] * 3
+    floor = float(np.mean([s[role]["ece_floor"] for s in per_seed]))
+    summary["ece"] = ece_interval(means.spread({f"{role}.ece": 1.0}), floor)
     return summary | {"ece_floor": floor}
 
 

@@ -18,25 +18,25 @@ __all__ = ["gold", "keep", "load", "split", "texts", "weak_column"]
 _TRANSFER = ("B", "B_val")
 
 
-@step(version=1)
+@step(version=1, said="load tasks")
 def load(task: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, gold included."""
     return load_task(task, runtime)
 
 
-@step(version=1)
+@step(version=1, said="take texts")
 def texts(pool: Examples) -> Examples:
     """The pool with nothing left that tells the truth."""
     return pool.without_gold()
 
 
-@step(version=1)
+@step(version=1, said="split rows")
 def split(pool: Examples, sizes: Sizes, seed: int) -> Split:
     """Who trains the supervisor, who is labelled by it, who is the test."""
     return split_examples(pool, sizes, seed)
 
 
-@step(version=1)
+@step(version=1, said="take gold labels")
 def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """The truth on some parts, as certain labels."""
     chosen = pool.take(split.ids(parts))
@@ -54,7 +54,7 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     return Labels.from_classes(chosen.ids, chosen.gold, pool.num_classes, "gold")
 
 
-@step(version=1)
+@step(version=1, said="take weak labels")
 def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """The user's own weak labels, from a column of the table."""
     chosen = pool.take(split.ids(parts))
@@ -68,7 +68,7 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     return Labels(ids=chosen.ids, probs=probs, source="weak column")
 
 
-@step(version=1)
+@step(version=1, said="drop rows")
 def keep(split: Split, labels: Labels) -> Split:
     """The split with only those rows of B and B_val that still have a label."""
     parts = dict(split.parts)

@@ -155,7 +155,7 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
     usable = left if part == "B" else np.append(left[:-1], 0)
     if size > usable.sum():
         raise UserError(
-            f"{_ROLES[part]}={size} rows were asked for, but part {part} has only {usable.sum()} "
+            f"{_ROLES[part]}_rows={size} were asked for, but part {part} has only {usable.sum()} "
             f"{'' if part == 'B' else 'labeled '}rows; ask for fewer"
         )
     need = _apportioned(usable, size)
@@ -169,8 +169,8 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
         c = int(short[0])
         free = "" if part == "T" else ", or set balance=False"
         raise UserError(
-            f"{_ROLES[part]}={size} balanced rows need {need[c]} of class {pool.classes[c]!r}, but part {part} has "
-            f"only {left[c]}; ask for fewer{free}"
+            f"{_ROLES[part]}_rows={size} balanced ones need {need[c]} of class {pool.classes[c]!r}, but part {part} "
+            f"has only {left[c]}; ask for fewer{free}"
         )
     return need
 
@@ -331,6 +331,6 @@ def _check_sizes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
         wanted = size if size is None or part != "T" else size - size % num_classes
         if wanted is not None and len(rows[part]) < wanted:
             raise UserError(
-                f"{_ROLES[part]}={size} rows were asked for, but whole groups give only {len(rows[part])}; "
+                f"{_ROLES[part]}_rows={size} were asked for, but whole groups give only {len(rows[part])}; "
                 "ask for fewer, or use smaller groups"
             )

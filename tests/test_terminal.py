@@ -53,7 +53,7 @@ Call = Callable[..., tuple[int, str, str]]
 def results() -> Any:
     """Two supervisors, three strategies, a control, no PGR for one."""
     rows = [
-        fake_row(weak, "minilm-l6", strategy, finished="2026-11-28T06:46:16+0000")
+        fake_row(weak, "minilm-l6", strategy, finished="2026-11-28T06:46:16+0000", over_shuffled=(0.02, -0.01, 0.05))
         for weak in LADDER[:2]
         for strategy in ("naive", "confidence", LONG, "shuffled")
     ]

@@ -324,7 +324,7 @@ def contrast(
     return plained
 
 
-@step(version=1)
+@step(version=1, said="compare with controls")
 def against_controls(
     texts: Examples,
     truth: tuple[Labels | Answers, ...],

@@ -312,8 +312,6 @@ class Means:
         could have hidden in one more group to either side (after Bonett and Price 2012).
         """
         used, w = self._weights({a: 1.0, b: -1.0})
-        if not len(used):
-            return Spread(0.0, 0.0, math.inf)
         variances = self._variances(used, w[:, None])[:, 0, 0]
         return self._spread(used, float(w @ self._means[used]), variances, self._hidden(a, b))
 
@@ -375,6 +373,8 @@ class Means:
     def _spread(self, used: Ints, value: float, variances: Floats, hidden: float = 0.0) -> Spread:
         from scipy.special import stdtridf, stdtrit
 
+        if not len(used):
+            return Spread(0.0, 0.0, math.inf)
         seeds, groups = int(self._num_seeds[used].min()), int(self._num_groups[used].min())
         over_seeds, over_groups, both = variances.tolist()
         if groups < 2:

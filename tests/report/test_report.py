@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fake_tables import NO_CEILING, TABLES, UNCOMPARED, fake_row, table
+from fake_tables import NO_CEILING, NO_WEAK_TEST, TABLES, UNCOMPARED, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
 from outgrow.report.figures import Picture
@@ -211,6 +211,13 @@ SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
         f"{ABOVE} 1 of 1 comparison. PGR: 0.33, defined in 1 of 1 comparison.",
         [],
         [ENDS],
+    ),
+    (
+        [fake_row(**NO_WEAK_TEST), fake_row("minilm-l3"), SHUFFLED],
+        f"{ABOVE} 1 of 1 comparison. PGR: 0.33, defined in 1 of 1 comparison. "
+        "No gain for 1 student: no test row has a weak label.",
+        [],
+        ["PGR undefined: there is no ceiling", ENDS],
     ),
     (
         [fake_row(num_seeds=1), SHUFFLED],

@@ -30,7 +30,7 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr``
     and, where that is null, ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``,
     ``_supervisor_wrong``; ``majority`` (accuracy of always saying the most frequent class); ``num_test`` (test rows
-    over all seeds).
+    over all seeds); ``notes`` (how the task's data was read, a line each).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
     """
@@ -61,6 +61,7 @@ def _row(record: Record) -> dict[str, Any]:
     for name in ("gain", "gap", "pgr"):
         row |= _spread(name, result[name])
     row["pgr_undefined"] = result["pgr_undefined"]
+    row["notes"] = "\n".join(result.get("notes", ()))
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}

@@ -56,6 +56,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         title=title,
         findings=_findings(rows),
         warnings=[*_warnings(rows), *shown.failures],
+        notes=data_notes(rows),
         students=students,
         reasons=list(dict.fromkeys(r["pgr_undefined"] for r in students if r["pgr"] is None)),
         pictures=shown.pictures,
@@ -96,7 +97,7 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
             if row["not_above"]:
                 notes["! the interval of this student's accuracy does not lie above all of its controls"] = None
         console.print(block)
-    for note in (*notes, "± is half a 95 % interval, brackets are 95 % intervals"):
+    for note in (*data_notes(tidy(table)), *notes, "± is half a 95 % interval, brackets are 95 % intervals"):
         console.print(Text(note, style="dim"))
 
 
@@ -131,6 +132,12 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     if not any(r["control"] for r in rows):
         found.append("no controls were run; students are compared with the majority class only")
     return found
+
+
+def data_notes(rows: Sequence[TableRow]) -> list[str]:
+    """How the data of each task was read, in the words of its loader."""
+    notes = {(r["task"], note): None for r in rows for note in (r.get("notes") or "").splitlines()}
+    return [f"{task}: {note}" for task, note in notes]
 
 
 def _give_or_take(row: TableRow, name: str) -> str:

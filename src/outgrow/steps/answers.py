@@ -102,6 +102,7 @@ def compare_answers(
         per_seed.append({"seed": seed, "test_rows": len(test), **scored})
     means = bootstrap_means(outcomes)
     result = {
+        "notes": list(pool.notes),
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": None,

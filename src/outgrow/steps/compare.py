@@ -27,7 +27,7 @@ KEPT_DRAWS = 500
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=1)
+@step(version=2)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -54,6 +54,7 @@ def compare(
         per_seed.append({"seed": seed, "test_rows": len(test), **scored, "agreement": same, "pgr": recovered})
     means = bootstrap_means(outcomes)
     result = {
+        "notes": list(texts.notes),
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": truth[0].probs.shape[1],

@@ -21,7 +21,10 @@ _TRANSFER = ("B", "B_val")
 @step(version=1)
 def load(task: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, gold included."""
-    return load_task(task, runtime)
+    pool = load_task(task, runtime)
+    for note in pool.notes:
+        runtime.say(f"{task.name}: {note}")
+    return pool
 
 
 @step(version=1)

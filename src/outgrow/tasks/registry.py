@@ -330,7 +330,8 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         The columns of :func:`tasks_table` with ``classes`` and ``rows`` as loaded, and ``task`` (the spelling),
         ``form`` (of the inputs), ``options`` (name to value), ``meanings`` (name of option to what it does),
         ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``, ``largest_group`` (rows),
-        ``meta`` (column names) and ``examples`` (up to three rows: id, text as people read it, class, group).
+        ``meta`` (column names), ``notes`` (how the data was read) and ``examples`` (up to three rows: id, text as
+        people read it, class, group).
 
     Raises:
         UserError: as :meth:`TaskSpec.parse` and :func:`load`.
@@ -353,6 +354,7 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         "groups": len(group_sizes),
         "largest_group": int(group_sizes.max(initial=0)),
         "meta": sorted(data.meta),
+        "notes": list(data.notes),
         "examples": [_row(data, row) for row in _telling_rows(data.gold)],
     }
 

@@ -391,7 +391,6 @@ def _print_task(found: dict[str, Any]) -> None:
         ["rows", f"{found['rows']:,} ({balance}{unknown})"],
         ["groups", f"{found['groups']:,}, the largest with {found['largest_group']:,} rows"],
         ["further columns", ", ".join(found["meta"]) or "none"],
-        *(["note", note] for note in found["notes"]),
         ["traps handled", found["traps"] or "none known"],
         ["source", found["source"]],
         ["licence", found["licence"] + (f": {found['restricted']}" if found["restricted"] else "")],

@@ -135,9 +135,10 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
 
 
 def data_notes(rows: Sequence[TableRow]) -> list[str]:
-    """How the data of each task was read, in the words of its loader."""
-    notes = {(r["task"], note): None for r in rows for note in (r.get("notes") or "").splitlines()}
-    return [f"{task}: {note}" for task, note in notes]
+    """How the data of each task was read, in the words of its loader; with the task's name if there are several."""
+    notes = dict.fromkeys((r["task"], note) for r in rows for note in (r.get("notes") or "").splitlines())
+    several = len({r["task"] for r in rows}) > 1
+    return [f"{task}: {note}" if several else note for task, note in notes]
 
 
 def _give_or_take(row: TableRow, name: str) -> str:

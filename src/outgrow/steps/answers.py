@@ -75,7 +75,7 @@ def shuffle_answers(answers: Answers, seed: int) -> Answers:
     return Answers(ids=answers.ids, texts=texts, source=f"shuffled {answers.source}")
 
 
-@step(version=1)
+@step(version=2)
 def compare_answers(
     pool: Examples,
     truth: tuple[Answers, ...],

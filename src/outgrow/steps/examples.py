@@ -21,10 +21,7 @@ _TRANSFER = ("B", "B_val")
 @step(version=1)
 def load(task: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, gold included."""
-    pool = load_task(task, runtime)
-    for note in pool.notes:
-        runtime.say(f"{task.name}: {note}")
-    return pool
+    return load_task(task, runtime)
 
 
 @step(version=1)

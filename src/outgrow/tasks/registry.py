@@ -267,7 +267,7 @@ def _fitted(value: Any, hint: Any, option: str, task: str) -> Any:
 
 
 def load(spec: TaskSpec, runtime: Runtime) -> Examples:
-    """The task's whole pool of examples, with gold where it is known (-1 where not).
+    """The task's whole pool of examples, with gold where it is known (-1 where not). Its notes are said.
 
     Raises:
         UserError: if the data changed since the spec was made, cannot be fetched, is damaged, or comes under a licence
@@ -281,7 +281,10 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
         )
     if entry.identity(spec.options) != spec.content:
         raise UserError(f"the data of {spec} changed during the run; start the run again")
-    return entry.load(runtime=runtime, **spec.options)
+    pool = entry.load(runtime=runtime, **spec.options)
+    for note in pool.notes:
+        runtime.say(f"{spec.name}: {note}")
+    return pool
 
 
 def limited(text: str, limit: int) -> TaskSpec:

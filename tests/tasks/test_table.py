@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from outgrow.data import Examples
 from outgrow.errors import UserError
@@ -406,3 +408,54 @@ def test_notes_are_stored_with_the_examples(tmp_path: Path) -> None:
     data = labelled(tmp_path, ["a", "b"], ["a", "b"])
     data.save(tmp_path)
     assert Examples.load(tmp_path).notes == data.notes != ()
+
+
+VALUES = (
+    st.sampled_from(
+        ["a", "b", "A", "01", "1", "0", "0.5", "NaN", "-1", "", " ", "1.0", "\ud800", "\0", "١", "ﬁ", "1e400"]
+    )
+    | st.text(max_size=5)
+    | st.floats()
+    | st.integers()
+    | st.integers(10**300, 10**301)
+    | st.none()
+    | st.booleans()
+    | st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.fixed_dictionaries(dict.fromkeys(("text", "label", "weak", "id", "group"), VALUES)), max_size=6),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "weak": st.just("weak"),
+            "id": st.just("id"),
+            "group": st.just("group"),
+            "classes": st.just(("a", "b")) | st.just((1, 0)),
+            "abstain": st.sampled_from(["a", -1, ("NaN", 0.5), 0]),
+            "weak_class": st.sampled_from(["a", 1, True]),
+        },
+    ),
+)
+def test_whatever_cells_hold_there_are_examples_or_one_line(
+    tmp_path: Path, rows: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    good = [{"text": f"text {i}", "label": "ab"[i % 2], "weak": "ab"[i % 2], "id": f"i{i}"} for i in range(4)]
+    lines = [json.dumps(row) for row in ([g | {"group": "g"} for g in good] + rows)]
+    path = write(tmp_path, "\n".join(lines), "a.jsonl")
+    try:
+        data = read(path, **options)
+    except UserError as error:
+        told = str(error)
+    else:
+        told = " ".join(data.notes)
+        data.save(tmp_path)
+        assert Examples.load(tmp_path).classes == data.classes
+        if "weak.0" in data.meta:
+            probs = np.stack([data.meta[f"weak.{c}"] for c in range(data.num_classes)], axis=1)
+            given_rows = probs[~np.isnan(probs).any(axis=1)]
+            np.testing.assert_allclose(given_rows.sum(axis=1), 1)
+    assert told.isprintable()
+    assert len(told) < 4000

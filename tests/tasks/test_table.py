@@ -426,6 +426,7 @@ VALUES = (
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
+    names=st.sampled_from(["abab", "1010", "11", "aa", ""]),
     rows=st.lists(st.fixed_dictionaries(dict.fromkeys(("text", "label", "weak", "id", "group"), VALUES)), max_size=6),
     options=st.fixed_dictionaries(
         {},
@@ -440,9 +441,9 @@ VALUES = (
     ),
 )
 def test_whatever_cells_hold_there_are_examples_or_one_line(
-    tmp_path: Path, rows: list[dict[str, Any]], options: dict[str, Any]
+    tmp_path: Path, names: str, rows: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
-    good = [{"text": f"text {i}", "label": "ab"[i % 2], "weak": "ab"[i % 2], "id": f"i{i}"} for i in range(4)]
+    good = [{"text": f"text {i}", "label": name, "weak": name, "id": f"i{i}"} for i, name in enumerate(names)]
     lines = [json.dumps(row) for row in ([g | {"group": "g"} for g in good] + rows)]
     path = write(tmp_path, "\n".join(lines), "a.jsonl")
     try:

@@ -398,9 +398,9 @@ class _Columns:
         probs = np.full((len(self.weak), len(names)), np.nan)
         given = [(row, value) for row, value in enumerate(self.weak) if value is not None]
         column = f"column {self.columns['weak']!r}"
-        truths = [c for c, name in enumerate(names) if name == "1" or name.lower() == "true"]
-        second = truths[0] if truths and _key(names[1 - truths[0]]) in ("0", "false") else 1
-        is_binary = len(names) == 2 and _key(names[1 - second]) == "0" and names[second] == "1"
+        keys = [_key(name) for name in names]
+        second = keys.index("1") if sorted(keys) == ["0", "1"] else 0 if keys == ["true", "false"] else 1
+        is_binary = sorted(names) == ["0", "1"]
         if weak_class is not None:
             if len(names) != 2 or weak_class not in names:
                 raise UserError(

@@ -385,16 +385,17 @@ class _Columns:
         of: dict[str, list[str]] = {}
         for name in names:
             of.setdefault(_key(name), []).append(name)
-        united: Counter[tuple[str, str]] = Counter()
+        only = {key: alike[0] for key, alike in of.items() if len(alike) == 1}
+        known, united = set(names), Counter[tuple[str, str]]()
         for row, value in enumerate(values):
-            if isinstance(value, str) and value not in names and len(near := of.get(_key(value), ())) == 1:
-                values[row] = near[0]
-                united[value, near[0]] += 1
+            if isinstance(value, str) and value not in known and (near := only.get(_key(value))) is not None:
+                values[row] = near
+                united[value, near] += 1
         if united:
             told = ", ".join(f"{value!r} as {name!r} ({_rows_of(n)})" for (value, name), n in united.most_common(10))
             self.notes.append(f"column {self.columns[role]!r}: read {told}")
 
-    def _weak_probs(self, names: tuple[str, ...], weak_class: str | None) -> npt.NDArray[np.float64]:
+    def _weak_probs(self, names: Sequence[str], weak_class: str | None) -> npt.NDArray[np.float64]:
         probs = np.full((len(self.weak), len(names)), np.nan)
         given = [(row, value) for row, value in enumerate(self.weak) if value is not None]
         column = f"column {self.columns['weak']!r}"
@@ -420,8 +421,8 @@ class _Columns:
                 self._wrong("weak", f"{shown(value)} is no probability", self._or_code(value, mend), row)
             else:
                 rounded += not 0 <= read <= 1
-                read = min(max(read, 0.0), 1.0)
-                probs[row, second], probs[row, 1 - second] = read, 1 - read
+                probs[row, second] = min(max(read, 0.0), 1.0)
+                probs[row, 1 - second] = 1 - probs[row, second]
         other = names[1 - second]
         self.notes.append(
             f"{column} is read as the probability of {names[second]!r} ({_rows_of(len(given))}); if it is that of "
@@ -432,7 +433,7 @@ class _Columns:
         return probs
 
     def _read_names(
-        self, given: Sequence[tuple[int, Any]], probs: npt.NDArray[np.float64], names: tuple[str, ...]
+        self, given: Sequence[tuple[int, Any]], probs: npt.NDArray[np.float64], names: Sequence[str]
     ) -> None:
         number = {name: c for c, name in enumerate(names)}
         strangers = []
@@ -529,7 +530,7 @@ class _Columns:
             )
 
     def _note_unknown(
-        self, rows: npt.NDArray[np.int64], role: str, values: Sequence[Any], names: tuple[str, ...]
+        self, rows: npt.NDArray[np.int64], role: str, values: Sequence[Any], names: Sequence[str]
     ) -> None:
         known = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
         for row in rows.tolist():

@@ -402,10 +402,10 @@ def _print_task(found: dict[str, Any]) -> None:
 
 
 def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
-    from outgrow.tasks import load
+    from outgrow.tasks import TASKS, load
     from outgrow.tasks.leaks import scan as scan_task
 
-    findings = scan_task(load(spec, runtime))
+    findings = scan_task(load(spec, runtime), balance=not TASKS[spec.name].facts.natural)
     rows = []
     for f in findings:
         numbers = ["", "", ""]

@@ -61,7 +61,7 @@ def tidy(table: "pl.DataFrame") -> list[TableRow]:
     ]
     for pair in grouped(shown, "panel", "weak", "strong").values():
         controls = [r for r in pair if r["control"]]
-        for row in (r for r in pair if not r["control"]):
+        for row in (r for r in pair if not r["control"] and r["student_accuracy"] is not None):
             low = row["student_accuracy_low"]
             row["not_above"] += [c["method"] for c in controls if c["student_accuracy_high"] >= low]
             row["not_above"] += ["majority class"] * (row["majority"] >= low)
@@ -90,7 +90,7 @@ def measured(row: TableRow, name: str, percent: bool = False) -> str:
     """The number ``name`` of a row with its 95 % interval; no number is "undefined"."""
     if row[name] is None:
         return "undefined"
-    sign = "+" if name in ("gain", "gap", "difference") else ""
+    sign = "+" if name in ("gain", "balanced_gain", "gap", "difference") else ""
     numbers = (row[name], row[f"{name}_low"], row[f"{name}_high"])
     return with_interval(*numbers, form=f"{sign}.1f" if percent else f"{sign}.2f", scale=100 if percent else 1)
 
@@ -160,7 +160,7 @@ def _ranks(rows: Sequence[TableRow], field: str, by: str) -> dict[str, float]:
     ranks = {}
     for model in models:
         own = [r for r in rows if r[field] == model]
-        values = [r[by] for r in own if r[by] is not None] or [r["student_accuracy"] for r in own]
+        values = [r[by] for r in own if r[by] is not None] or [r["student_accuracy"] or 0.0 for r in own]
         ranks[model] = sum(values) / len(values)
     return ranks
 

@@ -727,7 +727,7 @@ def test_pairs_of_a_grid() -> None:
 
 
 GRIDS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Grid(weak=("a",)), "give both --weak and --strong"),
+    (lambda: Grid(weak=("a",)), "give both weak=... and strong=..."),
     (lambda: Grid(seeds=0), "at least 1"),
     (lambda: Grid(strategy=()), "strategy is empty"),
     (lambda: pairs(Grid(ladder="thre")), "did you mean three"),

@@ -1,7 +1,26 @@
 """Outgrow: weak-to-strong generalization, measured honestly.
 
-from outgrow import Grid, sweep
-print(sweep(Grid()))  # the default experiment, as a table
+    from outgrow import Grid, sweep
+    print(sweep(Grid()))  # the default experiment, as a table
+
+Run and read:
+    Experiment, Grid, preset    what to run: one result, or every combination; a named set of options
+    run, sweep, plan            run one experiment; run grids, as a table; say what would run
+    runs                        every finished experiment of a store, as a table
+    Runtime, UserError          how and where to run; an error that you can fix, in one line
+
+Add your own, in any file that ``use`` (or ``--use``) loads:
+    loss, transform, label_model    a class: a loss; a change of weak labels; many labels into one
+    strategy, trainer, supervisor   a class: weak labels to a student; how it is fitted; who labels
+    task, model                     a function that loads data; a class that reads it into features
+    figure, analysis                a function: a chart, or a table, on every report
+    step, Step                      a function whose result is stored; it bound to its arguments
+    Trainer                         what a trainer has to offer
+    Range, OneOf                    the values that an option may have
+
+Data:
+    Examples, Split             rows with ids, gold and groups; which of them are A, B and T
+    Labels, Features            class probabilities of rows, whoever made them; vectors of rows
 """
 
 import importlib

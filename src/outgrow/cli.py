@@ -1,7 +1,10 @@
 """The command ``outgrow``. Each command parses its options, calls one library function, and prints."""
 
+import ast
 import contextlib
+import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
+from cyclopts.help import DefaultFormatter
 
 from outgrow.config import PRESETS, Grid
-from outgrow.errors import UserError
+from outgrow.errors import UserError, counted
 from outgrow.runtime import Report, Runtime
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from cyclopts.help import HelpEntry
+    from cyclopts.help.specs import ColumnSpec
+    from rich.console import Console, ConsoleOptions
 
     from outgrow.config import Experiment
     from outgrow.engine.store import Store
@@ -32,11 +38,35 @@ def _version() -> str:
     return version("outgrow")
 
 
+def _default_shown(value: Any) -> str | None:
+    """A default as it would be typed; nothing for an option that is off or empty unless it is given."""
+    if value is None or value is False or value == "" or (isinstance(value, tuple | frozenset) and not value):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "on" if value is True else str(value)
+
+
+def _help_columns(
+    console: "Console", options: "ConsoleOptions", entries: "list[HelpEntry]"
+) -> "tuple[ColumnSpec, ...]":
+    """Columns in which every option is whole, however narrow the terminal."""
+    from cyclopts.help.specs import AsteriskColumn, ColumnSpec, DescriptionColumn, NameRenderer
+
+    longest = max(len(word) for e in entries for label in e.display_labels_with_metavar for word in label.split())
+    width = max(math.ceil(console.width * 0.35), longest + 2)  # lines after the first are indented by two
+    names = ColumnSpec(renderer=NameRenderer(max_width=width), style="cyclopts.name", max_width=width, no_wrap=True)
+    return (
+        (AsteriskColumn, names, DescriptionColumn) if any(e.required for e in entries) else (names, DescriptionColumn)
+    )
+
+
 app = App(
     name="outgrow",
     help="Train a strong student on a weak supervisor's labels, and measure how far it outgrows its teacher.",
     version=_version,
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
+    default_parameter=Parameter(
+        consume_multiple=True, negative_iterable=(), negative_none=(), show_default=_default_shown
+    ),
+    help_formatter=DefaultFormatter(column_specs=_help_columns),
 )
 
 
@@ -63,6 +93,7 @@ class Machine(Runtime):
 
 
 Flat = Parameter(name="*")
+MachineFlat = Parameter(name="*", group="Machine: changes no result")
 StorePlace = Annotated[
     str | None, Parameter(help="Folder or fsspec URL for results. Default: $OUTGROW_STORE, or outgrow-store.")
 ]
@@ -93,7 +124,7 @@ def run(
     print_config: Annotated[bool, Parameter(help="Print all options as YAML and exit.", negative=())] = False,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
-    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
     """Run supervisors, students, and ceilings; print a table and write a report.
 
@@ -116,7 +147,7 @@ def sweep(
     use: UseFiles = (),
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
-    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
     """Run every grid in a YAML file. Steps that several grids share run once."""
     from outgrow.config import read_sweep
@@ -151,7 +182,7 @@ def board(
     ] = False,
     out: Annotated[Path, Parameter(help="Write the board to this folder.")] = Path("outgrow-board"),
     store: StorePlace = None,
-    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
     """Compare methods with naive over tasks and model pairs; print a scoreboard and write a page.
 
@@ -163,6 +194,7 @@ def board(
     from outgrow.engine.progress import Progress, clock
     from outgrow.report.board import print_board, write_board
     from outgrow.report.provenance import provenance
+    from outgrow.report.terminal import console
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
@@ -175,10 +207,12 @@ def board(
         command = shlex.join(["outgrow", *sys.argv[1:]])
         title = "Methods of weak-to-strong generalization, compared"
         facts = provenance(results, opened, [], command, made.outcome)
-        print_board(made, _console())
+        print_board(made, console())
         page = write_board(made, results, out, title=title, provenance=facts)
         if made.outcome is not None:
-            print(f"{made.outcome.ran} steps run, {made.outcome.reused} reused, {clock(made.outcome.seconds)}")
+            print(
+                f"{counted(made.outcome.ran, 'step')} run, {made.outcome.reused} reused, {clock(made.outcome.seconds)}"
+            )
         print(f"board: {page}")
     if made.failure:
         raise made.failure
@@ -197,7 +231,7 @@ def plan(
         ),
     ] = None,
     store: StorePlace = None,
-    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
     """Show what a run would do, what it would reuse, and how long it may take. Runs nothing."""
     from collections import Counter
@@ -211,16 +245,17 @@ def plan(
     opened = experiment.open_store(store)
     _warn_of_other_editions(opened, "load")
     planned = experiment.plan(experiments, opened)
-    counts = Counter(s.function.name for s in planned.to_run)
-    rows = [[name, str(count)] for name, count in counts.most_common()]
-    if rows:
-        _print_rows(["step", "to run"], rows)
-    reused = Counter(s.function.name for s in planned.reused)
-    print(f"{len(experiments)} experiments: {len(planned.to_run)} steps to run, {sum(reused.values())} results reused")
+    counts = Counter(s.function.doing for s in planned.to_run)
+    if counts:
+        _print_counts(("step", "to run"), [(name, f"{count:,}") for name, count in counts.most_common()])
+    steps, reused = counted(len(planned.to_run), "step"), counted(len(planned.reused), "result")
+    print(f"{counted(len(experiments), 'experiment')}: {steps} to run, {reused} reused")
     if planned.to_run:
         known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
         more = (
-            f", not counting {planned.unknown} steps of a kind that never ran in this store" if planned.unknown else ""
+            f", not counting {counted(planned.unknown, 'step')} of a kind that never ran in this store"
+            if planned.unknown
+            else ""
         )
         print(f"estimated time: {known}{more}")
 
@@ -260,16 +295,17 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
     from outgrow.report.run import print_table, write_report
+    from outgrow.report.terminal import console
     from outgrow.tasks import small_test_warning
 
-    print_table(table, _console())
+    print_table(table, console())
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
     facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
-        print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
+        print(f"{counted(outcome.ran, 'step')} run, {outcome.reused} reused, {clock(outcome.seconds)}")
     print(f"report: {page}")
 
 
@@ -277,15 +313,23 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 
 @app.command
-def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """List finished experiments, or stored steps with --steps.
+def ls(
+    *,
+    store: StorePlace = None,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    steps: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """List finished experiments with accuracies, PGR, and dates.
 
     Args:
-        steps: count the stored steps of each kind instead.
+        every: List controls too.
+        steps: Count the stored steps of each kind instead.
     """
     from collections import defaultdict
 
     from outgrow.experiment import open_store
+    from outgrow.report.listings import print_experiments
+    from outgrow.report.terminal import console
     from outgrow.results import finished, table_of
 
     opened = open_store(store)
@@ -293,34 +337,47 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
         seconds: dict[str, list[float]] = defaultdict(list)
         for record in opened.records():
             seconds[record["fn"]].append(record["seconds"])
-        _print_rows(["step", "stored", "seconds"], [[k, str(len(v)), f"{sum(v):.1f}"] for k, v in seconds.items()])
+        rows = [(name, f"{len(spent):,}", f"{sum(spent):,.1f}") for name, spent in seconds.items()]
+        _print_counts(("step", "stored", "seconds"), rows)
         return
-    rows = [
-        [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
-        for r in table_of(finished(opened)).to_dicts()
-    ]
+    table = table_of(finished(opened))
     _warn_of_other_editions(opened)
-    if not rows:
+    if table.is_empty():
         print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
     else:
-        _print_rows(["key", "task", "pair", "strategy", "train", "PGR"], rows)
+        print_experiments(table, console(), controls=every)
 
 
 @app.command
-def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Print the record of one result: arguments, scores, seconds, versions, files.
+def show(
+    key: str,
+    /,
+    *,
+    store: StorePlace = None,
+    config: Annotated[bool, Parameter(negative=())] = False,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+) -> None:
+    """Show one result: its scores, what was asked for, and what made it.
 
     Args:
-        key: the key of the result, or its first characters.
-        config: print the options that rerun it as YAML instead.
+        key: The key of the result, or its first characters.
+        config: Print the options that rerun it as YAML instead.
+        every: Print the whole record as JSON instead, with every input, version, and digest.
     """
     import json
 
     from outgrow.config import to_yaml
     from outgrow.experiment import open_store
+    from outgrow.report.listings import print_record
+    from outgrow.report.terminal import console
 
     record = open_store(store).find(key)
-    print(to_yaml(_grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False))
+    if config:
+        print(to_yaml(_grid_of_record(record)))
+    elif every:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+    else:
+        print_record(record, console())
 
 
 @app.command
@@ -346,127 +403,93 @@ def tasks(
     limit: int | None = None,
     scan: Annotated[bool, Parameter(negative=())] = False,
     use: UseFiles = (),
-    machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE,
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
-    """List all tasks and where their data would come from, or describe one task: rows, classes, groups, options.
+    """List all tasks and where their data would come from, or describe one: rows, classes, groups, options.
 
     Args:
-        name: a task with its options, such as "table(path='mine.csv')".
-        limit: load at most this many rows. Groups stay whole.
-        scan: look for leaks and for shortcuts that give the class away.
+        name: A task, alone or with options, such as "table(path='mine.csv')".
+        limit: Load at most this many rows. Groups stay whole.
+        scan: Look for leaks and for shortcuts that give the class away.
     """
     from outgrow.experiment import use_files
-    from outgrow.tasks import TaskSpec, describe, limited, tasks_table, where_from
+    from outgrow.report.listings import print_task, print_task_rows, print_tasks
+    from outgrow.report.terminal import console
+    from outgrow.tasks import TaskSpec, limited
 
     use_files(use)
     if name is None:
         if scan or limit is not None:
             raise UserError("--scan and --limit work on one task; name it: outgrow tasks NAME --scan")
-        rows = [
-            [
-                t["name"],
-                t["kind"],
-                str(len(t["classes"] or ())) if t["classes"] else "yours",
-                f"{t['rows']:,}" if t["rows"] else "?",
-                t["licence"],
-                t["source"],
-                where_from(t["name"], machine),
-            ]
-            for t in tasks_table()
-        ]
-        _print_rows(["task", "kind", "classes", "rows", "licence", "source", "from here"], rows)
-        return
-    spec = TaskSpec.parse(name) if limit is None else limited(name, limit)
-    if scan:
-        _print_scan(spec, machine)
+        print_tasks(console(), machine)
+    elif scan:
+        _print_scan(TaskSpec.parse(name) if limit is None else limited(name, limit), machine)
     else:
-        _print_task(describe(spec, machine))
-
-
-def _print_task(found: dict[str, Any]) -> None:
-    balance = ", ".join(f"{label} {count:,}" for label, count in found["balance"].items())
-    unknown = f", without gold {found['unknown']:,}" if found["unknown"] else ""
-    rows = [
-        ["a row", f"{found['about']} ({found['form']})"],
-        ["rows", f"{found['rows']:,} ({balance}{unknown})"],
-        ["groups", f"{found['groups']:,}, the largest with {found['largest_group']:,} rows"],
-        ["further columns", ", ".join(found["meta"]) or "none"],
-        ["traps handled", found["traps"] or "none known"],
-        ["source", found["source"]],
-        ["licence", found["licence"] + (f": {found['restricted']}" if found["restricted"] else "")],
-        *([f"option {k}", f"{v!r}: {found['meanings'].get(k, '')}".strip(": ")] for k, v in found["options"].items()),
-    ]
-    _print_rows([found["task"], ""], rows)
-    for example in found["examples"]:
-        print(f"\n[{example['id']}] {example['class']}\n{example['text']}")
+        shown = console()
+        print_task(name, shown, machine)
+        try:
+            print_task_rows(name, limit, shown, machine)
+        except UserError as error:
+            if "(" in name or limit is not None:
+                raise
+            print(f"\nIts rows are not shown: {_as_typed(str(error), 'tasks')}")
 
 
 def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
+    from outgrow.report.terminal import Column, Line, console, show_table
     from outgrow.tasks import TASKS, load
     from outgrow.tasks.leaks import scan as scan_task
 
+    columns = [Column("check", title=True), *(Column(name, number=True) for name in ("figure", "chance", "95 %"))]
+    columns += [Column("verdict"), Column("what the figure is", wraps=True)]
+    lines = []
     findings = scan_task(load(spec, runtime), balance=not TASKS[spec.name].facts.natural)
-    rows = []
     for f in findings:
         numbers = ["", "", ""]
         if f.figure is not None:
             numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
-        rows.append([f.check, *numbers, f.verdict, f.about])
-    _print_rows(["check", "figure", "chance", "95 %", "verdict", "what the figure is"], rows)
+        lines.append(Line([f.check, *numbers, f.verdict, f.about]))
+    show_table(console(), columns, lines)
 
 
 @app.command
 def models(*, use: UseFiles = ()) -> None:
-    """List the packaged models from weak to strong, with their licences. Write hub models as hf:org/name@commit."""
-    import inspect
-
+    """List the packaged models from weak to strong, with their licenses. Write hub models as hf:org/name@commit."""
     from outgrow.experiment import use_files
-    from outgrow.models import MODELS
-    from outgrow.models.packaged import PACKAGED, models_table
+    from outgrow.report.listings import print_models
+    from outgrow.report.terminal import console
 
     use_files(use)
-    rows = [
-        [
-            str(m["name"]),
-            f"{int(m['parameters']) / 1e6:,.1f} M",
-            f"{int(m['download_bytes']) / 1e6:,.0f} MB",
-            "yes" if m["cached"] else "no",
-            str(m["licence"]) + (" (restricted)" if m["restricted"] else ""),
-            str(m["description"]),
-        ]
-        for m in models_table()
-    ]
-    others = [(name, cls) for name, cls in MODELS.items() if name not in PACKAGED]
-    rows += [
-        [name, "", "none", "yes", "", (inspect.getdoc(cls) or "").partition("\n")[0].rstrip(".")]
-        for name, cls in others
-    ]
-    _print_rows(["model", "parameters", "download", "here", "licence", "what it is"], rows)
+    print_models(console())
 
 
 @app.command
-def methods(*, use: UseFiles = ()) -> None:
-    """List strategies, losses, label transforms, trainers, and supervisors, with their options and sources."""
-    from itertools import groupby
+def methods(name: str | None = None, /, *, use: UseFiles = ()) -> None:
+    """List strategies, losses, label transforms, trainers, and supervisors, or describe one: options, source, cost.
 
+    Args:
+        name: One of them, such as LogConf.
+    """
     from outgrow.experiment import use_files
-    from outgrow.report.reference import listing
+    from outgrow.report.listings import print_method, print_methods
+    from outgrow.report.terminal import console
 
     use_files(use)
-    for kind, listed in groupby(listing(), lambda method: method.kind):
-        rows = [[m.spelling, m.about, m.source, m.cost] for m in listed]
-        _print_rows([kind, "what it does", "source", "cost"], rows)
+    if name is None:
+        print_methods(console())
+    else:
+        print_method(name, console())
 
 
 # --- housekeeping -----------------------------------------------------------------------------------------------------
 
 
 @app.command
-def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
+def pull(*names: str, machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE) -> None:
     """Download models and data now, so that later runs work offline.
 
     Args:
-        names: models, ladders (three, six), or tasks. Default: what the default experiment needs.
+        names: Models, ladders (three, six), or tasks. Default: what the default experiment needs.
     """
     from outgrow.doctor import pull as fetch
 
@@ -474,14 +497,14 @@ def pull(*names: str, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> N
 
 
 @app.command
-def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEFAULT_MACHINE) -> None:
+def doctor(*, store: StorePlace = None, machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE) -> None:
     """Check devices, memory, disk, cache, versions, and stored results. Exits with 1 if something is wrong."""
     from outgrow.doctor import examine
     from outgrow.experiment import open_store
+    from outgrow.report.terminal import console, show_facts
 
     findings = examine(machine, open_store(store))
-    for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}")
+    show_facts(console(), [(f"{'ok ' if f.ok else 'BAD'}  {f.what}", f.found) for f in findings])
     if not all(f.ok for f in findings):
         sys.exit(1)
 
@@ -497,9 +520,9 @@ def clean(
     """Remove what killed runs left behind.
 
     Args:
-        old: also remove results of other editions of Outgrow, which this one never reads.
-        results: also remove all stored results.
-        cache: also remove downloaded models and data.
+        old: Also remove results of other editions of Outgrow, which this one never reads.
+        results: Also remove all stored results.
+        cache: Also remove downloaded models and data.
     """
     from outgrow.doctor import clean as remove
     from outgrow.experiment import open_store
@@ -521,30 +544,13 @@ def _warn_of_other_editions(store: "Store", function: str | None = None) -> None
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
-def _interval(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "undefined"
-    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+def _print_counts(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A small table: a name, then numbers."""
+    from outgrow.report.terminal import Column, Line, console, show_table
 
-
-def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _console().print(table)
-
-
-def _console() -> "Console":
-    """Standard output. Files and pipes get wide lines, so that nothing is cut."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    show_table(
+        console(), [Column(heads[0], title=True), *(Column(h, number=True) for h in heads[1:])], [*map(Line, rows)]
+    )
 
 
 def _grid_of_record(record: dict[str, Any]) -> Grid:
@@ -595,7 +601,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
         _help_or_lead()
-    with _exit_code() as code:
+    with _exit_code(tokens[0] if tokens else "") as code:
         configured = _configured(tokens) if tokens else {}
         app.config = (Dict(configured, source="--config", use_commands_as_keys=False),) if configured else ()
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -623,13 +629,16 @@ def _leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _exit_code() -> Iterator[list[int]]:
+def _exit_code(command: str) -> Iterator[list[int]]:
     """Print errors the user can fix as one line; the list holds the exit code afterwards."""
     code = [0]
     try:
         yield code
-    except (UserError, CycloptsError) as error:
+    except CycloptsError as error:
         print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
+        code[0] = 2
+    except UserError as error:
+        print(f"outgrow: {_as_typed(' '.join(str(error).split()), command)}", file=sys.stderr)
         code[0] = 2
     except KeyboardInterrupt:
         print("outgrow: interrupted. Finished steps are kept; run the same command again to continue", file=sys.stderr)
@@ -642,5 +651,45 @@ def _exit_code() -> Iterator[list[int]]:
         if not isinstance(error, StepsFailed):
             raise
         for line in error.lines:
-            print(f"outgrow: {line}", file=sys.stderr)
+            print(f"outgrow: {_as_typed(line, command)}", file=sys.stderr)
         code[0] = 2 if error.by_user else 1
+
+
+_NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
+_SPELLED = re.compile(
+    rf"(?P<other>[\w-]+\({_NESTED}\)|`[^`]*`|(?<!\w)'[^']*'|(?<!\w)\"[^\"]*\")|"  # calls, commands, quoted texts
+    rf"(?<![\w-])(?P<name>[a-z_]+)=(?P<value>\.\.\.|True|False|None|-?\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"|"
+    rf"\({_NESTED}\)|\{{[^{{}}]*\}})"
+)
+
+
+def _as_typed(message: str, command: str) -> str:
+    """A message with its options as they are typed after ``command``: ``ceiling=False`` becomes ``--no-ceiling``.
+
+    The library spells options as in Python. A field of the grid that the command does not take stands in its YAML file.
+    """
+    taken = app[command if command in app else "run"].assemble_argument_collection()
+    flags = {a.field_info.name: a.names for a in taken if a.parameter.parse is not False}
+
+    def typed(found: re.Match[str]) -> str:
+        name, text = found["name"], found["value"]
+        if name in flags and name not in ("grid", "machine"):
+            return _flag(flags[name], text)
+        if name in Grid.__dataclass_fields__:
+            return f"{name}: {text.lower() if text in ('True', 'False') else text}"
+        return found[0]
+
+    return _SPELLED.sub(lambda found: found[0] if found["other"] else typed(found), message)
+
+
+def _flag(names: Sequence[str], text: str) -> str:
+    """A flag with the value that Python spells ``text``; without one if that is ``...``."""
+    value = ast.literal_eval(text)
+    if isinstance(value, bool):
+        return names[0] if value else names[1]
+    if value is ...:
+        return names[0]
+    if value is None:
+        return f"no {names[0]}"
+    values = value if isinstance(value, tuple | set) else (value,)
+    return " ".join([names[0], *(shlex.quote(str(v)) for v in values)])

@@ -85,7 +85,7 @@ class Grid(_Shared):
         if self.seeds < 1:
             raise UserError(f"seeds is {self.seeds}; it must be at least 1")
         if bool(self.weak) != bool(self.strong):
-            raise UserError("give both --weak and --strong, or neither and a --ladder")
+            raise UserError("give both weak=... and strong=..., or neither and ladder=...")
         for name in ("task", "strategy", "train"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; name at least one")

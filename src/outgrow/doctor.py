@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from outgrow.archives import megabytes
 from outgrow.engine.store import Damaged, OtherEdition, Store
-from outgrow.errors import UserError
+from outgrow.errors import UserError, counted
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
@@ -122,7 +122,7 @@ def _stored(store: Store) -> Finding:
         found = f"{len(damaged)} damaged (run the same command again to mend them), the first: {damaged[0]}"
         return Finding("results", found, ok=False)
     unread = f"; {others} of another edition, never read (`outgrow clean --old` removes them)" if others else ""
-    return Finding("results", f"{intact} in {store.root}, all intact{unread}")
+    return Finding("results", f"{intact:,} in {store.root}, all intact{unread}")
 
 
 # --- fetching ahead, and cleaning up ----------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def pull(names: Sequence[str], runtime: Runtime, say: Callable[[str], None]) -> 
     for name in names:
         base = name.partition("(")[0]
         if base in tasks:
-            say(f"{name}: {len(load(TaskSpec.parse(name), runtime))} examples here")
+            say(f"{name}: {counted(len(load(TaskSpec.parse(name), runtime)), 'example')} here")
         elif base in MODELS and base not in PACKAGED:
             say(f"{name}: has no files to fetch")
         else:
@@ -167,11 +167,11 @@ def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[st
             others = store.of_other_editions()
             for other in others:
                 store.delete_folder(other)
-            yield f"{len(others)} results of other editions removed from {store.root}"
+            yield f"{counted(len(others), 'result')} of other editions removed from {store.root}"
         if results:
             for folder in sorted(finished):
                 store.delete_folder(str(folder))
-            yield f"{len(finished)} results removed from {store.root}"
+            yield f"{counted(len(finished), 'result')} removed from {store.root}"
     elif results or old:
         raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
     yield from _removed((p for p in cache_folder().glob("**/.*") if p.is_dir()), "half-fetched")

@@ -1,9 +1,9 @@
-"""The one exception meant for users."""
+"""The one exception meant for users, and the words that messages share."""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "nearest", "unknown_name"]
+__all__ = ["UserError", "counted", "nearest", "unknown_name"]
 
 
 class UserError(ValueError):
@@ -25,3 +25,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it counts: 1 task, 2 tasks."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -207,7 +207,7 @@ def _definitions(value: Any) -> list[ast.AST]:
             return nodes
     raise UserError(
         f"the source of {code_name(value)} cannot be read, so Outgrow could not tell when it changes; "
-        "define it in a file, and name that with --use"
+        "define it in a file, and name that with use=..."
     )
 
 

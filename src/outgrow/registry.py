@@ -440,7 +440,7 @@ def use(path: str | Path) -> UsedFile:
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read {path}, named with --use: {error.strerror}") from None
+        raise UserError(f"cannot read {path}, named with use=...: {error.strerror}") from None
     if file in _USED and _USED[file].sha256 == digest:
         return _USED[file]
     standing = sys.modules.get(file.stem)

@@ -13,9 +13,9 @@ from outgrow.strategies import CONTROLS
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["finished", "predictions", "table_of"]
+__all__ = ["ROLES", "finished", "predictions", "table_of"]
 
-_ROLES = ("weak", "student", "ceiling")
+ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "balanced_accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
@@ -65,7 +65,7 @@ def _row(record: Record) -> dict[str, Any]:
     row |= {name: result[name] for name in ("num_classes", "majority")}
     scoring = record["note"]["scoring"]
     row |= {"scored_at": "balanced" if scoring["balance"] else "natural", "folds": scoring["folds"]}
-    for role in _ROLES:
+    for role in ROLES:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
     for name in ("gain", "balanced_gain", "gap", "pgr"):
@@ -105,7 +105,7 @@ def predictions(store: Store, key: str) -> "pl.DataFrame":
     for i, seed in enumerate(args["seeds"]):
         student: Labels | Answers = store.read_key(args["student"][i]["$step"])
         truth: Labels | Answers = store.read_key(args["truth"][i]["$step"]) if args["truth"] else student
-        for role in (r for r in _ROLES if args[r]):
+        for role in (r for r in ROLES if args[r]):
             labels = store.read_key(args[role][i]["$step"])
             kept = truth.take(truth.ids[np.isin(truth.ids, labels.ids)])  # weak labels of the user's may lack some
             labels = labels.take(kept.ids)

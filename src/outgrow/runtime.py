@@ -61,8 +61,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
             raise UserError(
-                "--shard needs several processes, and this is one; start "
-                "`torchrun --nproc-per-node N --no-python outgrow ... --shard`, or leave --shard out"
+                "shard=True needs several processes, and this is one; start "
+                "`torchrun --nproc-per-node N --no-python outgrow ... --shard`, or leave it out"
             )
 
     def quiet(self) -> "Runtime":
@@ -90,7 +90,7 @@ class Runtime:
         if not there[kind]:
             raise UserError(
                 f"device {self.device!r} was asked for but torch {torch.__version__} sees none; "
-                "install a build of torch for it (`outgrow doctor` tells more), or use --device cpu"
+                "install a build of torch for it (`outgrow doctor` tells more), or use device='cpu'"
             )
         return self.device
 

@@ -501,5 +501,5 @@ def test_an_own_class_comes_back_where_its_file_is_loaded(monkeypatch: pytest.Mo
     store.write(ONE, Weights(2.5), {})
     assert store.read(ONE).value == 2.5
     monkeypatch.delitem(sys.modules, "test_store")  # nothing that a record names is imported
-    with pytest.raises(UserError, match="name its file with --use"):
+    with pytest.raises(UserError, match="name its file with use="):
         store.read(ONE)

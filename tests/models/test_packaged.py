@@ -82,7 +82,7 @@ def test_the_table_fetches_nothing_and_marks_what_is_restricted() -> None:
 
 
 def test_a_restricted_model_is_fetched_only_once_its_licence_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="--accept-license gemma-3-270m") as caught:
+    with pytest.raises(UserError, match=r"accept_license=\{'gemma-3-270m'\}") as caught:
         model_folder("gemma-3-270m", OFFLINE)
     assert "Gemma Terms of Use" in str(caught.value)
     with pytest.raises(UserError, match="outgrow pull gemma-3-270m"):  # past the gate

@@ -270,7 +270,7 @@ def test_a_hub_that_does_not_answer_is_one_line_within_seconds(monkeypatch: pyte
 def test_without_a_hub_the_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as error:
         identity(TOY, ("train",), {"repo": "other/toy"})
-    for part in ("toy-hub (other/toy on the hub)", "no network in tests", "outgrow pull toy-hub", "--data-dir"):
+    for part in ("toy-hub (other/toy on the hub)", "no network in tests", "outgrow pull toy-hub", "data_dir=..."):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -313,7 +313,12 @@ def test_where_a_set_on_a_branch_would_come_from_asks_nobody() -> None:
 def test_offline_the_line_names_set_fallback_and_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     for runtime in (Runtime(offline=True), Runtime()):
         line = _message(runtime=runtime)
-        for part in ("toy-hub (org/toy on the hub)", "outgrow pull toy-hub", "toy-hub(repo='other/toy')", "--data-dir"):
+        for part in (
+            "toy-hub (org/toy on the hub)",
+            "outgrow pull toy-hub",
+            "toy-hub(repo='other/toy')",
+            "data_dir=...",
+        ):
             assert part in line
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "no copy is here, and fetching is off" in _message()

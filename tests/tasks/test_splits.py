@@ -293,12 +293,12 @@ def test_one_fold_tests_on_all_gold_and_trains_on_the_rest() -> None:
         (
             pool([0, 1] * 20),
             Sizes(supervisor=50),
-            "supervisor=50 rows were asked for, but part A has only 40 labeled rows",
+            "supervisor_rows=50 were asked for, but part A has only 40 labeled rows",
         ),
         (
             pool([0, 1] * 20),
             Sizes(test=30, supervisor=20),
-            "supervisor=20 rows were asked for, but part A has only 10 labeled",
+            "supervisor_rows=20 were asked for, but part A has only 10 labeled",
         ),
         (pool([0] * 90 + [1] * 10), Sizes(test=40), "need 20 of class 'b', but part T has only 10;"),
         (pool([0] * 90 + [1] * 10), Sizes(supervisor=40), "20 of class 'b', but part A has only 10;"),

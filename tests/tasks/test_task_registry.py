@@ -141,7 +141,7 @@ def test_where_data_comes_from_is_told_without_loading_it(tmp_path: Path, monkey
     assert where_from("sentiment-news", Runtime()) == "package, cached"
     assert where_from("table", Runtime()) == "your file"
     assert where_from("synthetic-gaussian", Runtime()) == "made here"
-    assert where_from("topics-bbc", Runtime()) == "needs --accept-license topics-bbc"
+    assert where_from("topics-bbc", Runtime()) == "license not accepted"
     assert where_from("topics-bbc", Runtime(accept_license=frozenset(["topics-bbc"]))) == "download, 3.0 MB"
 
 

@@ -123,10 +123,12 @@ def test_nothing_is_fetched_before_the_licence_is_accepted(monkeypatch: pytest.M
     monkeypatch.delenv("OUTGROW_ACCEPT_LICENSE", raising=False)
     monkeypatch.setattr(topics, "fetch", lambda *_, **__: pytest.fail("fetched"))
     for name in ("topics-bbc", "topics-r8", "topics-20news"):
-        with pytest.raises(UserError, match=f"--accept-license {name} or set OUTGROW_ACCEPT_LICENSE={name}") as error:
+        with pytest.raises(
+            UserError, match=rf"accept_license={{'{name}'}} or set OUTGROW_ACCEPT_LICENSE={name}"
+        ) as error:
             load(TaskSpec.parse(name), Runtime())
         assert "\n" not in str(error.value)
-        assert where_from(name, Runtime()) == f"needs --accept-license {name}"
+        assert where_from(name, Runtime()) == "license not accepted"
     with pytest.raises(UserError, match="topics-r8"):  # one is not the other
         load(TaskSpec.parse("topics-r8"), Runtime(accept_license=frozenset(["topics-20news"])))
 

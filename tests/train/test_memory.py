@@ -181,5 +181,5 @@ def test_with_dropout_the_free_memory_decides_nothing(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(TRAINING, "accumulate", scarce)
-    with pytest.raises(UserError, match="give a smaller --microbatch"):
+    with pytest.raises(UserError, match="give a smaller microbatch="):
         train()

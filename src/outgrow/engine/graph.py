@@ -38,11 +38,17 @@ class StepFunction:
     many: Callable[..., list[Any]] | None
     together: tuple[str, ...]
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
+    said: str = ""
 
     @cached_property
     def name(self) -> str:
         """``fit_probe``, or ``my_steps.fit_probe`` for a user's: names the folder of its results."""
         return identity.code_name(self.fn).replace("<locals>.", "")
+
+    @cached_property
+    def doing(self) -> str:
+        """What it does, in the words that people are told; the function's own name if it has none."""
+        return self.said or self.fn.__name__.replace("_", " ")
 
     @cached_property
     def takes_runtime(self) -> bool:
@@ -101,7 +107,11 @@ _FUNCTIONS: dict[Callable[..., Any], StepFunction] = {}
 
 
 def step(
-    *, version: int, many: Callable[..., list[Any]] | None = None, together: tuple[str, ...] = ()
+    *,
+    version: int,
+    many: Callable[..., list[Any]] | None = None,
+    together: tuple[str, ...] = (),
+    said: str = "",
 ) -> Callable[[F], F]:
     """Mark a plain function as a step. It can still be called as before.
 
@@ -112,12 +122,15 @@ def step(
         version: raise it whenever the function's result changes for the same arguments.
         many: a function taking a list of argument dictionaries and returning one result for each, in order.
         together: names of the arguments that all steps of one ``many`` call share.
+        said: what the function does, for people who watch a run: ``train probes``. Default: its name.
     """
 
     def mark(fn: F) -> F:
         identity.pin(fn)
         signature = inspect.signature(fn)
-        _FUNCTIONS[fn] = StepFunction(fn=fn, version=version, signature=signature, many=many, together=together)
+        _FUNCTIONS[fn] = StepFunction(
+            fn=fn, version=version, signature=signature, many=many, together=together, said=said
+        )
         return fn
 
     return mark

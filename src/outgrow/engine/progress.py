@@ -7,6 +7,7 @@ from typing import Self
 
 from outgrow.engine.graph import Step
 from outgrow.engine.runner import Monitor
+from outgrow.errors import counted
 
 __all__ = ["Progress"]
 
@@ -29,8 +30,8 @@ class Progress(Monitor):
         self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
         self.estimate = estimate
         self.bars = Bars(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=max(6, min(24, self.console.width - 84))),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
@@ -40,7 +41,7 @@ class Progress(Monitor):
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.whole = self.bars.add_task("steps", total=None, rate="")
+        self.whole = self.bars.add_task("all steps", total=None, rate="", visible=False)
         self.inner = self.bars.add_task("", total=None, rate="", visible=False)
         self.done = self.to_run = 0
         self.began = self.step_began = self.last_line = time.monotonic()
@@ -58,10 +59,10 @@ class Progress(Monitor):
     def start(self, to_run: int, reused: int) -> None:
         """Say what the plan is."""
         self.done, self.to_run, self.began = 0, to_run, time.monotonic()
-        self.bars.update(self.whole, total=to_run, completed=0)
+        self.bars.update(self.whole, total=to_run, completed=0, visible=to_run > 0)
         if to_run:
             about = f", about {clock(self.estimate)} by earlier runs" if self.estimate else ""
-            self.say(f"{to_run} steps to run, {reused} reused{about}")
+            self.say(f"{counted(to_run, 'step')} to run, {reused:,} reused{about}")
 
     def begin(self, steps: list[Step]) -> None:
         """Show the step under way."""
@@ -84,10 +85,10 @@ class Progress(Monitor):
         """Count the steps; slow ones leave a line."""
         self.done += len(steps)
         per_second = self.done / max(time.monotonic() - self.began, 1e-9)
-        self.bars.update(self.whole, completed=self.done, rate=f"{per_second:,.1f} steps/s")
+        self.bars.update(self.whole, completed=self.done, rate=f"{per_second:,.1f}/s")
         self.bars.update(self.inner, visible=False)
         if seconds >= _SLOW_STEP:
-            self.say(f"{described(steps)}: {clock(seconds)} ({self.done} of {self.to_run} steps)")
+            self.say(f"{described(steps)}: {clock(seconds)} ({self.done:,} of {counted(self.to_run, 'step')})")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
@@ -95,11 +96,11 @@ class Progress(Monitor):
 
 
 def described(steps: list[Step]) -> str:
-    """What these steps do, in a few words: the function, the model it works on, how many go together."""
+    """What these steps do, in a few words: the work, the model it is done with, how many go together."""
     first = steps[0]
-    model = next((str(v) for k, v in first.args.items() if k == "model"), "")
+    model = next((f": {v}" for k, v in first.args.items() if k == "model"), "")
     together = f" ×{len(steps)}" if len(steps) > 1 else ""
-    return " ".join(filter(None, (first.function.name, model))) + together
+    return f"{first.function.doing}{together}{model}"
 
 
 def clock(seconds: float) -> str:

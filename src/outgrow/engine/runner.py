@@ -24,7 +24,7 @@ from typing import Any
 
 from outgrow.engine.graph import Step, canonical, in_order
 from outgrow.engine.store import Damaged, Store
-from outgrow.errors import UserError
+from outgrow.errors import UserError, counted
 from outgrow.runtime import Runtime
 
 __all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "plan", "run"]
@@ -92,7 +92,8 @@ class StepsFailed(Exception):
         counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
         lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
         if self.outcome.skipped:
-            lines[-1] += f" ({self.outcome.skipped} further steps were not run)"
+            further = counted(self.outcome.skipped, "further step")
+            lines[-1] += f" ({further} {'was' if self.outcome.skipped == 1 else 'were'} not run)"
         return lines
 
     @property

@@ -308,5 +308,5 @@ def disk_errors(root: str) -> Iterator[None]:
                 "run again; finished steps are kept"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"cannot write to {root}: {error.strerror}; choose another with --store") from None
+            raise UserError(f"cannot write to {root}: {error.strerror}; choose another with store=...") from None
         raise

@@ -66,5 +66,5 @@ def load(kind: str, folder: Path, known: Iterable[str]) -> Any:
     for part in name.split("."):
         cls = getattr(cls, part, None)
     if not isinstance(cls, type) or not hasattr(cls, "load"):
-        raise UserError(f"a stored result is of the class {kind}, which is not loaded; name its file with --use")
+        raise UserError(f"a stored result is of the class {kind}, which is not loaded; name its file with use=...")
     return cls.load(folder)

@@ -76,7 +76,7 @@ def model_folder(name: str, runtime: Runtime) -> Path:
     if model.restricted and name not in runtime.accept_license | accepted_licenses():
         raise UserError(
             f"{name} comes under the {model.licence}: {model.licence_note}; if you accept that, "
-            f"pass --accept-license {name} or set OUTGROW_ACCEPT_LICENSE={name}"
+            f"pass accept_license={{{name!r}}} or set OUTGROW_ACCEPT_LICENSE={name}"
         )
     if model.is_ready:
         _check_sizes(model.folder)

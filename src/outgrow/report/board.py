@@ -10,6 +10,7 @@ from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import counted, tidy, tidy_cells, with_interval
+from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -107,26 +108,30 @@ def notes(board: Board) -> list[str]:
 
 
 def print_board(board: Board, console: "rich.console.Console") -> None:
-    """The board in the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    heads = {"pgr": "PGR, median", "of": "of", "difference": "to naive, points", "p": "p", "p_holm": "Holm"}
-    heads |= {"outcomes": "won/tied/lost", "worst": "worst", "cost": "cost", "verdict": "verdict"}
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("method", overflow="fold", max_width=34)
-    for name, head in heads.items():
-        table.add_column(head, no_wrap=True, justify="left" if name == "verdict" else "right")
+    """The board in the terminal, and the findings below it. Every method is whole."""
+    columns = {
+        "method": Column("method", title=True),
+        "pgr": Column("PGR, median", number=True),
+        "defined": Column("defined", number=True),
+        "difference": Column("to naive", "points", number=True),
+        "p": Column("p", number=True),
+        "p_holm": Column("Holm", number=True),
+        "outcomes": Column("won/tied/lost", number=True),
+        "worst": Column("worst", number=True),
+        "cost": Column("cost", number=True),
+        "verdict": Column("verdict"),
+    }
+    lines = []
     for kind in _BLOCKS:
         for row in (r for r in board.rows if r.kind == kind):
             method = short_name(row.method) + {"gold": " (gold of B)", "control": " (control)"}.get(row.kind, "")
-            texts = {**_texts(row), "of": f"{row.pgr_cells}/{row.cells}"}
-            table.add_row(
-                *(Text(t) for t in (method, *(texts[name] for name in heads))), style="" if kind == "method" else "dim"
-            )
-    console.print(table)
-    for note in [*findings(board), *notes(board)]:
-        console.print(Text(note, style="dim"))
+            texts = {**_texts(row), "method": method}
+            lines.append(Line([texts[name] for name in columns], "" if kind == "method" else "dim"))
+    show_table(console, list(columns.values()), lines, least=WIDE)
+    for finding in findings(board):
+        show_text(console, finding, "bold")
+    for note in notes(board):
+        show_text(console, note, "dim", hanging=2)
 
 
 def _texts(row: BoardRow) -> dict[str, str]:

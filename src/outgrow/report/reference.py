@@ -3,9 +3,13 @@
 ``python -m outgrow.report.reference docs/methods.md docs/tasks.md`` renews the tables between the pages' markers.
 """
 
+import ast
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +20,14 @@ from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strateg
 from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
-__all__ = ["Method", "index", "listing", "tasks_index", "write"]
+__all__ = ["Method", "index", "listing", "meanings", "tasks_index", "write"]
 
 
 class Method(NamedTuple):
     """One line of ``outgrow methods``."""
 
     kind: str
+    name: str
     spelling: str
     """With all its options; one that must be given reads ``name=...``."""
     about: str
@@ -30,6 +35,10 @@ class Method(NamedTuple):
     source: str
     """The paper it is from, and the file where it is defined if that is not in this package."""
     cost: str
+    value: Any
+    """The class or function."""
+    defaults: Mapping[str, str]
+    """Its options, and how their defaults are spelled."""
 
 
 def listing() -> list[Method]:
@@ -92,13 +101,52 @@ def write(page: str) -> str:
 
 def _method(registry: Registry[Any], name: str) -> Method:
     value = registry[name]
-    about = (inspect.getdoc(value) or "").partition("\n")[0].rstrip(".")
-    options = inspect.signature(value).parameters.values() if isinstance(value, type) else ()
-    defaults = {o.name: "..." if o.default is o.empty else registry.spell(o.default) for o in options}
+    doc = inspect.getdoc(value) or ""
+    defaults = _defaults(value, registry)
     spelled = ", ".join(f"{option}={default}" for option, default in defaults.items())
     source = [getattr(value, "source", ""), "" if is_inside(value) else _file(value)]
-    spelling = f"{name}({spelled})" if spelled else name
-    return Method(registry.plural, spelling, about, ", ".join(filter(None, source)), getattr(value, "cost", ""))
+    return Method(
+        kind=registry.plural,
+        name=name,
+        spelling=f"{name}({spelled})" if spelled else name,
+        about=doc.partition("\n")[0].rstrip("."),
+        source=", ".join(filter(None, source)),
+        cost=getattr(value, "cost", ""),
+        value=value,
+        defaults=defaults,
+    )
+
+
+def _defaults(value: Any, registry: Registry[Any]) -> dict[str, str]:
+    """The options of a registered class and how their defaults are spelled; ... for one that must be given."""
+    if not dataclasses.is_dataclass(value):
+        return {}
+    found = {}
+    for option in (f for f in dataclasses.fields(value) if f.init):
+        default = option.default_factory() if callable(option.default_factory) else option.default
+        found[option.name] = "..." if default is dataclasses.MISSING else registry.spell(default)
+    return found
+
+
+def meanings(value: Any) -> dict[str, str]:
+    """What the docstrings below the fields of a class and its bases say, on one line each; nothing of a function."""
+    found: dict[str, str] = {}
+    for base in reversed(value.__mro__[:-1] if isinstance(value, type) else ()):
+        for field, text in pairwise(_bodies(base.__module__).get(base.__name__, [])):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                said = text.value.value if isinstance(text.value, ast.Constant) else ""
+                found[field.target.id] = " ".join(str(said).replace("``", "`").split())
+    return found
+
+
+@cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class at the top of a module; none of a notebook's, which has no source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _file(value: Any) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from outgrow.errors import counted
 from outgrow.models.packaged import PACKAGED
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ __all__ = [
     "TableRow",
     "TextTable",
     "as_text",
+    "cell_text",
     "counted",
     "grouped",
     "measured",
@@ -33,19 +35,21 @@ _SETTING = (
 """Rows are compared with each other only if they agree in all of these."""
 
 
-def tidy(table: "pl.DataFrame") -> list[TableRow]:
+def tidy(table: "pl.DataFrame", *, whole: bool = False) -> list[TableRow]:
     """The rows of :func:`outgrow.results`, weak supervisors and students first.
 
     Each row gains ``supervisor``, ``student`` and ``method``, which are short and distinct names of ``weak``,
     ``strong`` and ``strategy``; ``panel``, which names task, trainer and any other setting that differs between rows;
+    with ``whole``, names are as they are spelled, so that they can be typed;
     ``rank``, which orders students; and ``not_above``, the names of the controls of its pair that a student's 95 %
     interval does not lie above.
     """
     rows: list[TableRow] = table.to_dicts()
     weak, strong = _ranks(rows, "weak", "weak_accuracy"), _ranks(rows, "strong", "ceiling_accuracy")
     strategies = sorted({r["strategy"] for r in rows}, key=strategy_order)
-    models, methods = _short_names({r[k] for r in rows for k in ("weak", "strong")}), _short_names(strategies)
-    panels = _panels(rows)
+    short = _as_spelled if whole else _short_names
+    models, methods = short({r[k] for r in rows for k in ("weak", "strong")}), short(strategies)
+    panels = _panels(rows, whole)
     rows.sort(key=lambda r: (weak[r["weak"]], strong[r["strong"]], r["control"], strategies.index(r["strategy"])))
     shown = [
         {
@@ -108,11 +112,6 @@ def number(value: float, form: str = ".2f") -> str:
     return text.replace("-", "−").replace("+inf", "∞").replace("inf", "∞")
 
 
-def counted(number: int, what: str) -> str:
-    """A number and what it counts: 1 task, 2 tasks."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def grouped(rows: Iterable[TableRow], *fields: str) -> dict[Any, list[TableRow]]:
     """The rows by their value of one field, or their values of several, in the order of first appearance."""
     groups: dict[Any, list[TableRow]] = {}
@@ -135,10 +134,11 @@ def as_text(frame: "pl.DataFrame") -> TextTable:
     bounds = {f"{name}{end}" for name in frame.columns for end in ("_low", "_high")}
     names = [name for name in frame.columns if name not in bounds]
     heads = [(name.replace("_", " ").replace("pgr", "PGR"), frame.schema[name].is_numeric()) for name in names]
-    return TextTable(heads, [[_cell(row, name) for name in names] for row in frame.to_dicts()])
+    return TextTable(heads, [[cell_text(row, name) for name in names] for row in frame.to_dicts()])
 
 
-def _cell(row: TableRow, name: str) -> str:
+def cell_text(row: TableRow, name: str) -> str:
+    """The number or text ``name`` of a row, with its interval if it has one; nothing is –."""
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     plain = low is None and high is None
     if value is None or (plain and not isinstance(value, float)):
@@ -174,6 +174,10 @@ def _short_names(names: Iterable[str]) -> dict[str, str]:
     return {n: f"{plain[n]} #{clashing.index(n) + 1}" if n in clashing else plain[n] for n in names}
 
 
+def _as_spelled(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
 def _task_names(tasks: Iterable[str]) -> dict[str, str]:
     """Names without arguments, where these suffice to tell the tasks apart."""
     tasks = set(tasks)
@@ -190,10 +194,13 @@ def _setting(row: TableRow) -> tuple[Any, ...]:
     return tuple(row[name] for name in _SETTING)
 
 
-def _panels(rows: Sequence[TableRow]) -> dict[tuple[Any, ...], str]:
+def _panels(rows: Sequence[TableRow], whole: bool) -> dict[tuple[Any, ...], str]:
     """A name for every setting: task, trainer, and the other fields that differ between settings."""
     settings = sorted({_setting(r) for r in rows}, key=repr)
-    tasks, trainers = _task_names({s[0] for s in settings}), _short_names({t for s in settings for t in s[1:3]})
+    spelled, trained = {s[0] for s in settings}, {t for s in settings for t in s[1:3]}
+    tasks, trainers = (
+        (_as_spelled(spelled), _as_spelled(trained)) if whole else (_task_names(spelled), _short_names(trained))
+    )
     differing = [i for i in range(3, len(_SETTING)) if len({s[i] for s in settings}) > 1]
     panels = {}
     for setting in settings:

@@ -11,13 +11,14 @@ from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
 from outgrow.report.scored import class_sheets, how_scored, print_scoring
+from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.tasks import small_test_warning
 
 if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["headline", "print_table", "write_report"]
+__all__ = ["give_or_take", "headline", "print_table", "write_report"]
 
 
 def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, provenance: Mapping[str, Any]) -> Path:
@@ -80,30 +81,28 @@ def headline(table: "pl.DataFrame") -> str:
 
 
 def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
-    """The table in the terminal, one block per task and trainer; controls last. Fits 110 columns."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """The table in the terminal, controls last, and the headline below it. Every name is whole."""
+    columns = [Column("supervisor", title=True), Column("student", title=True), Column("strategy", title=True)]
+    columns += [Column(name, "%", number=True) for name in ("weak", "student", "ceiling")]
+    columns += [Column("gain", "points", number=True), Column("PGR", number=True)]
     notes: dict[str, None] = {}
-    for panel, rows in grouped(tidy(table), "panel").items():
-        block = Table(title=Text(panel), title_justify="left", box=None, padding=(0, 1), header_style="bold")
-        for head in ("supervisor", "student", "strategy"):
-            block.add_column(head, overflow="fold", max_width=16)
-        for head in ("weak %", "student %", "ceiling %", "gain, points", "PGR"):
-            block.add_column(head, no_wrap=True, justify="right")
+    for panel, rows in grouped(tidy(table, whole=True), "panel").items():
+        show_text(console, panel, "bold", hanging=2)
+        lines = []
         for row in sorted(rows, key=lambda r: r["control"]):
             names = [row["supervisor"], row["student"], row["method"] + (" !" if row["not_above"] else "")]
-            numbers = [_give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
+            numbers = [give_or_take(row, f"{role}_accuracy") for role in ("weak", "student", "ceiling")]
             numbers += [measured(row, "gain", percent=True), "–" if row["control"] else measured(row, "pgr")]
-            block.add_row(*(Text(n) for n in (*names, *numbers)), style="dim" if row["control"] else "")
+            lines.append(Line([*names, *numbers], "dim" if row["control"] else ""))
             if row["pgr"] is None and not row["control"]:
                 notes[f"PGR undefined: {row['pgr_undefined']}"] = None
             if row["not_above"]:
                 notes["! the interval of this student's accuracy does not lie above all of its controls"] = None
-        console.print(block)
+        show_table(console, columns, lines, least=WIDE)
         print_scoring(rows, console)
+    show_text(console, headline(table), "bold")
     for note in (*data_notes(tidy(table)), *notes, "± is half a 95 % interval, brackets are 95 % intervals"):
-        console.print(Text(note, style="dim"))
+        show_text(console, note, "dim", hanging=2)
 
 
 def _findings(rows: Sequence[TableRow]) -> list[str]:
@@ -153,7 +152,8 @@ def data_notes(rows: Sequence[TableRow]) -> list[str]:
     return [f"{task}: {note}" if several else note for task, note in notes]
 
 
-def _give_or_take(row: TableRow, name: str) -> str:
+def give_or_take(row: TableRow, name: str) -> str:
+    """A share in percent with half its interval, ``71.8 ±2.1``; no number is "none"."""
     if row[name] is None:
         return "none"
     return f"{100 * row[name]:.1f} ±{50 * (row[f'{name}_high'] - row[f'{name}_low']):.1f}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from outgrow.report.rows import TableRow, TextTable, counted, measured, with_interval
+from outgrow.report.terminal import Column, Line, show_table, show_text
 from outgrow.tasks import LEFT_OUT
 
 if TYPE_CHECKING:
@@ -140,16 +141,14 @@ def _matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> TextTable:
 
 def print_scoring(rows: Sequence[TableRow], console: "rich.console.Console") -> None:
     """How the rows of one panel are scored and, at natural class shares, the scores of each class."""
-    from rich.text import Text
-
     for sentence in how_scored(rows):
-        console.print(Text(sentence, style="dim"))
+        show_text(console, sentence, "dim", hanging=2)
     sheets = class_sheets(rows)
     for sheet in sheets:
-        console.print(Text(f"{sheet.title}: {sheet.balanced}"))
+        show_text(console, f"{sheet.title}: {sheet.balanced}", hanging=2)
         num_classes = len(sheet.confusions[0][1].rows)
         if num_classes > _MOST_ROWS or len(sheets) > _MOST_SHEETS:
-            console.print(Text(f"the page has the scores of its {num_classes} classes", style="dim"))
+            show_text(console, f"the page has the scores of its {num_classes} classes", "dim", hanging=2)
             continue
         _print(sheet.classes, console)
         for shown, matrix in sheet.confusions if num_classes <= _MOST_ACROSS else ():
@@ -157,12 +156,5 @@ def print_scoring(rows: Sequence[TableRow], console: "rich.console.Console") -> 
 
 
 def _print(table: TextTable, console: "rich.console.Console") -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(box=None, padding=(0, 1), header_style="bold")
-    for head, is_number in table.heads:
-        shown.add_column(Text(head), justify="right" if is_number else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    console.print(shown)
+    columns = [Column(head, number=is_number) for head, is_number in table.heads]
+    show_table(console, columns, [Line(row) for row in table.rows])

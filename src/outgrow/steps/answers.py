@@ -20,7 +20,7 @@ from outgrow.train.settings import GenerateSettings
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
 
 
-@step(version=1)
+@step(version=1, said="take gold answers")
 def gold_answers(pool: Examples, split: Split, parts: tuple[str, ...]) -> Answers:
     """The right answers on some parts."""
     chosen = pool.take(split.ids(parts))
@@ -29,7 +29,7 @@ def gold_answers(pool: Examples, split: Split, parts: tuple[str, ...]) -> Answer
     return Answers(ids=chosen.ids, texts=tuple(chosen.meta["answer"].tolist()), source="gold")
 
 
-@step(version=2)
+@step(version=2, said="finetune to write")
 def finetune_lm(
     model: ModelSpec,
     texts: Examples,
@@ -54,7 +54,7 @@ def finetune_lm(
     return train(folder, read, answers.take(ids).texts, settings, seed, runtime, cut=answers.source != "gold")
 
 
-@step(version=1)
+@step(version=1, said="write answers")
 def decode(
     fitted: Any, model: ModelSpec, texts: Examples, split: Split, parts: tuple[str, ...], runtime: Runtime
 ) -> Answers:
@@ -75,7 +75,7 @@ def shuffle_answers(answers: Answers, seed: int) -> Answers:
     return Answers(ids=answers.ids, texts=texts, source=f"shuffled {answers.source}")
 
 
-@step(version=3)
+@step(version=3, said="score")
 def compare_answers(
     pool: Examples,
     truth: tuple[Answers, ...],

@@ -20,25 +20,25 @@ __all__ = ["gold", "keep", "load", "pooled", "split", "texts", "weak_column"]
 _TRANSFER = ("B", "B_val")
 
 
-@step(version=1)
+@step(version=1, said="load tasks")
 def load(task: TaskSpec, runtime: Runtime) -> Examples:
     """The task's whole pool of examples, gold included."""
     return load_task(task, runtime)
 
 
-@step(version=1)
+@step(version=1, said="take texts")
 def texts(pool: Examples) -> Examples:
     """The pool with nothing left that tells the truth."""
     return pool.without_gold()
 
 
-@step(version=2)
+@step(version=2, said="split rows")
 def split(pool: Examples, sizes: Sizes, seed: int) -> Split:
     """Who trains the supervisor, who is labelled by it, who is the test."""
     return split_examples(pool, sizes, seed)
 
 
-@step(version=1)
+@step(version=1, said="take gold labels")
 def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """The truth on some parts, as certain labels."""
     chosen = pool.take(split.ids(parts))
@@ -51,12 +51,12 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     if unknown := int((chosen.gold < 0).sum()):
         raise UserError(
             f"{unknown} of {len(chosen)} rows of {' and '.join(parts)} have no gold label, so no ceiling can be "
-            "trained on them and no gold bought; run with --no-ceiling, and without MixGold"
+            "trained on them and no gold bought; run with ceiling=False, and without MixGold"
         )
     return Labels.from_classes(chosen.ids, chosen.gold, pool.num_classes, "gold")
 
 
-@step(version=2)
+@step(version=2, said="take weak labels")
 def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """The user's own weak labels, from a column of the table, on the rows of some parts that have one.
 
@@ -72,7 +72,7 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     return Labels(ids=chosen.ids[given], probs=probs[given], source="weak column")
 
 
-@step(version=1)
+@step(version=1, said="join folds")
 def pooled(labels: tuple[Labels, ...], splits: tuple[Split, ...]) -> Labels:
     """Labels of the tests of several splits as one: what each fold's own student says of its own rows."""
     kept = [of.take(ids[np.isin(ids, of.ids)]) for of, s in zip(labels, splits, strict=True) for ids in [s.parts["T"]]]
@@ -80,7 +80,7 @@ def pooled(labels: tuple[Labels, ...], splits: tuple[Split, ...]) -> Labels:
     return Labels(ids=ids, probs=probs, source=labels[0].source)
 
 
-@step(version=1)
+@step(version=1, said="drop rows")
 def keep(split: Split, labels: Labels) -> Split:
     """The split with only those rows of B and B_val that still have a label."""
     parts = dict(split.parts)

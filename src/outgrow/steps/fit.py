@@ -24,13 +24,13 @@ __all__ = [
 # --- probes on frozen features ----------------------------------------------------------------------------------------
 
 
-@step(version=2)
+@step(version=2, said="embed inputs")
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None unless transformers cut texts."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
-@step(version=1)
+@step(version=1, said="embed inputs in bfloat16")
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
@@ -73,7 +73,7 @@ def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Featu
     return results
 
 
-@step(version=3, many=_fit_probes, together=("features",))
+@step(version=3, many=_fit_probes, together=("features",), said="train probes")
 def fit_probe(
     features: Features,
     labels: Labels,
@@ -93,7 +93,7 @@ def fit_probe(
     return _fit_probes([arguments], runtime)[0]
 
 
-@step(version=1, many=_fit_logistics, together=("features",))
+@step(version=1, many=_fit_logistics, together=("features",), said="solve heads")
 def fit_logistic(
     features: Features,
     labels: Labels,
@@ -111,7 +111,7 @@ def fit_logistic(
     return _fit_logistics([arguments], runtime)[0]
 
 
-@step(version=1)
+@step(version=1, said="predict with probes")
 def predict_probe(fitted: Any, features: Features, split: Split, parts: tuple[str, ...]) -> Labels:
     """A probe's class probabilities on some parts."""
     ids = split.ids(parts)
@@ -152,7 +152,7 @@ def finetune(
     return finetune_model(folder, *given, start=begin, anchor=anchor)
 
 
-@step(version=2)
+@step(version=2, said="predict")
 def predict_finetuned(
     fitted: Any, model: ModelSpec, texts: Examples, split: Split, parts: tuple[str, ...], runtime: Runtime
 ) -> Labels:

@@ -14,7 +14,7 @@ __all__ = ["cluster", "combine", "relabel", "shuffle"]
 _TRANSFER = ("B", "B_val")
 
 
-@step(version=2)
+@step(version=2, said="transform labels")
 def relabel(
     labels: Labels,
     split: Split,
@@ -56,7 +56,7 @@ def relabel(
     return made
 
 
-@step(version=1)
+@step(version=1, said="combine labels")
 def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
     """One set of labels from those of several supervisors on the same rows."""
     return model(labels)
@@ -65,14 +65,14 @@ def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
 # --- labels for controls ----------------------------------------------------------------------------------------------
 
 
-@step(version=1)
+@step(version=1, said="shuffle labels")
 def shuffle(labels: Labels, seed: int) -> Labels:
     """The same labels, dealt to the rows at random: all they still tell is how often each class occurs."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return Labels(ids=labels.ids, probs=labels.probs[order], source=f"shuffled {labels.source}")
 
 
-@step(version=2)
+@step(version=2, said="cluster rows")
 def cluster(features: Features, labels: Labels, split: Split, view: str, seed: int) -> Labels:
     """No-label baseline on T: k-means with k = C on the features of B; the weak majority names the clusters.
 

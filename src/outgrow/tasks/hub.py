@@ -429,6 +429,6 @@ def _other_ways(source: HubSet, place: Place) -> str:
     others = [f"{source.name}(repo={p.name!r})" for p in source.places if p is not place]
     folder = (
         f"give the folder that holds {source.name.replace('-', '_')}/{next(iter(source.splits))}.parquet and so on "
-        f"with --data-dir{f' (original files: {source.originals})' if source.originals else ''}"
+        f"with data_dir=...{f' (original files: {source.originals})' if source.originals else ''}"
     )
     return f"try {' or '.join(others)}, or {folder}" if others else folder

@@ -280,7 +280,7 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
     if not _may_use(entry, runtime):
         raise UserError(
             f"{spec.name} has a restricted licence, {entry.facts.licence}: {entry.facts.restricted}; if you accept "
-            f"that, pass --accept-license {spec.name} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
+            f"that, pass accept_license={{{spec.name!r}}} or set OUTGROW_ACCEPT_LICENSE={spec.name}"
         )
     if entry.identity(spec.options) != spec.content:
         raise UserError(f"the data of {spec} changed during the run; start the run again")
@@ -318,7 +318,7 @@ def where_from(name: str, runtime: Runtime) -> str:
     """Where the task's data would come from on this machine, in a few words. Loads and fetches nothing."""
     entry = TASKS.entry(name)
     if not _may_use(entry, runtime):
-        return f"needs --accept-license {name}"
+        return "license not accepted"
     missing = sum(archive.size for archive in entry.facts.archives if not archive.is_cached)
     if entry.facts.archives:
         return f"download, {megabytes(missing)}" if missing else "package, cached"

@@ -281,7 +281,7 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
     usable = left if part == "B" else np.append(left[:-1], 0)
     if size > usable.sum():
         raise UserError(
-            f"{_ROLES[part]}={size} rows were asked for, but part {part} has only {usable.sum()} "
+            f"{_ROLES[part]}_rows={size} were asked for, but part {part} has only {usable.sum()} "
             f"{'' if part == 'B' else 'labeled '}rows; ask for fewer"
         )
     need = _apportioned(usable, size)
@@ -294,8 +294,8 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
     if len(short):
         c = int(short[0])
         raise UserError(
-            f"{_ROLES[part]}={size} balanced rows need {need[c]} of class {pool.classes[c]!r}, but part {part} has "
-            f"only {left[c]}; ask for fewer, or keep the class shares as they are (--no-balance)"
+            f"{_ROLES[part]}_rows={size} balanced ones need {need[c]} of class {pool.classes[c]!r}, but part {part} "
+            f"has only {left[c]}; ask for fewer, or keep the class shares as they are (balance=False)"
         )
     return need
 
@@ -409,7 +409,7 @@ def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Gen
         if len(names) < 2 or not spare.any():
             raise UserError(
                 f"part {part} has {len(names)} groups and cannot spare one for validation without losing a class; "
-                "use smaller groups or more rows, or hold out no rows (--validation 0)"
+                "use smaller groups or more rows, or hold out no rows (validation=0)"
             )
         home = np.zeros(len(names), dtype=np.int64)
         home[min(np.flatnonzero(spare), key=lambda g: int(counts[g].sum()))] = 1
@@ -451,7 +451,7 @@ def _check_rows(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
         raise UserError(
             f"part A has gold rows of {len(classes)} {'class' if len(classes) == 1 else 'classes'}, and a supervisor "
             "needs two to tell apart; add gold, fix the parts with a column (split='...'), or bring weak labels of "
-            "your own (--weak labels)"
+            "your own (weak='labels')"
         )
 
 
@@ -468,7 +468,7 @@ def _check_classes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
             raise UserError(
                 f"class {pool.classes[rarest]!r} is missing in part {part} (the pool has {total[rarest]} rows of it in "
                 f"{int((pool.counts[:, rarest] > 0).sum())} groups, and each of A, B and T needs some); "
-                "add rows of it, use smaller groups, remove the class, or keep the class shares (--no-balance)"
+                "add rows of it, use smaller groups, remove the class, or keep the class shares (balance=False)"
             )
 
 
@@ -480,6 +480,6 @@ def _check_sizes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
         if wanted is not None and len(rows[part]) < wanted:
             some = " with a weak label" if part == "B" and not pool.labeled.all() else ""
             raise UserError(
-                f"{_ROLES[part]}={size} rows were asked for, but whole groups give only {len(rows[part])}{some}; "
+                f"{_ROLES[part]}_rows={size} were asked for, but whole groups give only {len(rows[part])}{some}; "
                 "ask for fewer, or use smaller groups"
             )

@@ -147,10 +147,10 @@ def check_out_of_memory(error: BaseException, *, fixed: bool) -> None:
         raise error
     if distributed.size() > 1:
         distributed.abort(
-            f"the memory of process {distributed.rank()} ran out; give a smaller --microbatch, and run again"
+            f"the memory of process {distributed.rank()} ran out; give a smaller microbatch=..., and run again"
         )
     if fixed:
-        raise UserError("the memory ran out; give a smaller --microbatch") from error
+        raise UserError("the memory ran out; give a smaller microbatch=...") from error
 
 
 def fewer_tokens(model: nn.Module, tokens: int, whole: int, runtime: Runtime) -> int:
@@ -164,7 +164,7 @@ def fewer_tokens(model: nn.Module, tokens: int, whole: int, runtime: Runtime) ->
         torch.cuda.empty_cache()
     if tokens == 1:
         raise UserError(
-            "the memory ran out on a single example; use --gradient-checkpointing, lora, a smaller max_tokens or a "
+            "the memory ran out on a single example; use gradient_checkpointing=True, lora, a smaller max_tokens or a "
             "smaller model"
         )
     tokens = (tokens or whole) // 2

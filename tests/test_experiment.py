@@ -483,6 +483,7 @@ def own(path: Path, model: Path, **changed: Any) -> Experiment:
 def test_own_weak_labels(tmp_path: Path, store: Store, model: Path) -> None:
     (found,) = run(store, own(write_table(tmp_path), model))
     assert 0.6 < found["weak"]["accuracy"][0] < 0.9
+    assert found["notes"][0].startswith("160 rows, classes of column 'label': 'bad' 80, 'good' 80")
 
 
 def parted(path: Path) -> str:

@@ -73,6 +73,8 @@ class Examples:
     """Rows of one group (same question, passage, source) never end up in different parts of a split."""
     meta: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Further columns (n,), such as ``difficulty`` or the user's own ``weak`` label."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the data was read: counts, guesses, what was left out. Each is one line."""
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -155,13 +157,15 @@ class Examples:
             columns[f"meta.{name}"] = column.astype(object) if column.dtype.kind == "U" else column
         pq.write_table(pa.table(columns), folder / "examples.parquet")
         (folder / "classes.json").write_text(json.dumps(self.classes), encoding="utf-8")
+        if self.notes:
+            (folder / "notes.json").write_text(json.dumps(self.notes), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
         import pyarrow.parquet as pq
 
-        table = pq.read_table(folder / "examples.parquet")
+        table, notes = pq.read_table(folder / "examples.parquet"), folder / "notes.json"
         meta = {name.removeprefix("meta."): table[name] for name in table.column_names if name.startswith("meta.")}
         return cls(
             ids=_text(table["id"].to_pylist()),
@@ -173,6 +177,7 @@ class Examples:
             meta={
                 k: _text(v.to_pylist()) if str(v.type) in ("string", "null") else v.to_numpy() for k, v in meta.items()
             },
+            notes=tuple(json.loads(notes.read_text(encoding="utf-8"))) if notes.is_file() else (),
         )
 
 

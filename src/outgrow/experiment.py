@@ -360,7 +360,7 @@ class _Seen(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _seen(task: TaskSpec) -> _Seen:
-    pool = load(task, Runtime())
+    pool = load(task, Runtime().quiet())
     assert pool.gold is not None
     known, parts = pool.gold >= 0, pool.meta.get("split")
     weak = np.asarray(pool.meta.get("weak.0", np.zeros(len(pool))), dtype=np.float64)

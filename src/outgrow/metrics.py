@@ -1,7 +1,7 @@
 """Scores of predictions, performance gap recovered (PGR), and their intervals. Arrays in, numbers out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -263,7 +263,7 @@ class Means:
 
     def spread(self, weights: Mapping[str, float]) -> Spread:
         """The weighted sum of some means. Means that leave out other rows than each other may be mixed."""
-        used, w = self._weights(weights)
+        used, w = self._weights(weights.items())
         (variances,) = self._variances(used, w[:, None]).T[0]
         return self._spread(used, float(w @ self._means[used]), variances)
 
@@ -273,7 +273,7 @@ class Means:
         A t interval; where nearly all rows are at an end (fewer than 20 groups are not) it passes into Wilson's (1927),
         with as many rows as there are groups at most, so that it never collapses. ``share`` of the rows can be wrong.
         """
-        used, w = self._weights(dict.fromkeys(names, 1 / len(names)))
+        used, w = self._weights((name, 1 / len(names)) for name in names)
         spread = self.spread(dict.fromkeys(names, 1 / len(names)))
         if math.isnan(spread.value):
             return Interval(math.nan, math.nan, math.nan)
@@ -311,7 +311,7 @@ class Means:
         Where the two differ in fewer than 20 groups, or in all but fewer than 20, variance is added, as if a difference
         could have hidden in one more group to either side (after Bonett and Price 2012).
         """
-        used, w = self._weights({a: 1.0, b: -1.0})
+        used, w = self._weights([(a, 1.0), (b, -1.0)])
         variances = self._variances(used, w[:, None])[:, 0, 0]
         return self._spread(used, float(w @ self._means[used]), variances, self._hidden(a, b))
 
@@ -352,10 +352,10 @@ class Means:
             ends.append(end if step < _FAR else side * end)
         return Interval(middle, *ends), None
 
-    def _weights(self, weights: Mapping[str, float]) -> tuple[Ints, Floats]:
+    def _weights(self, weights: Iterable[tuple[str, float]]) -> tuple[Ints, Floats]:
         """Columns and their weights; the same predictions cancel each other."""
         total = np.zeros(len(self._means))
-        for name, weight in weights.items():
+        for name, weight in weights:
             total[self._column[name]] += weight
         used = np.flatnonzero(total)
         return used, total[used]

@@ -41,7 +41,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``scored_at`` is ``natural`` if the test has the class shares of the data, ``balanced`` if it has equally many rows
     of each class; ``folds`` is 2 or more where students were cross-fitted. Two columns are JSON: ``rows`` says how many
     rows went where or were left out (:func:`outgrow.steps.compare.rows_used`), ``per_class`` has each role's recall,
-    precision and confusion matrix. All scores are null where no row has gold.
+    precision and confusion matrix. ``notes`` says how the task's data was read, a line each.
+    All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
     """
@@ -90,6 +91,7 @@ def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
         row["per_class"] = json.dumps({k: result[k] for k in ("classes", "abstained")} | result["per_class"])
     for name, value in {"majority": result["over_majority"], **dict.fromkeys(CONTROLS), **against}.items():
         row |= _spread(f"over_{name}", value)
+    row["notes"] = "\n".join(result.get("notes", ()))
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}

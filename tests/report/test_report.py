@@ -181,6 +181,16 @@ def test_small_tests_single_seeds_and_missing_controls_are_warned_of(tmp_path: P
 
 
 @pytest.mark.usefixtures("quick")
+def test_how_the_data_was_read_is_told_on_the_page_and_in_the_terminal(tmp_path: Path) -> None:
+    notes = "240 rows, classes of column 'y': 'a' 1\n2 rows <left out>"
+    frame = table(fake_row(notes=notes), fake_row(strategy="bootstrap", notes=notes))
+    assert write(frame, tmp_path).count("<li>2 rows &lt;left out&gt;</li>") == 1
+    assert printed(frame).count("240 rows, classes of column 'y': 'a' 1") == 1
+    several = printed(table(fake_row(task="one", notes="note"), fake_row(task="other", notes="note")))
+    assert "one: note" in several
+    assert "other: note" in several
+
+
 def test_the_page_is_written_again_only_if_it_would_say_something_new(tmp_path: Path) -> None:
     frame = TABLES["one pair"]
     write(frame, tmp_path)

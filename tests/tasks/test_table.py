@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from outgrow.data import Examples
 from outgrow.errors import UserError
@@ -267,3 +269,215 @@ def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
     assert "row 2, column 'text': the text is empty" in message(tmp_path / "d.parquet")
     (tmp_path / "folder").mkdir()
     assert "is a folder" in message(tmp_path / "folder")
+
+
+# --- what is said ------------------------------------------------------------------------------------------------
+
+
+def labelled(folder: Path, gold: list[str], weak: list[str], **options: Any) -> Examples:
+    rows = [f"text {i},{g},{w}" for i, (g, w) in enumerate(zip(gold, weak, strict=True))]
+    return read(write(folder, "\n".join(["text,label,weak", *rows, ""])), weak="weak", **options)
+
+
+def right(data: Examples) -> float:
+    """Share of rows whose more probable weak class is the gold one."""
+    probs = np.stack([data.meta[f"weak.{c}"] for c in range(data.num_classes)], axis=1)
+    known = ~np.isnan(probs[:, 0])
+    assert data.gold is not None
+    return float((probs[known].argmax(axis=1) == data.gold[known]).mean())
+
+
+def said(data: Examples, part: str) -> str:
+    (note,) = (n for n in data.notes if part in n)
+    return note
+
+
+def refusal(folder: Path, gold: list[str], weak: list[str], **options: Any) -> str:
+    with pytest.raises(UserError) as error:
+        labelled(folder, gold, weak, **options)
+    return str(error.value)
+
+
+def test_classes_are_listed_with_their_counts(tmp_path: Path) -> None:
+    data = labelled(tmp_path, ["good", "poor", "good", ""], ["good", "poor", "", "poor"])
+    assert data.notes == (
+        "4 rows, classes of column 'label': 'good' 2, 'poor' 1; without gold 1",
+        "weak labels of column 'weak': 'good' 1, 'poor' 2; without weak label 1",
+    )
+
+
+@pytest.mark.parametrize("classes", [None, (0, 1), (1, 0)])
+def test_one_half_among_labels_of_0_and_1_turns_nothing_round(tmp_path: Path, classes: tuple[int, int] | None) -> None:
+    gold = ["1", "0"] * 20
+    weak = ["1.0", "0.0"] * 19 + ["0.5", "0.0"]
+    data = labelled(tmp_path, gold, weak, classes=classes)
+    assert right(data) >= 0.97
+    assert "the probability of '1' (40 rows)" in said(data, "is read as")
+    assert not any("is read as" in note for note in labelled(tmp_path, gold, ["1", "0"] * 20).notes)
+
+
+def test_whose_probability_it_is_can_be_said(tmp_path: Path) -> None:
+    gold, of_good = ["good", "poor"] * 20, ["0.9", "0.2"] * 20
+    turned = labelled(tmp_path, gold, of_good)
+    assert right(turned) == 0
+    assert "weak_class='good'" in said(turned, "is read as the probability of 'poor' (40 rows)")
+    assert "right in 0.0 % of 40 rows with gold" in said(turned, "worse than chance")
+    data = labelled(tmp_path, gold, of_good, weak_class="good")
+    assert right(data) == 1
+    assert not any("worse than chance" in note for note in data.notes)
+    assert right(labelled(tmp_path, ["true", "false"] * 9, ["1", "0"] * 9, classes=("true", "false"))) == 1
+    assert "does not fit the classes 'good', 'poor'" in refusal(tmp_path, gold, of_good, weak_class="fine")
+
+
+def test_rounding_is_no_error_and_is_said(tmp_path: Path) -> None:
+    data = labelled(tmp_path, ["a", "b"] * 2, ["-1e-9", "1.0000001", "0.25", "0.75"])
+    np.testing.assert_array_equal(data.meta["weak.1"], [0, 1, 0.25, 0.75])
+    assert "2 rows beyond 0 or 1 by at most 1e-06" in said(data, "rounded")
+    assert "line 3, column 'weak': '1.00001' is no probability" in refusal(tmp_path, ["a", "b"], ["0.5", "1.00001"])
+
+
+@pytest.mark.parametrize(
+    ("weak", "expected"),
+    [
+        (["a"] * 30 + ["b"] * 9 + ["3"], "line 41, column 'weak': unknown class '3'; the classes are 'a', 'b'"),
+        (["a"] * 30 + ["b"] * 9 + ["0.5"], "line 41, column 'weak': unknown class '0.5'"),
+        (["0.1"] * 30 + ["0.9"] * 9 + ["b"], "line 41, column 'weak': 'b' is no probability"),
+        (["0.1"] * 30 + ["0.9"] * 9 + ["1.2"], "line 41, column 'weak': '1.2' is no probability"),
+        (["90", "10"] * 20, "line 2, column 'weak': '90' is no probability (40 rows like this)"),
+    ],
+)
+def test_the_line_of_the_one_stray_value_is_named(tmp_path: Path, weak: list[str], expected: str) -> None:
+    assert expected in refusal(tmp_path, ["a", "b"] * 20, weak)
+
+
+@pytest.mark.parametrize("code", ["N/A", "None", "nan", "NaN", "-1", "unknown", "?"])
+@pytest.mark.parametrize("weak", [["good", "poor"], ["0.25", "0.75"]])
+def test_codes_for_no_label_are_named_with_how_to_say_so(tmp_path: Path, code: str, weak: list[str]) -> None:
+    gold = ["good", "poor"] * 10
+    told = refusal(tmp_path, gold, [*weak * 9, code, code])
+    assert "line 20, column 'weak': " in told
+    assert f"(2 rows like this); if it stands for no label, say abstain={code!r}" in told
+    data = labelled(tmp_path, gold, [*weak * 9, code, code], abstain=code)
+    assert np.isnan(data.meta["weak.0"]).sum() == 2
+    assert said(data, "abstain") == f"abstain: 2 rows with {code!r} count as unlabeled"
+    if weak[0] == "0.25":  # probabilities need two classes, and the code made a third
+        assert f"if it is none, say abstain={code!r}" in refusal(tmp_path, [*gold[:-2], code, code], weak * 10)
+        return
+    data = labelled(tmp_path, [*gold[:-2], code, code], weak * 10)
+    assert f"{code!r} (2 rows) looks like a code for no label" in said(data, f"say abstain={code!r}")
+    assert labelled(tmp_path, [*gold[:-2], code, code], weak * 10, abstain=code).classes == ("good", "poor")
+
+
+def test_abstain_takes_numbers_and_several_codes(tmp_path: Path) -> None:
+    data = labelled(tmp_path, ["1", "0", "1", "-9"], ["1", "-1.0", "x", "0"], abstain=(-1, "x", -9.0))
+    assert np.isnan(data.meta["weak.0"]).tolist() == [False, True, True, False]
+    assert gold(data) == [1, 0, 1, -1]
+    assert "0 rows with 'y'" in said(labelled(tmp_path, ["a", "b"], ["a", "b"], abstain="y"), "abstain")
+
+
+def test_minus_one_beside_one_is_a_class(tmp_path: Path) -> None:
+    assert not any("code" in note for note in labelled(tmp_path, ["1", "-1"], ["1", "-1"]).notes)
+
+
+def test_other_spellings_of_a_class_are_united_and_said(tmp_path: Path) -> None:
+    data = labelled(tmp_path, ["good", "poor"] * 2, ["Good", "POOR", "good ", "poor"])
+    assert right(data) == 1
+    assert "'Good' as 'good' (1 row), 'POOR' as 'poor' (1 row)" in said(data, "column 'weak': read")
+    assert right(labelled(tmp_path, ["1", "2"], ["01", "02"])) == 1
+    forms = labelled(tmp_path, ["caf\u00e9", "poor", "cafe\u0301", "poor"], ["cafe\u0301", "poor"] * 2)
+    assert forms.classes == ("caf\u00e9", "poor")
+    assert "NFC: 'caf\u00e9' (3)" in said(forms, "Unicode")
+
+
+@pytest.mark.parametrize(("other", "of"), [("Good", "good"), ("001", "1"), ("goood", "good"), ("ｇood", "good")])
+def test_a_class_that_looks_like_another_is_named(tmp_path: Path, other: str, of: str) -> None:
+    gold = [of, "2"] * 20
+    data = labelled(tmp_path, [*gold, other], [*gold, of])
+    assert data.num_classes == 3
+    assert f"{other!r} (1 row, the first in line 42) looks like {of!r} (20 rows)" in said(data, "looks like")
+    classes = sorted((of, "2"))
+    assert said(data, "name those that are").endswith(f"classes={classes}")
+    if other == "goood":
+        assert "line 42, column 'label': unknown class 'goood'" in refusal(
+            tmp_path, [*gold, other], [*gold, of], classes=tuple(classes)
+        )
+    else:
+        assert labelled(tmp_path, [*gold, other], [*gold, of], classes=tuple(classes)).num_classes == 2
+
+
+@pytest.mark.parametrize("weak", ["a", "0.1"])
+def test_a_weak_column_of_one_class_is_said_first(tmp_path: Path, weak: str) -> None:
+    data = labelled(tmp_path, ["a", "b"] * 3, [weak] * 6)
+    assert data.notes[0].startswith("every weak label of column 'weak' says 'a'")
+
+
+def test_what_arrays_of_text_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for column in ("text", "label", "id", "group"):
+        row = {"text": "t", "label": "x", "id": "1", "group": "g"} | {column: "z\0"}
+        path = write(tmp_path, json.dumps(row) + "\n", "a.jsonl")
+        assert f"line 1, column '{column}'" in message(path, id="id", group="group")
+    long = write(tmp_path, f"text,label\na,{'y' * 300}\nb,x\n")
+    assert "classes are texts of at most 256 characters" in message(long)
+
+
+def test_quotes_can_be_read_as_text(tmp_path: Path) -> None:
+    path = write(tmp_path, 'text\tlabel\n"so\tx\nand 5"\ty\n', "a.tsv")
+    assert read(path, quotes=False).inputs == ('"so', 'and 5"')
+
+
+def test_notes_are_stored_with_the_examples(tmp_path: Path) -> None:
+    data = labelled(tmp_path, ["a", "b"], ["a", "b"])
+    data.save(tmp_path)
+    assert Examples.load(tmp_path).notes == data.notes != ()
+
+
+VALUES = (
+    st.sampled_from(
+        ["a", "b", "A", "01", "1", "0", "0.5", "NaN", "-1", "", " ", "1.0", "\ud800", "\0", "١", "ﬁ", "1e400"]
+    )
+    | st.text(max_size=5)
+    | st.floats()
+    | st.integers()
+    | st.integers(10**300, 10**301)
+    | st.none()
+    | st.booleans()
+    | st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.sampled_from(["abab", "1010", "11", "aa", ""]),
+    rows=st.lists(st.fixed_dictionaries(dict.fromkeys(("text", "label", "weak", "id", "group"), VALUES)), max_size=6),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "weak": st.just("weak"),
+            "id": st.just("id"),
+            "group": st.just("group"),
+            "classes": st.just(("a", "b")) | st.just((1, 0)),
+            "abstain": st.sampled_from(["a", -1, ("NaN", 0.5), 0]),
+            "weak_class": st.sampled_from(["a", 1, True]),
+        },
+    ),
+)
+def test_whatever_cells_hold_there_are_examples_or_one_line(
+    tmp_path: Path, names: str, rows: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    good = [{"text": f"text {i}", "label": name, "weak": name, "id": f"i{i}"} for i, name in enumerate(names)]
+    lines = [json.dumps(row) for row in ([g | {"group": "g"} for g in good] + rows)]
+    path = write(tmp_path, "\n".join(lines), "a.jsonl")
+    try:
+        data = read(path, **options)
+    except UserError as error:
+        told = str(error)
+    else:
+        told = " ".join(data.notes)
+        data.save(tmp_path)
+        assert Examples.load(tmp_path).classes == data.classes
+        if "weak.0" in data.meta:
+            probs = np.stack([data.meta[f"weak.{c}"] for c in range(data.num_classes)], axis=1)
+            given_rows = probs[~np.isnan(probs).any(axis=1)]
+            np.testing.assert_allclose(given_rows.sum(axis=1), 1)
+    assert told.isprintable()
+    assert len(told) < 4000

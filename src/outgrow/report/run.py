@@ -62,6 +62,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         title=title,
         findings=_findings(rows),
         warnings=[*_warnings(rows), *shown.failures],
+        notes=data_notes(rows),
         students=students,
         scored={panel: how_scored(own) for panel, own in grouped(students, "panel").items()},
         sheets=class_sheets(students),
@@ -105,7 +106,7 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
         show_table(console, columns, lines, least=WIDE)
         print_scoring(rows, console)
     show_text(console, headline(table), "bold")
-    for note in (*notes, "± is half a 95 % interval, brackets are 95 % intervals"):
+    for note in (*data_notes(tidy(table)), *notes, "± is half a 95 % interval, brackets are 95 % intervals"):
         show_text(console, note, "dim", hanging=2)
 
 
@@ -169,6 +170,13 @@ def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
                 f"±{100 * half:.1f} points, so smaller gains cannot be shown; use more test rows or seeds"
             )
     return found
+
+
+def data_notes(rows: Sequence[TableRow]) -> list[str]:
+    """How the data of each task was read, in the words of its loader; with the task's name if there are several."""
+    notes = dict.fromkeys((r["task"], note) for r in rows for note in (r.get("notes") or "").splitlines())
+    several = len({r["task"] for r in rows}) > 1
+    return [f"{task}: {note}" if several else note for task, note in notes]
 
 
 def give_or_take(row: TableRow, name: str) -> str:

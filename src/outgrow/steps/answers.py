@@ -104,6 +104,7 @@ def compare_answers(
         per_seed.append({"seed": seed, "test_rows": len(test), **scored})
     means = Means(outcomes)
     result = {
+        "notes": list(pool.notes),
         "classes": [],
         "rows": rows_used(len(pool), splits),
         "test_rows": sum(len(t) for t in truth),

@@ -52,7 +52,7 @@ def compare(
     ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
     is lower by it.
     """
-    rows = {"classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}

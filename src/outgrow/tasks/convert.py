@@ -224,9 +224,7 @@ def _examples(source: HubTask, formatter: Formatter, options: Mapping[str, Any],
     is_choice = source.kind == "choice" or options.get("form") == "choice"
     choices = max(2, source.choices) if is_choice else 0
     made = list(_made(source.name, items, options.get("seed", 0), choices, left))
-    if left:
-        told = ", ".join(f"{count:,} ({why})" for why, count in left.items())
-        runtime.say(f"{source.name}: left out: {told}")
+    told = ", ".join(f"{count:,} ({why})" for why, count in left.items())
     if not made:
         raise UserError(f"{source.name}: no row is left to learn from; give more data, or another form")
     rows, of = zip(*made, strict=True)
@@ -243,6 +241,7 @@ def _examples(source: HubTask, formatter: Formatter, options: Mapping[str, Any],
         classes=tuple("ABCDEFGH"[: source.choices]) if is_choice and source.choices else source.classes,
         groups=_texts([item.group for item in of]),
         meta=meta,
+        notes=(f"left out: {told}",) if left else (),
     )
     return within_limit(pool, options["limit"], source.name, lambda group: (drawn(0, "limit", group), group))
 

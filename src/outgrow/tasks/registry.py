@@ -270,7 +270,7 @@ def _fitted(value: Any, hint: Any, option: str, task: str) -> Any:
 
 
 def load(spec: TaskSpec, runtime: Runtime) -> Examples:
-    """The task's whole pool of examples, with gold where it is known (-1 where not).
+    """The task's whole pool of examples, with gold where it is known (-1 where not). Its notes are said.
 
     Raises:
         UserError: if the data changed since the spec was made, cannot be fetched, is damaged, or comes under a licence
@@ -284,7 +284,10 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
         )
     if entry.identity(spec.options) != spec.content:
         raise UserError(f"the data of {spec} changed during the run; start the run again")
-    return entry.load(runtime=runtime, **spec.options)
+    pool = entry.load(runtime=runtime, **spec.options)
+    for note in pool.notes:
+        runtime.say(f"{spec.name}: {note}")
+    return pool
 
 
 def limited(text: str, limit: int) -> TaskSpec:
@@ -333,7 +336,8 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         The columns of :func:`tasks_table` with ``classes`` and ``rows`` as loaded, and ``task`` (the spelling),
         ``form`` (of the inputs), ``options`` (name to value), ``meanings`` (name of option to what it does),
         ``balance`` (class name to rows), ``unknown`` (rows without gold), ``groups``, ``largest_group`` (rows),
-        ``meta`` (column names) and ``examples`` (up to three rows: id, text as people read it, class, group).
+        ``meta`` (column names), ``notes`` (how the data was read) and ``examples`` (up to three rows: id, text as
+        people read it, class, group).
 
     Raises:
         UserError: as :meth:`TaskSpec.parse` and :func:`load`.
@@ -356,6 +360,7 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         "groups": len(group_sizes),
         "largest_group": int(group_sizes.max(initial=0)),
         "meta": sorted(data.meta),
+        "notes": list(data.notes),
         "examples": [_row(data, row) for row in _telling_rows(data.gold)],
     }
 

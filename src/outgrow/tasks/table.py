@@ -1,11 +1,15 @@
 """The user's own table as a task: read row by row, checked row by row.
 
-Nothing is guessed and nothing is mended: every problem is counted, and the first is shown with its line.
+Nothing is mended in silence: every problem is counted, and the first is shown with its line. What is read in one of
+several possible ways, united or odd is said in the notes of the examples, which the terminal, the record and the report
+show.
 """
 
+import difflib
 import hashlib
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +30,46 @@ __all__ = ["table"]
 
 _MAX_ID = 256
 _MAX_NAMED_CLASSES = 20
+_MAX_CLASS = 256
+_ROUNDING = 1e-6
+"""By how much a probability may lie beyond 0 or 1: what single precision and printed digits leave."""
+_UNKNOWN = frozenset(
+    [
+        "-1",
+        "-9",
+        "-99",
+        "-999",
+        "?",
+        "-",
+        "--",
+        ".",
+        "#n/a",
+        "<na>",
+        "n/a",
+        "n.a.",
+        "na",
+        "nan",
+        "nil",
+        "none",
+        "null",
+        "unknown",
+        "unk",
+        "unlabeled",
+        "unlabelled",
+        "missing",
+        "abstain",
+        "undefined",
+        "undecided",
+    ]
+)
+"""What often stands for "no label", in lower case."""
 _PARTS = {
     **dict.fromkeys(("a", "train", "supervisor", "supervision"), "A"),
     **dict.fromkeys(("b", "transfer", "student"), "B"),
     **dict.fromkeys(("t", "test"), "T"),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNFIT = re.compile("[\ud800-\udfff\0]")
 _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
 
 
@@ -46,6 +84,7 @@ def _content(options: Mapping[str, Any]) -> str:
     licence="yours",
     source=f"a file of yours: {ENDINGS}",
     about="Your own texts and classes.",
+    version=2,
     natural=True,
 )
 def table(
@@ -58,8 +97,11 @@ def table(
     group: str | None = None,
     split: str | None = None,
     classes: tuple[str | int | bool, ...] | None = None,
+    abstain: tuple[str | int | float, ...] | str | int | float | None = None,
+    weak_class: str | int | bool | None = None,
     delimiter: str | None = None,
     encoding: str = "utf-8",
+    quotes: bool = True,
 ) -> Examples:
     """Examples from the user's own file. Memory grows with the columns named here, not with the file.
 
@@ -70,17 +112,23 @@ def table(
             column resembles, if there is no gold at all; ``weak`` and ``classes`` are then needed. Empty if gold is
             unknown; such a row can only go to part B.
         weak: column of your own weak labels, empty where there is none: class names, or for two classes the
-            probability of the second one. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). If the
-            whole column can be read both ways, it holds class names.
+            probability of one of them. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). The column
+            holds probabilities if ``weak_class`` is given, or if at least as many of its values are numbers that are no
+            class as are classes that are no probability; otherwise it holds class names. A note says which.
         id: column of unique ids; without it rows are ``row-1``, ``row-2`` ... by their place in the file.
         group: column of what rows belong to (question, document, author); a split keeps a group together. Without it
             rows with the same text, ignoring case and white space, are a group. Name the ``id`` column to make every
             row its own group.
         split: column that fixes each row's part: A (or train, supervisor, supervision), B (transfer, student) or
             T (test), in any case. Kept as meta column ``split``.
-        classes: class names in the order you want; without it those found, sorted (numbers by value).
+        classes: class names in the order you want; without it those found, sorted (numbers by value). A label that is
+            none of them but differs only in case, spaces, Unicode form or leading zeros is read as that class.
+        abstain: what stands for "no label" in the label and weak columns, such as 'N/A' or -1.
+        weak_class: the class whose probability the weak column holds; by default the class 1 or true, else the
+            second.
         delimiter: of a CSV; by default a comma, and a tab for ``.tsv``.
         encoding: of a text format; a byte-order mark is skipped.
+        quotes: whether double quotes hold a CSV or TSV field together; False reads them as text.
 
     Raises:
         UserError: one line with the file, line, column and how to mend it.
@@ -90,10 +138,12 @@ def table(
     columns = {role: column for role, column in names.items() if column is not None}
     may_lack = label if weak is not None and classes is not None else None
     problems = _Problems(file=file)
-    found = _Columns(columns=columns, problems=problems)
-    for row in _rows(file, sorted(set(columns.values())), may_lack, delimiter, encoding, problems):
+    codes = abstain if isinstance(abstain, tuple) else () if abstain is None else (abstain,)
+    found = _Columns(columns=columns, problems=problems, abstain={_code(value): 0 for value in codes})
+    how = {"delimiter": delimiter, "encoding": encoding, "quotes": quotes, "say": found.notes.append}
+    for row in _rows(file, sorted(set(columns.values())), may_lack, how, problems):
         found.add(row)
-    return found.examples(classes)
+    return found.examples(classes, None if weak_class is None else _class_name(weak_class))
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------
@@ -126,8 +176,7 @@ def _rows(
     file: Path,
     wanted: Sequence[str],
     may_lack: str | None,
-    delimiter: str | None,
-    encoding: str,
+    how: Mapping[str, Any],
     problems: _Problems,
 ) -> Iterator[Row]:
     """The wanted columns of each row, except one that may be missing if no other resembles it. An object of JSON may
@@ -143,11 +192,11 @@ def _rows(
         else:
             lacks = may_lack not in there and not nearest(may_lack or "", there)
             needed = [column for column in wanted if not lacks or column != may_lack]
-            _check_header(there, needed, delimiter or ("\t" if kind == "tsv" else ","), file)
+            _check_header(there, needed, how["delimiter"] or ("\t" if kind == "tsv" else ","), file)
             return needed
         return wanted
 
-    yield from read_rows(file, chosen, delimiter=delimiter, encoding=encoding, bad_row=problems.add)
+    yield from read_rows(file, chosen, bad_row=problems.add, **how)
     for column in wanted:
         if seen and column not in seen and (column != may_lack or nearest(column, list(seen))):
             raise no_column(str(file), list(seen), column)
@@ -159,7 +208,7 @@ def _check_header(header: Sequence[str], wanted: Sequence[str], delimiter: str, 
             raise UserError(f"{file}, line 1: the header has {count} columns {column!r}; rename all but one")
         for other in ",;\t|" if not count and len(header) == 1 else "":
             if other != delimiter and other in header[0]:
-                what = f"no column {column!r}: the header is the one field {header[0]!r}"
+                what = f"no column {column!r}: the header is the one field {shown(header[0])}"
                 raise UserError(f"{file}, line 1: {what}; give delimiter={other!r}")
         if not count:
             raise no_column(str(file), header, column)
@@ -175,6 +224,13 @@ class _Columns:
     columns: Mapping[str, str]
     """Role (text, label, weak, id, group, split) to column name."""
     problems: _Problems
+    abstain: dict[str, int]
+    """What stands for "no label", and how often it did."""
+    notes: list[str] = field(default_factory=list)
+    hint: str = ""
+    """How to say that a class is none, if one looks like a code for no label."""
+    other_forms: Counter[str] = field(default_factory=Counter)
+    """Class names that were in another Unicode form than NFC, and how often."""
     texts: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     weak: list[str | float | None] = field(default_factory=list)
@@ -218,6 +274,8 @@ class _Columns:
             self._wrong("text", f"{shown(value)} is no text", "store the column as text")
         elif _SURROGATE.search(value):
             self._wrong("text", "the text holds half a character (a lone surrogate)", "write the file again as UTF-8")
+        elif "\0" in value:
+            self._wrong("text", "the text holds a NUL character", "take NUL characters out of the file")
         else:
             return value
         return ""
@@ -235,12 +293,12 @@ class _Columns:
             value = int(value)
         if value is None or value == "":
             self._wrong(role, f"the {role} is empty", f"fill it in, or leave the option {role} out")
-        elif isinstance(value, bool) or not isinstance(value, str | int) or _SURROGATE.search(str(value)):
+        elif isinstance(value, bool) or not isinstance(value, str | int) or _UNFIT.search(_digits(value)):
             self._wrong(role, f"{shown(value)} is no {role}", "use texts or whole numbers")
-        elif role == "id" and len(str(value)) > _MAX_ID:
-            self._wrong(role, f"the id has {len(str(value))} characters", f"use ids of at most {_MAX_ID}")
+        elif role == "id" and len(_digits(value)) > _MAX_ID:
+            self._wrong(role, f"the id has {len(_digits(value))} characters", f"use ids of at most {_MAX_ID}")
         else:
-            return str(value)
+            return _digits(value)
         return ""
 
     def _group(self, value: Any) -> str:
@@ -253,14 +311,24 @@ class _Columns:
         return self.group_of_text.setdefault(words, name)
 
     def _class_name(self, role: str, value: Any) -> str | None:
+        if self.abstain and (code := _code(value)) in self.abstain:
+            self.abstain[code] += 1
+            return None
         name = _class_name(value)
         if name is None and not _is_empty(value):
-            self._wrong(role, f"{shown(value)} is no class", "classes are texts, whole numbers or true/false")
-        return None if name is None else self.interned.setdefault(name, name)
+            what = f"classes are texts of at most {_MAX_CLASS} characters without NUL, whole numbers or true/false"
+            self._wrong(role, f"{shown(value)} is no class", what)
+        if name is None:
+            return None
+        if isinstance(value, str) and not name.isascii() and not unicodedata.is_normalized("NFC", value):
+            self.other_forms[name] += 1
+        return self.interned.setdefault(name, name)
 
     def _weak(self, value: Any) -> str | float | None:
-        if isinstance(value, float) and not value.is_integer() and math.isfinite(value):
+        if isinstance(value, float) and not value.is_integer() and math.isfinite(value) and not self.abstain:
             return value  # a probability; whether the column may hold them is known at the end
+        if isinstance(value, float) and not value.is_integer() and math.isfinite(value):
+            return None if self._class_name("weak", repr(value)) is None else value
         return self._class_name("weak", value)
 
     def _part(self, value: Any, label: str | None) -> str:
@@ -271,19 +339,23 @@ class _Columns:
             self._wrong("label", f"a row of part {part} has no label", "only rows of part B may have none")
         return part or ""
 
-    def examples(self, classes: tuple[str | int | bool, ...] | None) -> Examples:
+    def examples(self, classes: tuple[str | int | bool, ...] | None, weak_class: str | None) -> Examples:
         """Everything as :class:`Examples`, once all rows are in."""
         if not self.num_rows:
             self.problems.check()
             raise UserError(f"{self.problems.file}: it has no rows")
         names = self._classes(classes)
+        self._unite("label", self.labels, names)
         self._check_classes(names, classes is not None and "weak" in self.columns)
         number = {name: c for c, name in enumerate(names)}
         gold = np.array([-1 if label is None else number.get(label, -2) for label in self.labels], dtype=np.int64)
         self._note_unknown(np.flatnonzero(gold == -2), "label", self.labels, names)
         meta: dict[str, npt.NDArray[Any]] = {}
-        if "weak" in self.columns:
-            probs = self._weak_probs(names)
+        self._note_classes(gold, names, classes is not None)
+        if "weak" in self.columns and names:
+            self._unite("weak", self.weak, names)
+            probs = self._weak_probs(names, weak_class)
+            self._note_weak(probs, gold, names)
             meta = {f"weak.{c}": probs[:, c] for c in range(len(names))}
         if "split" in self.columns:
             meta["split"] = np.array(self.parts, dtype=np.str_)
@@ -295,6 +367,7 @@ class _Columns:
             classes=names,
             groups=np.array(self.groups, dtype=np.str_),
             meta=meta,
+            notes=tuple(self.notes),
         )
 
     def _check_classes(self, names: tuple[str, ...], may_lack_gold: bool) -> None:
@@ -330,33 +403,195 @@ class _Columns:
             return tuple(sorted(found, key=lambda name: (numbers[name], name)))
         return tuple(sorted(found))
 
-    def _weak_probs(self, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-        number = {name: c for c, name in enumerate(names)}
+    def _unite(self, role: str, values: list[Any], names: tuple[str, ...]) -> None:
+        """Read values that are no class as the one class that they are a variant of, and say so."""
+        of: dict[str, list[str]] = {}
+        for name in names:
+            of.setdefault(_key(name), []).append(name)
+        only = {key: alike[0] for key, alike in of.items() if len(alike) == 1}
+        known, united = set(names), Counter[tuple[str, str]]()
+        for row, value in enumerate(values):
+            if isinstance(value, str) and value not in known and (near := only.get(_key(value))) is not None:
+                values[row] = near
+                united[value, near] += 1
+        if united:
+            told = ", ".join(f"{value!r} as {name!r} ({_rows_of(n)})" for (value, name), n in united.most_common(10))
+            self.notes.append(f"column {self.columns[role]!r}: read {told}")
+
+    def _weak_probs(self, names: Sequence[str], weak_class: str | None) -> npt.NDArray[np.float64]:
         probs = np.full((len(self.weak), len(names)), np.nan)
         given = [(row, value) for row, value in enumerate(self.weak) if value is not None]
-        strangers = [value for _, value in given if value not in number]
-        if len(names) == 2 and any(_number(value) is not None for value in strangers):
-            for row, value in given:
-                second = _number(value)
-                if second is None or not 0 <= second <= 1:
-                    what = f"{shown(value)} is no probability"
-                    self._wrong("weak", what, "write that of the second class, from 0 to 1", row)
-                else:
-                    probs[row] = 1 - second, second
+        column = f"column {self.columns['weak']!r}"
+        keys = [_key(name) for name in names]
+        second = keys.index("1") if sorted(keys) == ["0", "1"] else 0 if keys == ["true", "false"] else 1
+        is_binary = sorted(names) == ["0", "1"]
+        if weak_class is not None:
+            if len(names) != 2 or weak_class not in names:
+                raise UserError(
+                    f"{self.problems.file}: weak_class names the class whose probability {column} holds, one of two; "
+                    f"{weak_class!r} does not fit the classes {', '.join(map(repr, names[:10]))}"
+                )
+            second = names.index(weak_class)
+        numbers = sum(value not in names and _number(value) is not None for _, value in given if not _is_code(value))
+        plain = sum(value in names and _probability(value) is None for _, value in given)
+        if weak_class is None and (len(names) != 2 or not numbers or (numbers < plain and not is_binary)):
+            self._read_names(given, probs, names)
             return probs
+        rounded = 0
+        for row, value in given:
+            if (read := _probability(value)) is None:
+                mend = f"write the probability of {names[second]!r}, from 0 to 1 (percent: divide by 100)"
+                self._wrong("weak", f"{shown(value)} is no probability", self._or_code(value, mend), row)
+            else:
+                rounded += not 0 <= read <= 1
+                probs[row, second] = min(max(read, 0.0), 1.0)
+                probs[row, 1 - second] = 1 - probs[row, second]
+        other = names[1 - second]
+        self.notes.append(
+            f"{column} is read as the probability of {names[second]!r} ({_rows_of(len(given))}); if it is that of "
+            f"{other!r}, say weak_class={other!r}"
+        )
+        if rounded:
+            self.notes.append(f"{column}: {_rows_of(rounded)} beyond 0 or 1 by at most {_ROUNDING:g} rounded to it")
+        return probs
+
+    def _read_names(
+        self, given: Sequence[tuple[int, Any]], probs: npt.NDArray[np.float64], names: Sequence[str]
+    ) -> None:
+        number = {name: c for c, name in enumerate(names)}
+        strangers = []
         for row, value in given:
             if isinstance(value, str) and value in number:
                 probs[row] = np.eye(len(names))[number[value]]
-        bad = np.array([row for row, value in given if value not in number], dtype=np.int64)
-        self._note_unknown(bad, "weak", self.weak, names)
-        return probs
+            else:
+                strangers.append(row)
+        self._note_unknown(np.array(strangers, dtype=np.int64), "weak", self.weak, names)
+
+    def _or_code(self, value: Any, mend: str) -> str:
+        """How to mend a value that is no label: by the option, if it looks like a code for none."""
+        code = _code(value)
+        return f"if it stands for no label, say abstain={code!r}" if _is_code(value) else mend
+
+    # --- what is said ---
+
+    def _note_classes(self, gold: npt.NDArray[np.int64], names: tuple[str, ...], are_given: bool) -> None:
+        counts = np.bincount(gold[gold >= 0], minlength=len(names)).tolist()
+        column = f"column {self.columns['label']!r}" if "label" in self.columns else "label"
+        listed = ", ".join(f"{shown(name)} {count:,}" for name, count in list(zip(names, counts, strict=True))[:20])
+        unknown = f"; without gold {int((gold == -1).sum()):,}" if (gold == -1).any() else ""
+        more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+        self.notes.append(f"{_rows_of(len(gold))}, classes of {column}: {listed}{more}{unknown}")
+        if forms := self.other_forms:
+            told = ", ".join(f"{name!r} ({count:,})" for name, count in forms.most_common(10))
+            self.notes.append(f"class names in another Unicode form were read as NFC: {told}")
+        for code, count in self.abstain.items():
+            self.notes.append(
+                f"abstain: {_rows_of(count)} with {code!r} {'count' if count != 1 else 'counts'} as unlabeled"
+            )
+        if not are_given:
+            self._note_odd(dict(zip(names, counts, strict=True)), column)
+
+    def _note_odd(self, counts: Mapping[str, int], column: str) -> None:
+        """Classes that look like a code for none, like another class, or like a slip, and how to say so."""
+        negative = sum(name.startswith("-") for name in counts)
+        codes = [n for n in counts if _is_code(n) and (not n.startswith("-") or (negative == 1 and len(counts) > 2))]
+        for name in codes:
+            mend = f"if it is none, say abstain={name!r}"
+            self.hint = self.hint or f"; {name!r} looks like no label, {mend}"
+            count = _rows_of(counts[name])
+            self.notes.append(f"{column}: {name!r} ({count}) looks like a code for no label and is a class; {mend}")
+        kept: dict[str, str] = {}
+        for name in sorted((n for n in counts if n not in codes), key=lambda n: -counts[n]):
+            if (near := kept.get(_key(name)) or self._slip_of(name, counts, list(kept.values()))) is None:
+                kept[_key(name)] = name
+                continue
+            first = f"{self.unit} {self.lines[self.labels.index(name)]}"
+            self.notes.append(
+                f"{column}: {name!r} ({_rows_of(counts[name])}, the first in {first}) looks like {near!r} "
+                f"({_rows_of(counts[near])}) and is a class of its own"
+            )
+        if len(kept) + len(codes) < len(counts) and 1 < len(kept) <= _MAX_NAMED_CLASSES:
+            told = [name for name in counts if name in kept.values()]
+            self.notes.append(f"if such a class is none, correct the file, or name those that are: classes={told}")
+
+    @staticmethod
+    def _slip_of(name: str, counts: Mapping[str, int], others: list[str]) -> str | None:
+        """The far more frequent class that ``name`` may be a typing error of."""
+        if _number(name) is not None:
+            return None
+        close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        return next((other for other in close if counts[other] >= 20 * counts[name]), None)
+
+    def _note_weak(self, probs: npt.NDArray[np.float64], gold: npt.NDArray[np.int64], names: tuple[str, ...]) -> None:
+        given = ~np.isnan(probs[:, 0])
+        said, column = probs[given].argmax(axis=1), f"column {self.columns['weak']!r}"
+        if not given.any():
+            return
+        counts = np.bincount(said, minlength=len(names))
+        listed = ", ".join(
+            f"{shown(name)} {count:,}" for name, count in list(zip(names, counts.tolist(), strict=True))[:20]
+        )
+        empty = f"; without weak label {int((~given).sum()):,}" if not given.all() else ""
+        self.notes.append(f"weak labels of {column}: {listed}{empty}")
+        if counts.max() == counts.sum() and len(said) > 1:
+            name = names[int(counts.argmax())]
+            self.notes.insert(
+                0, f"every weak label of {column} says {name!r}: a student can only learn to say the same"
+            )
+            return
+        known = gold[given] >= 0
+        truth, told = gold[given][known], said[known]
+        if not len(truth):
+            return
+        right = float((truth == told).mean())
+        shares = [np.bincount(part, minlength=len(names)) / len(truth) for part in (truth, told)]
+        chance = float(shares[0] @ shares[1])
+        if right + 2 * math.sqrt(chance * (1 - chance) / len(truth)) < chance:
+            self.notes.append(
+                f"weak labels of {column} are worse than chance: right in {100 * right:.1f} % of "
+                f"{_rows_of(len(truth))} with gold, by chance {100 * chance:.1f} %; are they turned round?"
+            )
 
     def _note_unknown(
-        self, rows: npt.NDArray[np.int64], role: str, values: Sequence[Any], names: tuple[str, ...]
+        self, rows: npt.NDArray[np.int64], role: str, values: Sequence[Any], names: Sequence[str]
     ) -> None:
         known = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
         for row in rows.tolist():
-            self._wrong(role, f"unknown class {shown(values[row])}", f"the classes are {known}", row)
+            mend = self._or_code(values[row], f"the classes are {known}{self.hint}")
+            self._wrong(role, f"unknown class {shown(values[row])}", mend, row)
+
+
+def _rows_of(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
+def _digits(value: Any) -> str:
+    """A text or whole number as text; of a number of thousands of digits, more characters than any name may have."""
+    try:
+        return str(value)
+    except ValueError:
+        return "9" * 5000
+
+
+def _code(value: Any) -> str:
+    """How a value is compared with what stands for no label."""
+    return _class_name(value) or _digits(value).strip()
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() in _UNKNOWN
+
+
+def _key(name: str) -> str:
+    """What variants of one class name share: without case, spaces, compatibility forms and leading zeros."""
+    key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return str(int(key)) if key.isascii() and key.isdigit() else key
+
+
+def _probability(value: str | float) -> float | None:
+    """The number that ``value`` is, if it lies in [0, 1] up to rounding."""
+    number = _number(value)
+    return number if number is not None and -_ROUNDING <= number <= 1 + _ROUNDING else None
 
 
 def _is_empty(value: Any) -> bool:
@@ -369,16 +604,18 @@ def _class_name(value: Any) -> str | None:
     """One name for one meaning, whatever format the value came from; None for what is no class."""
     match value:
         case bool():
-            return "true" if value else "false"
+            name = "true" if value else "false"
         case int():
-            return str(value)
-        case float():
-            return str(int(value)) if value.is_integer() else None
-        case str() if value.strip() and not _SURROGATE.search(value):
-            name = value.strip()
+            name = _digits(value)
+        case float() if value.is_integer():
+            name = str(int(value))
+        case str() if not _UNFIT.search(value):
+            name = unicodedata.normalize("NFC", value).strip()
             whole = _WHOLE_FLOAT.fullmatch(name)  # integers next to an empty cell are written 1.0 by data frames
-            return whole[1] if whole else name
-    return None
+            name = whole[1] if whole else name
+        case _:
+            return None
+    return name if 0 < len(name) <= _MAX_CLASS else None
 
 
 def _number(value: str | float) -> float | None:

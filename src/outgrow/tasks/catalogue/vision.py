@@ -238,7 +238,9 @@ def _images_content(options: Mapping[str, Any]) -> str:
 
 
 _COLUMNS = options_of(table)
-_COLUMNS = {name: _COLUMNS[name] for name in ("label", "weak", "id", "group", "split", "classes")} | {
+_COLUMNS = {
+    name: _COLUMNS[name] for name in ("label", "weak", "id", "group", "split", "classes", "abstain", "weak_class")
+} | {
     "group": _COLUMNS["group"]._replace(
         meaning="column of what rows belong to (film, patient); without it images that show the same form a group."
     )

@@ -207,7 +207,7 @@ def model(root: Path, kind: str) -> ModelSpec:
 # --- what is pinned ---------------------------------------------------------------------------------------------------
 
 OPTIONS = (
-    "LogConf(marginals='weak', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
+    "LogConf(marginals='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
     "KeepConfident(per_class=False)", "KNN(mix=0.5)", "Overlap(rest=0.5)", "TopoFilter(k=2, outlier_k=8)",
     "LogisticRelabel(mix=0.5)", "ConfidentLearning(filter_by='both')", "DawidSkene(hard=False)",
 )  # fmt: skip

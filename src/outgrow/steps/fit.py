@@ -73,7 +73,7 @@ def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Featu
     return results
 
 
-@step(version=3, many=_fit_probes, together=("features",))
+@step(version=4, many=_fit_probes, together=("features",))
 def fit_probe(
     features: Features,
     labels: Labels,

@@ -283,7 +283,7 @@ def test_runtime_changes_no_key_and_no_score(make: MakeExperiment, tmp_path: Pat
 def test_equal_meaning_is_an_equal_key(make: MakeExperiment) -> None:
     keys = {
         wire(make(train=train, strategy=strategy, weak_train=weak_train)).key
-        for train in ("probe", "probe()", "probe(epochs=10)")
+        for train in ("probe", "probe()", "probe(batch_size=32)")
         for strategy in ("naive", "naive(loss=Xent)", "naive(loss=Xent())")
         for weak_train in (None, "probe")
     }
@@ -399,9 +399,9 @@ def test_a_result_holds_scores_with_intervals(make: MakeExperiment, store: Store
 
 
 def test_shuffled_labels_teach_nothing(make: MakeExperiment, store: Store) -> None:
-    (found,) = run(store, make(task="words(rows=1500)", strategy="shuffled"))
+    (found,) = run(store, make(task="words(rows=1500)", strategy="shuffled", seeds=(0, 1, 2, 3)))
     _, low, high = found["student"]["accuracy"]
-    assert low - 0.05 < 0.5 < high + 0.05
+    assert low < 0.5 < high
 
 
 def test_without_a_ceiling_there_is_no_pgr(make: MakeExperiment, store: Store) -> None:
@@ -544,7 +544,7 @@ def test_features_in_bf16_are_other_features(make: MakeExperiment, store: Store,
     targets, _ = run_steps([plain, half, replace(plain, train=trainer.format(", precision='fp32'"))], store, CPU)
     assert targets[0].key == targets[2].key != targets[1].key
     assert {r["fn"] for r in store.records()} >= {"embed", "embed_bf16"}
-    kinds = {s.fn: s for s in in_order(targets) if s.args.get("max_tokens") == 128}
+    kinds = {s.fn: s for s in in_order(targets) if s.args.get("max_tokens", 4) is None}
     matrices = [store.read(kinds[kind]).views["mean"] for kind in (steps.embed, steps.embed_bf16)]
     assert 0 < np.abs(matrices[0] - matrices[1]).max() < 0.1 * np.abs(matrices[0]).max()
 

@@ -259,13 +259,15 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
-    from outgrow.report.run import print_table, write_report
+    from outgrow.report.run import cautions, print_table, write_report
     from outgrow.tasks import small_test_warning
 
     print_table(table, _console())
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
+    for warning in cautions(table):
+        print(f"warning: {warning}", file=sys.stderr)
     facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:

@@ -188,6 +188,8 @@ class _Shared(NamedTuple):
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
     """For students trained the trainer's own way."""
+    reading: dict[str, Step]
+    """How much of the texts supervisor and student read, where they may cut them."""
 
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
@@ -212,7 +214,7 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     if writes:
         target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
     else:
-        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
+        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, reading=shared.reading, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used}
@@ -257,7 +259,13 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         truth=tuple(truth for _, truth in made),
         weak=tuple(setup.weak for setup in setups),
         ceiling=tuple(wiring.ceiling(pool, s.split, student, s.seed) for s in setups if experiment.ceiling),
+        reading=_reading({"weak": supervisor.learner, "student": student}),
     )
+
+
+def _reading(learners: dict[str, Learner | None]) -> dict[str, Step]:
+    found = {role: learner.trainer.reading(learner) for role, learner in learners.items() if learner is not None}
+    return {role: step for role, step in found.items() if step is not None}
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:

@@ -28,7 +28,10 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``auroc``, ``xent``,
     ``brier``, ``ece``, and ``legal`` of written answers); ``gain`` (student - weak), ``gap`` (ceiling - weak), ``pgr``
-    and, where that is null, ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``,
+    and, where that is null, ``pgr_undefined`` with the reason; ``learned`` (the student's agreement with the weak
+    labels minus that of their most frequent class); ``weak_texts_read``, ``_cut`` and ``_identical`` (texts of the
+    task, how many were cut at ``max_tokens``, and how many differ from another only in what was cut; null
+    where nothing is cut) and the same of ``student``; ``agreement_all``, ``_supervisor_right``,
     ``_supervisor_wrong``; ``majority`` (accuracy of always saying the most frequent class); ``num_test`` (test rows
     over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
@@ -61,9 +64,17 @@ def _row(record: Record) -> dict[str, Any]:
     for name in ("gain", "gap", "pgr"):
         row |= _spread(name, result[name])
     row["pgr_undefined"] = result["pgr_undefined"]
+    row |= _spread("learned", result.get("learned"))
+    for role in ("weak", "student"):
+        row |= {f"{role}_texts_{name}": value for name, value in _reading(result, role).items()}
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}
+
+
+def _reading(result: Mapping[str, Any], role: str) -> dict[str, int | None]:
+    counts = result.get("reading", {}).get(role) or {}
+    return {name: counts.get(key) for name, key in (("read", "texts"), ("cut", "cut"), ("identical", "identical"))}
 
 
 def _spread(name: str, value: list[float | None] | None) -> dict[str, float | None]:

@@ -47,9 +47,9 @@ class LogConf(MixesTargets, Loss):
     A row takes the class whose log probability lies highest above that class's threshold. In every batch the thresholds
     are set such that the classes come out as often as ``marginals`` says, to rounding. By default that is how often the
     weak labels of the batch say each class, as in the released code, so that labels far from balanced keep their shares
-    (12.7 % positive: 87 % of synthetic rows right, 79 % by ``uniform``). ``uniform`` gives two classes half of the batch
-    each, as in the paper, whose data is balanced; more classes are our extension. A row exactly at its threshold has
-    no belief to trust and is shared equally; the released code gives the whole batch to class 0.
+    (12.7 % positive: 87 % of synthetic rows right, 79 % by ``uniform``). ``uniform`` gives two classes half of the
+    batch each, as in the paper, whose data is balanced; more classes are our extension. A row exactly at its threshold
+    has no belief to trust and is shared equally; the released code gives the whole batch to class 0.
     """
 
     version = 2

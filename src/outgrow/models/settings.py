@@ -30,8 +30,9 @@ class HeadSettings:
     """Which features: a layer and a pooling, see ``VIEWS``."""
     l2: Annotated[float, Range(0)] = 0.01
     """Weight of |w|^2 / 2, added to the mean loss; features are standardized, and the bias is free."""
-    max_tokens: Annotated[int, Range(1)] = 128
-    """Texts are cut to their first so many tokens, including special tokens."""
+    max_tokens: Annotated[int | None, Range(1)] = None
+    """Texts are cut to their first so many tokens, including special tokens; by default to 512, or as many as the model
+    can take if those are fewer. Short texts cost the same under any."""
     precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
     """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
 

@@ -27,7 +27,7 @@ KEPT_DRAWS = 500
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=1)
+@step(version=2)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -35,9 +35,13 @@ def compare(
     student: tuple[Labels, ...],
     ceiling: tuple[Labels, ...],
     seeds: tuple[int, ...],
+    reading: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
+    ``reading`` says how much of the texts ``weak`` and ``student`` read, if they cut them at all. ``learned`` is the
+    student's agreement with the weak labels minus that of always saying their most frequent class: below zero it has
+    not learned even that.
     One element of each tuple per seed. Intervals are 95 % of the hierarchical bootstrap over seeds and test groups.
     """
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}
@@ -60,8 +64,10 @@ def compare(
         "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in truth),
         "gain": interval(means["student.accuracy"] - means["weak.accuracy"]),
         "agreement": {k: interval(means[f"agreement.{k}"]) for k in ("all", "supervisor_right", "supervisor_wrong")},
+        "learned": interval(means["agreement.all"] - means["agreement.majority"]),
         **{role: _role_scores(role, means, per_seed) for role in roles},
         **gap_and_pgr(means, bool(ceiling)),
+        "reading": {role: dict(counts) for role, counts in (reading or {}).items()},
         "per_seed": per_seed,
     }
     plained: dict[str, Any] = plain(result)
@@ -73,6 +79,7 @@ def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
     supervisor = probs["weak"].argmax(axis=1)
     same = (probs["student"].argmax(axis=1) == supervisor).astype(np.float64)
     values["agreement.all"] = same
+    values["agreement.majority"] = (supervisor == np.bincount(supervisor).argmax()).astype(np.float64)
     values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
     values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
     return Outcomes(groups=groups, values=values)

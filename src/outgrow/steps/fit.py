@@ -17,6 +17,7 @@ __all__ = [
     "finetune",
     "fit_logistic",
     "fit_probe",
+    "measure_reading",
     "predict_finetuned",
     "predict_probe",
 ]
@@ -26,14 +27,23 @@ __all__ = [
 
 @step(version=2)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
-    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None unless transformers cut texts."""
+    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None for the model's default."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
 @step(version=1)
-def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
+def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
+
+
+@step(version=1)
+def measure_reading(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> dict[str, int]:
+    """How much of the texts a transformer reads: ``max_tokens``, ``texts`` (a choice has one for each candidate), how
+    many were ``cut`` to that, and how many of them became ``identical`` to another."""
+    from outgrow.models.transformer import measure_reading as measure
+
+    return measure(model.folder(runtime), texts.texts, max_tokens)._asdict()
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:

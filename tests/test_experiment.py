@@ -31,7 +31,7 @@ from outgrow.experiment import (
     wire,
     wire_all,
 )
-from outgrow.models.spec import LADDERS
+from outgrow.models.spec import LADDERS, ModelSpec
 from outgrow.results import predictions, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import CONTROLS, STRATEGIES
@@ -487,6 +487,38 @@ def test_a_missing_weak_label_is_said_with_its_row(tmp_path: Path, store: Store,
     with pytest.raises(StepsFailed, match=r"rows of B, B_val, T have no weak label, the first is 'row-\d+'") as failed:
         run(store, own(write_table(tmp_path, missing=30), model))
     assert failed.value.by_user
+
+
+def test_editing_labels_or_a_split_embeds_nothing_again(
+    tmp_path: Path, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features depend on texts and model alone, and are the same to the bit; another text is embedded."""
+    path, embedded, original = write_table(tmp_path), [], ModelSpec.embed
+
+    def watched(self: ModelSpec, *given: Any, **named: Any) -> Any:
+        embedded.append(self)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(ModelSpec, "embed", watched)
+    run(store, own(path, model))
+    assert len(embedded) == 1
+    lines = path.read_text().splitlines()
+    flipped = [lines[0], *(f"{line.rpartition(',')[0]},good" for line in lines[1:])]
+    path.write_text("\n".join(flipped))
+    run(store, own(path, model))  # another rule
+    path.write_text("\n".join([lines[0], "w0 bad w0,good,bad", *lines[2:]]))
+    run(store, own(path, model))  # another gold label
+    path.write_text("\n".join([f"id,{lines[0]}", *(f"x{i},{line}" for i, line in enumerate(lines[1:]))]))
+    run(store, own(path, model))  # other ids
+    path.write_text("\n".join(lines))
+    run(store, own(path, model, task=parted(path), ceiling=False))
+    assert len(embedded) == 1
+    path.write_text("\n".join([*lines[:-1], "w9 good w9,good,bad"]))
+    run(store, own(path, model))
+    assert len(embedded) == 2
+    kept = [store.read_key(r["key"]) for r in store.records("embed")]
+    assert len(kept) == 6
+    assert len({f.views["mean"].tobytes() for f in kept}) == 2
 
 
 def test_own_labels_need_a_column(tmp_path: Path, store: Store, model: Path) -> None:

@@ -417,7 +417,10 @@ def of_reading(root: Path) -> dict[Any, Case]:
         (ModelSpec.parse("random-features(width=5, seed=1)"), vectors, None),
         (ModelSpec.parse("pixels(size=4)"), shown, None),
     ]
-    return {steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases]}
+    return {
+        steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases],
+        steps.measure_reading: lambda: [steps.measure_reading(of, texts, cut, CPU) for of, texts, cut in cases[:2]],
+    }
 
 
 def _png(seed: int) -> bytes:

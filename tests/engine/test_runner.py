@@ -17,7 +17,7 @@ import pytest
 
 from outgrow.data import Split
 from outgrow.engine import runner
-from outgrow.engine.graph import Step, step
+from outgrow.engine.graph import Content, Step, step
 from outgrow.engine.runner import Monitor, Outcome, StepsFailed, plan, run
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
@@ -45,6 +45,15 @@ def number(value: int) -> int:
     if value in BROKEN:
         raise BROKEN[value]
     return value
+
+
+@step(
+    version=1,
+    content=Content(digest=lambda a: str(a["value"] % 10), adopt=lambda result, a: [a["value"], result[1]]),
+)
+def last_digit(value: int) -> list[int]:
+    CALLS.append(("last_digit", value))
+    return [value, value % 10]
 
 
 @step(version=1)
@@ -382,6 +391,30 @@ def test_a_damaged_input_that_cannot_be_made_again_fails_what_needs_it(store: St
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_a_content_that_is_stored_takes_it_and_computes_nothing(any_store: Store) -> None:
+    """Also across runs, and through what was itself taken; keys stay apart."""
+    run([Step(last_digit, value=13)], any_store, Runtime())
+    targets = [Step(last_digit, value=v) for v in (23, 33, 4)]
+    run(targets, any_store, Runtime())
+    assert [any_store.read(t) for t in targets] == [[23, 3], [33, 3], [4, 4]]
+    assert [value for name, value in CALLS if name == "last_digit"] == [13, 4]
+    assert any_store.record(targets[0])["taken_from"] == Step(last_digit, value=13).key
+    assert "taken_from" not in any_store.record(targets[2])
+
+
+def test_a_result_that_is_gone_is_not_taken(store: Store) -> None:
+    first, heard = Step(last_digit, value=13), Heard()
+    run([first], store, Runtime())
+    record = Path(store.folder(first)) / "record.json"
+    run([Step(last_digit, value=53)], store, Runtime())
+    store.delete(Step(last_digit, value=53))
+    store.delete(first)
+    assert not record.exists()
+    run([Step(last_digit, value=63)], store, Runtime(), heard)
+    assert store.read(Step(last_digit, value=63)) == [63, 3]
+    assert CALLS[-1] == ("last_digit", 63)
 
 
 def test_a_plan_counts_and_estimates_and_runs_nothing(store: Store) -> None:

@@ -6,6 +6,7 @@ over the same inputs run together through the function's ``many`` form. Stored r
 reported and computed again.
 """
 
+import contextlib
 import functools
 import json
 import platform
@@ -169,6 +170,8 @@ class _Scheduler:
     runtime: Runtime
     monitor: Monitor
     values: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
+    contents: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By function: the key of a stored step for each content."""
     failed: dict[str, BaseException] = field(default_factory=dict)
     ran: int = 0
 
@@ -241,10 +244,11 @@ class _Scheduler:
         )
         try:
             arguments = [{name: self._resolved(value) for name, value in s.args.items()} for s in steps]
+            extra: dict[str, Any] = {}
             if first.function.many is not None:
                 results = first.function.many(arguments, runtime=runtime)
             else:
-                results = [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
+                results = [self._result(first, arguments[0], runtime, extra)]
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others succeed
                 return [s for step in steps for s in self._execute([step])]
@@ -253,7 +257,7 @@ class _Scheduler:
         seconds = time.monotonic() - began
         stored = []
         for step, result in zip(steps, results, strict=True):
-            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
+            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note, **extra}
             try:
                 record = self.store.write(step, result, facts)
             except UserError:  # the disk is full or read-only: no step could be stored
@@ -267,6 +271,32 @@ class _Scheduler:
         self.ran += len(stored)
         self.monitor.end(stored, seconds)
         return stored
+
+    def _result(self, step: Step, arguments: Mapping[str, Any], runtime: Runtime, facts: dict[str, Any]) -> Any:
+        """The result of one step: of its function, or taken from a stored step of the same content. ``facts`` of it are
+        added for the record."""
+        function, runs_on = step.function, {"runtime": runtime} if step.function.takes_runtime else {}
+        if function.work is not None and (work := function.work(arguments)) is not None:
+            facts["work"] = work
+        if function.content is None:
+            return step.fn(**arguments, **runs_on)
+        facts["content"] = content = f"{function.head} {function.content.digest(arguments)}"
+        known = self.contents.get(function.name)
+        if known is None:  # the stored contents of one function are read once in a run
+            known = {r["content"]: r["key"] for r in self.store.records(function.name) if "content" in r}
+            self.contents[function.name] = known
+        if content in known:
+            with contextlib.suppress(UserError):  # it is gone meanwhile
+                try:
+                    found = function.content.adopt(self.store.read_key(known[content]), arguments)
+                except Damaged as damage:
+                    self.monitor.say(f"stored result damaged, computing {step} anew: {damage}")
+                else:
+                    facts["taken_from"] = known[content]
+                    return found
+        result = step.fn(**arguments, **runs_on)
+        known[content] = step.key
+        return result
 
     def _fail(self, step: Step, error: Exception) -> None:
         self.failed[step.key] = error

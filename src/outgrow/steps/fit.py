@@ -1,10 +1,13 @@
 """Steps that embed, train and predict."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
-from outgrow.engine.graph import step
+from outgrow.engine.graph import Content, canonical, step
 from outgrow.losses import Loss
 from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
@@ -25,13 +28,28 @@ __all__ = [
 # --- probes on frozen features ----------------------------------------------------------------------------------------
 
 
-@step(version=2)
+def _texts_and_model(a: Mapping[str, Any]) -> str:
+    """All that features depend on: neither ids nor any column beside the inputs is among it."""
+    made = hashlib.sha256(json.dumps([canonical(a["model"]), a["max_tokens"]]).encode())
+    for reading in a["texts"].inputs:
+        parts = reading if isinstance(reading, tuple) else (reading,)
+        made.update(f"{len(parts)}:".encode())
+        for part in parts:
+            data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
+            made.update(f"{len(data)}:".encode() + data)
+    return made.hexdigest()
+
+
+_OF_TEXTS = Content(digest=_texts_and_model, adopt=lambda features, a: replace(features, ids=a["texts"].ids))
+
+
+@step(version=2, content=_OF_TEXTS)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None for the model's default."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
-@step(version=1)
+@step(version=1, content=_OF_TEXTS)
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))

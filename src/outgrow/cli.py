@@ -222,7 +222,8 @@ def plan(
         more = (
             f", not counting {planned.unknown} steps of a kind that never ran in this store" if planned.unknown else ""
         )
-        print(f"estimated time: {known}{more}")
+        guess = f", a guess for {planned.guessed} steps (parameters × tokens)" if planned.guessed else ""
+        print(f"estimated time: {known}{guess}{more}")
 
 
 def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
@@ -245,7 +246,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     targets = experiment.wire_all(_experiments(grids, machine))
     planned = runner.plan(targets, opened)
     failure = None
-    with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
+    with Progress(planned) as progress:
         try:
             outcome = runner.run(targets, opened, machine, progress)
         except runner.StepsFailed as failed:  # everything else is done; show it

@@ -56,6 +56,11 @@ def last_digit(value: int) -> list[int]:
     return [value, value % 10]
 
 
+@step(version=1, work=lambda a: a["amount"] * 1e9 if isinstance(a["amount"], int) else None)
+def heavy(model: str, amount: int) -> int:
+    return amount
+
+
 @step(version=1)
 def add(parts: tuple[int, ...], name: str = "") -> int:
     CALLS.append(("add", parts))
@@ -435,6 +440,29 @@ def test_an_estimate_takes_the_most_similar_steps(store: Store) -> None:
         for part in (1, 2, 3):
             store.write(Step(add, parts=(part,), name=name), part, {"seconds": seconds})
     assert plan([Step(add, parts=(9,), name="slow")], store).seconds == 50.0
+
+
+def test_what_was_never_timed_is_estimated_from_its_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "machine_rate", lambda: 1e9)
+    first = plan([Step(heavy, model="a", amount=7)], store)
+    assert (first.seconds, first.guessed, first.unknown) == (7.0, 1, 0)
+    store.write(Step(heavy, model="a", amount=2), 2, {"seconds": 6.0, "work": 2e9})
+    same = plan([Step(heavy, model="a", amount=5)], store)
+    assert same.seconds == 15.0
+    other = plan([Step(heavy, model="b", amount=5), Step(heavy, model="b", amount=1)], store)
+    assert (other.seconds, other.guessed) == (18.0, 2)
+    assert sum(other.by_key.values()) == 18.0
+
+
+def test_work_is_in_the_record_and_what_was_taken_times_nothing(store: Store) -> None:
+    run([Step(heavy, model="a", amount=3), Step(last_digit, value=3)], store, Runtime())
+    assert store.record(Step(heavy, model="a", amount=3))["work"] == 3e9
+    store.write(Step(last_digit, value=13), [13, 3], {"seconds": 900.0, "taken_from": "x"})
+    assert plan([Step(last_digit, value=9)], store).seconds < 1
+
+
+def test_the_rate_of_the_machine_is_measured() -> None:
+    assert 1e8 < runner.machine_rate() < 1e14
 
 
 def test_an_estimate_reads_a_bounded_number_of_records(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

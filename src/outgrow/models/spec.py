@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,6 +88,16 @@ class ModelSpec:
     def is_static(self) -> bool:
         """Whether the model has frozen features only, so that it cannot be finetuned."""
         return self.reader is not None or self.reads == "image"
+
+    @property
+    def layer_parameters(self) -> int | None:
+        """Parameters that every token is multiplied by, without the embeddings it is looked up in: what a pass costs.
+        None for a reader or images, and for a hub model, which is not fetched to be asked."""
+        if self.is_static or self.source.startswith("hf:"):
+            return None
+        if (packaged := PACKAGED.get(self.source)) is not None and not packaged.is_ready:
+            return packaged.parameters
+        return _layer_parameters(packaged.folder if packaged else Path(self.source).expanduser())
 
     @property
     def is_language_model(self) -> bool:
@@ -195,6 +207,21 @@ def _finite(views: dict[str, Array]) -> dict[str, Array]:
     if first := [int(places[0]) for places in wrong if len(places)]:
         raise NotFinite(min(first))
     return views
+
+
+@cache
+def _layer_parameters(folder: Path) -> int | None:
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                shapes = [(name, tensors.get_slice(name).get_shape()) for name in tensors.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError):  # loading it says what is wrong
+            return None
+        total += sum(prod(shape) for name, shape in shapes if len(shape) > 1 and "embed" not in name)
+    return total or None
 
 
 def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,6 +185,7 @@ def over_batches(
     if model is not None and runtime.scratch is not None:
         kept = KeptRows(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
     done = kept.read(out) if kept else 0
+    at = [0, *accumulate(map(len, distinct))]
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // len(distinct[done]))]
@@ -193,7 +195,7 @@ def over_batches(
             done += len(here)
             if kept:
                 kept.write(out, done)
-            report(done, len(distinct), "texts")
+            report(at[done], at[-1], "tokens")  # not texts: the long ones come first
     place = {row: i for i, row in enumerate(distinct)}
     return out[[place[row] for row in rows]]
 

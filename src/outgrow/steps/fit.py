@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
-from outgrow.engine.graph import Content, canonical, step
+from outgrow.engine.graph import Content, Step, canonical, step
 from outgrow.losses import Loss
 from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
@@ -40,16 +40,40 @@ def _texts_and_model(a: Mapping[str, Any]) -> str:
     return made.hexdigest()
 
 
+_TOKENS_OF_A_ROW = 40  # where a task's texts are not loaded yet; rated movie snippets have 28
+_CHARACTERS_OF_A_TOKEN = 4
+
+
+def _work(a: Mapping[str, Any]) -> float | None:
+    """Operations of one pass: two for each parameter and token. None for what is no transformer of texts."""
+    parameters, texts = a["model"].layer_parameters, a["texts"]
+    if parameters is None:
+        return None
+    most = a["max_tokens"] or 512
+    if isinstance(texts, Examples):
+        if texts.form == "image":
+            return None
+        tokens: float = sum(min(most, 2 + len(text) / _CHARACTERS_OF_A_TOKEN) for text in set(texts.texts))
+    else:
+        pool = texts.args.get("pool") if isinstance(texts, Step) else None
+        size = pool.args["task"].expected_size if isinstance(pool, Step) and "task" in pool.args else None
+        if size is None:
+            return None
+        rows, characters = size
+        tokens = characters / _CHARACTERS_OF_A_TOKEN if characters else _TOKENS_OF_A_ROW * rows
+    return float(2 * parameters * tokens)
+
+
 _OF_TEXTS = Content(digest=_texts_and_model, adopt=lambda features, a: replace(features, ids=a["texts"].ids))
 
 
-@step(version=2, content=_OF_TEXTS)
+@step(version=2, content=_OF_TEXTS, work=_work)
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None for the model's default."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
-@step(version=1, content=_OF_TEXTS)
+@step(version=1, content=_OF_TEXTS, work=_work)
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))

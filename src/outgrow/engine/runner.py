@@ -302,7 +302,9 @@ class _Scheduler:
             if first.function.many is not None:
                 results = first.function.many(arguments, runtime=runtime)
             else:
-                results = [self._result(first, arguments[0], runtime, extra)]
+                extra, results = self._taken(first, arguments[0])
+                named = {"runtime": runtime} if first.function.takes_runtime else {}
+                results = results or [first.fn(**arguments[0], **named)]
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others succeed
                 return [s for step in steps for s in self._execute([step])]
@@ -326,31 +328,28 @@ class _Scheduler:
         self.monitor.end(stored, seconds)
         return stored
 
-    def _result(self, step: Step, arguments: Mapping[str, Any], runtime: Runtime, facts: dict[str, Any]) -> Any:
-        """The result of one step: of its function, or taken from a stored step of the same content. ``facts`` of it are
-        added for the record."""
-        function, runs_on = step.function, {"runtime": runtime} if step.function.takes_runtime else {}
+    def _taken(self, step: Step, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """What the record is to say of a step's work and content, and its result, if a stored step of the same content
+        has it."""
+        function, facts = step.function, dict[str, Any]()
         if function.work is not None and (work := function.work(arguments)) is not None:
             facts["work"] = work
         if function.content is None:
-            return step.fn(**arguments, **runs_on)
+            return facts, []
         facts["content"] = content = f"{function.head} {function.content.digest(arguments)}"
         known = self.contents.get(function.name)
         if known is None:  # the stored contents of one function are read once in a run
             known = {r["content"]: r["key"] for r in self.store.records(function.name) if "content" in r}
             self.contents[function.name] = known
-        if content in known:
+        if (source := known.setdefault(content, step.key)) != step.key:
             with contextlib.suppress(UserError):  # it is gone meanwhile
                 try:
-                    found = function.content.adopt(self.store.read_key(known[content]), arguments)
+                    return {**facts, "taken_from": source}, [
+                        function.content.adopt(self.store.read_key(source), arguments)
+                    ]
                 except Damaged as damage:
                     self.monitor.say(f"stored result damaged, computing {step} anew: {damage}")
-                else:
-                    facts["taken_from"] = known[content]
-                    return found
-        result = step.fn(**arguments, **runs_on)
-        known[content] = step.key
-        return result
+        return facts, []
 
     def _fail(self, step: Step, error: Exception) -> None:
         self.failed[step.key] = error

@@ -32,7 +32,7 @@ from outgrow.experiment import (
     wire,
     wire_all,
 )
-from outgrow.models.spec import LADDERS
+from outgrow.models.spec import LADDERS, ModelSpec
 from outgrow.report.run import headline, write_report
 from outgrow.results import finished, predictions, table_of
 from outgrow.runtime import Runtime
@@ -285,7 +285,7 @@ def test_runtime_changes_no_key_and_no_score(make: MakeExperiment, tmp_path: Pat
 def test_equal_meaning_is_an_equal_key(make: MakeExperiment) -> None:
     keys = {
         wire(make(train=train, strategy=strategy, weak_train=weak_train)).key
-        for train in ("probe", "probe()", "probe(epochs=10)")
+        for train in ("probe", "probe()", "probe(batch_size=32)")
         for strategy in ("naive", "naive(loss=Xent)", "naive(loss=Xent())")
         for weak_train in (None, "probe")
     }
@@ -401,9 +401,9 @@ def test_a_result_holds_scores_with_intervals(make: MakeExperiment, store: Store
 
 
 def test_shuffled_labels_teach_nothing(make: MakeExperiment, store: Store) -> None:
-    (found,) = run(store, make(task="words(rows=1500)", strategy="shuffled"))
+    (found,) = run(store, make(task="words(rows=1500)", strategy="shuffled", seeds=(0, 1, 2, 3)))
     _, low, high = found["student"]["accuracy"]
-    assert low - 0.05 < 0.5 < high + 0.05
+    assert low < 0.5 < high
 
 
 def test_without_a_ceiling_there_is_no_pgr(make: MakeExperiment, store: Store) -> None:
@@ -634,6 +634,38 @@ def test_balance_is_left_to_the_user_in_research_and_said(make: MakeExperiment, 
     assert natural["num_test"] >= balanced["num_test"]
 
 
+def test_editing_labels_or_a_split_embeds_nothing_again(
+    tmp_path: Path, store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features depend on texts and model alone, and are the same to the bit; another text is embedded."""
+    path, embedded, original = write_table(tmp_path), [], ModelSpec.embed
+
+    def watched(self: ModelSpec, *given: Any, **named: Any) -> Any:
+        embedded.append(self)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(ModelSpec, "embed", watched)
+    run(store, own(path, model))
+    assert len(embedded) == 1
+    lines = path.read_text().splitlines()
+    flipped = [lines[0], *(f"{line.rpartition(',')[0]},good" for line in lines[1:])]
+    path.write_text("\n".join(flipped))
+    run(store, own(path, model))  # another rule
+    path.write_text("\n".join([lines[0], "w0 bad w0,good,bad", *lines[2:]]))
+    run(store, own(path, model))  # another gold label
+    path.write_text("\n".join([f"id,{lines[0]}", *(f"x{i},{line}" for i, line in enumerate(lines[1:]))]))
+    run(store, own(path, model))  # other ids
+    path.write_text("\n".join(lines))
+    run(store, own(path, model, task=parted(path), ceiling=False))
+    assert len(embedded) == 1
+    path.write_text("\n".join([*lines[:-1], "w9 good w9,good,bad"]))
+    run(store, own(path, model))
+    assert len(embedded) == 2
+    kept = [store.read_key(r["key"]) for r in store.records("embed")]
+    assert len(kept) == 6
+    assert len({f.views["mean"].tobytes() for f in kept}) == 2
+
+
 def test_own_labels_need_a_column(tmp_path: Path, store: Store, model: Path) -> None:
     task = f"table(path={str(write_table(tmp_path))!r})"
     with pytest.raises(StepsFailed, match="name their column"):
@@ -689,7 +721,7 @@ def test_features_in_bf16_are_other_features(make: MakeExperiment, store: Store,
     targets, _ = run_steps([plain, half, replace(plain, train=trainer.format(", precision='fp32'"))], store, CPU)
     assert targets[0].key == targets[2].key != targets[1].key
     assert {r["fn"] for r in store.records()} >= {"embed", "embed_bf16"}
-    kinds = {s.fn: s for s in in_order(targets) if s.args.get("max_tokens") == 128}
+    kinds = {s.fn: s for s in in_order(targets) if s.args.get("max_tokens", 4) is None}
     matrices = [store.read(kinds[kind]).views["mean"] for kind in (steps.embed, steps.embed_bf16)]
     assert 0 < np.abs(matrices[0] - matrices[1]).max() < 0.1 * np.abs(matrices[0]).max()
 

@@ -207,7 +207,7 @@ def model(root: Path, kind: str) -> ModelSpec:
 # --- what is pinned ---------------------------------------------------------------------------------------------------
 
 OPTIONS = (
-    "LogConf(marginals='weak', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
+    "LogConf(marginals='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
     "KeepConfident(per_class=False)", "KNN(mix=0.5)", "Overlap(rest=0.5)", "TopoFilter(k=2, outlier_k=8)",
     "LogisticRelabel(mix=0.5)", "ConfidentLearning(filter_by='both')", "DawidSkene(hard=False)",
 )  # fmt: skip
@@ -436,7 +436,10 @@ def of_reading(root: Path) -> dict[Any, Case]:
         (ModelSpec.parse("random-features(width=5, seed=1)"), vectors, None),
         (ModelSpec.parse("pixels(size=4)"), shown, None),
     ]
-    return {steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases]}
+    return {
+        steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases],
+        steps.measure_reading: lambda: [steps.measure_reading(of, texts, cut, CPU) for of, texts, cut in cases[:2]],
+    }
 
 
 def _png(seed: int) -> bytes:

@@ -267,7 +267,8 @@ def plan(
             if planned.unknown
             else ""
         )
-        print(f"estimated time: {known}{more}")
+        guess = f", a guess for {counted(planned.guessed, 'step')} (parameters × tokens)" if planned.guessed else ""
+        print(f"estimated time: {known}{guess}{more}")
 
 
 def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
@@ -291,7 +292,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     targets += experiment.control_contrasts(targets)
     planned = runner.plan(targets, opened)
     failure = None
-    with Progress(planned.seconds if not planned.unknown else 0.0) as progress:
+    with Progress(planned) as progress:
         try:
             outcome = runner.run(targets, opened, machine, progress)
         except runner.StepsFailed as failed:  # everything else is done; show it
@@ -305,11 +306,11 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
-    from outgrow.report.run import print_table, small_test_warnings, write_report
+    from outgrow.report.run import cautions, print_table, small_test_warnings, write_report
     from outgrow.report.terminal import console
 
     print_table(table, console())
-    for warning in small_test_warnings(table.to_dicts()):
+    for warning in (*small_test_warnings(table.to_dicts()), *cautions(table)):
         print(f"warning: {warning}", file=sys.stderr)
     facts = provenance(table, store, grids, _command(), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)

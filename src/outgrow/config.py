@@ -95,7 +95,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "released_code": {
         "strategy": (
             "naive",
-            "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))",
+            "confidence(loss=LogConf(warmup=0.1, schedule='released'))",
             "naive(loss=Product)",
         ),
         "train": (

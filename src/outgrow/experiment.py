@@ -210,6 +210,8 @@ class _Shared(NamedTuple):
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
     """For students trained the trainer's own way."""
+    reading: dict[str, Step]
+    """How much of the texts supervisor and student read, where they may cut them."""
 
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
@@ -236,7 +238,7 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     if writes:
         target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
     else:
-        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
+        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, reading=shared.reading, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}
@@ -322,6 +324,7 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         truth=_pooled(truth, setups) if scoring.has_gold else (),
         weak=_pooled([setup.weak for setup in setups], setups),
         ceiling=_pooled(ceiling, setups) if ceiling else (),
+        reading=_reading({"weak": supervisor.learner, "student": student}),
     )
 
 
@@ -367,6 +370,11 @@ def _seen(task: TaskSpec) -> _Seen:
     for_b = ~known & ~np.isnan(weak) & (True if parts is None else parts == "B")
     groups = np.unique(pool.groups[known] if known.any() else pool.groups)
     return _Seen(int(known.sum()), int(for_b.sum()), len(groups), parts is not None)
+
+
+def _reading(learners: dict[str, Learner | None]) -> dict[str, Step]:
+    found = {role: learner.trainer.reading(learner) for role, learner in learners.items() if learner is not None}
+    return {role: step for role, step in found.items() if step is not None}
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:

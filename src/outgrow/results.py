@@ -42,6 +42,9 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     of each class; ``folds`` is 2 or more where students were cross-fitted. Two columns are JSON: ``rows`` says how many
     rows went where or were left out (:func:`outgrow.steps.compare.rows_used`), ``per_class`` has each role's recall,
     precision and confusion matrix. ``notes`` says how the task's data was read, a line each.
+    ``learned`` is the student's agreement with the weak labels minus that of their most frequent class;
+    ``weak_texts_read``, ``_cut`` and ``_identical`` are the texts of the task, how many were cut at ``max_tokens``, and
+    how many differ from another only in what was cut (null where nothing is cut); and the same of ``student``.
     All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
@@ -92,9 +95,17 @@ def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in {"majority": result["over_majority"], **dict.fromkeys(CONTROLS), **against}.items():
         row |= _spread(f"over_{name}", value)
     row["notes"] = "\n".join(result.get("notes", ()))
+    row |= _spread("learned", result.get("learned"))
+    for role in ("weak", "student"):
+        row |= {f"{role}_texts_{name}": value for name, value in _reading(result, role).items()}
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}
+
+
+def _reading(result: Mapping[str, Any], role: str) -> dict[str, int | None]:
+    counts = result.get("reading", {}).get(role) or {}
+    return {name: counts.get(key) for name, key in (("read", "texts"), ("cut", "cut"), ("identical", "identical"))}
 
 
 def _spread(name: str, value: list[float | None] | None) -> dict[str, float | None]:

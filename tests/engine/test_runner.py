@@ -17,7 +17,7 @@ import pytest
 
 from outgrow.data import Split
 from outgrow.engine import runner
-from outgrow.engine.graph import Step, step
+from outgrow.engine.graph import Content, Step, step
 from outgrow.engine.runner import Monitor, Outcome, StepsFailed, plan, run
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
@@ -45,6 +45,20 @@ def number(value: int) -> int:
     if value in BROKEN:
         raise BROKEN[value]
     return value
+
+
+@step(
+    version=1,
+    content=Content(digest=lambda a: str(a["value"] % 10), adopt=lambda result, a: [a["value"], result[1]]),
+)
+def last_digit(value: int) -> list[int]:
+    CALLS.append(("last_digit", value))
+    return [value, value % 10]
+
+
+@step(version=1, work=lambda a: a["amount"] * 1e9 if isinstance(a["amount"], int) else None)
+def heavy(model: str, amount: int) -> int:
+    return amount
 
 
 @step(version=1)
@@ -384,6 +398,30 @@ def test_a_damaged_input_that_cannot_be_made_again_fails_what_needs_it(store: St
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_step_of_a_content_that_is_stored_takes_it_and_computes_nothing(any_store: Store) -> None:
+    """Also across runs, and through what was itself taken; keys stay apart."""
+    run([Step(last_digit, value=13)], any_store, Runtime())
+    targets = [Step(last_digit, value=v) for v in (23, 33, 4)]
+    run(targets, any_store, Runtime())
+    assert [any_store.read(t) for t in targets] == [[23, 3], [33, 3], [4, 4]]
+    assert [value for name, value in CALLS if name == "last_digit"] == [13, 4]
+    assert any_store.record(targets[0])["taken_from"] == Step(last_digit, value=13).key
+    assert "taken_from" not in any_store.record(targets[2])
+
+
+def test_a_result_that_is_gone_is_not_taken(store: Store) -> None:
+    first, heard = Step(last_digit, value=13), Heard()
+    run([first], store, Runtime())
+    record = Path(store.folder(first)) / "record.json"
+    run([Step(last_digit, value=53)], store, Runtime())
+    store.delete(Step(last_digit, value=53))
+    store.delete(first)
+    assert not record.exists()
+    run([Step(last_digit, value=63)], store, Runtime(), heard)
+    assert store.read(Step(last_digit, value=63)) == [63, 3]
+    assert CALLS[-1] == ("last_digit", 63)
+
+
 def test_a_plan_counts_and_estimates_and_runs_nothing(store: Store) -> None:
     assert plan([Step(number, value=1)], store).unknown == 1
     for value, seconds in ((1, 1.0), (2, 3.0), (3, 100.0)):
@@ -402,6 +440,29 @@ def test_an_estimate_takes_the_most_similar_steps(store: Store) -> None:
         for part in (1, 2, 3):
             store.write(Step(add, parts=(part,), name=name), part, {"seconds": seconds})
     assert plan([Step(add, parts=(9,), name="slow")], store).seconds == 50.0
+
+
+def test_what_was_never_timed_is_estimated_from_its_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "machine_rate", lambda: 1e9)
+    first = plan([Step(heavy, model="a", amount=7)], store)
+    assert (first.seconds, first.guessed, first.unknown) == (7.0, 1, 0)
+    store.write(Step(heavy, model="a", amount=2), 2, {"seconds": 6.0, "work": 2e9})
+    same = plan([Step(heavy, model="a", amount=5)], store)
+    assert same.seconds == 15.0
+    other = plan([Step(heavy, model="b", amount=5), Step(heavy, model="b", amount=1)], store)
+    assert (other.seconds, other.guessed) == (18.0, 2)
+    assert sum(other.by_key.values()) == 18.0
+
+
+def test_work_is_in_the_record_and_what_was_taken_times_nothing(store: Store) -> None:
+    run([Step(heavy, model="a", amount=3), Step(last_digit, value=3)], store, Runtime())
+    assert store.record(Step(heavy, model="a", amount=3))["work"] == 3e9
+    store.write(Step(last_digit, value=13), [13, 3], {"seconds": 900.0, "taken_from": "x"})
+    assert plan([Step(last_digit, value=9)], store).seconds < 1
+
+
+def test_the_rate_of_the_machine_is_measured() -> None:
+    assert 1e8 < runner.machine_rate() < 1e14
 
 
 def test_an_estimate_reads_a_bounded_number_of_records(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from outgrow.data import Floats
 from outgrow.errors import UserError
-from outgrow.losses import LogConf, Loss, Xent
+from outgrow.losses import LOSSES, LogConf, Loss, Xent
 from outgrow.models import probe as engine
 from outgrow.models.probe import FittedProbe, ProbeJob, fit_probes
 from outgrow.models.settings import ProbeSettings
@@ -136,25 +139,27 @@ def test_runs_repeat_and_the_seed_changes_the_order() -> None:
 # --- against references -----------------------------------------------------------------------------------------------
 
 
-def plain_loop(given: ProbeJob) -> tuple[Floats, Floats]:
+def plain_loop(taught: ProbeJob) -> tuple[Floats, Floats]:
     """Weights (d, C - 1 or C) and bias after the last epoch, in double precision, one example after the other in
     torch's own words: Adam, autograd, randperm."""
-    rows = FEATURES[given.rows].astype(np.float64)
+    rows = FEATURES[taught.rows].astype(np.float64)
     x = torch.from_numpy((rows - rows.mean(0)) / rows.std(0))
-    targets = torch.from_numpy(given.targets.astype(np.float64))
-    num_classes, settings = targets.shape[1], given.settings
+    targets = torch.from_numpy(taught.targets.astype(np.float64))
+    num_classes, settings = targets.shape[1], taught.settings
     width = 1 if num_classes == 2 else num_classes
     weight = torch.zeros(D, width, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(width, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=settings.lr)
-    generator = torch.Generator().manual_seed(given.seed)
-    updates = settings.epochs * math.ceil(len(x) / settings.batch_size)
+    shares = ((targets.sum(0) + 0.5) / (len(x) + num_classes / 2)).log()
+    bias = (shares[1:] - shares[0] if num_classes == 2 else shares - shares.mean()).requires_grad_()
+    optimizer = torch.optim.Adam([{"params": [weight]}, {"params": [bias], "lr": 10 * settings.lr}], lr=settings.lr)
+    generator = torch.Generator().manual_seed(taught.seed)
+    epochs = settings.passes(len(x))
+    updates = epochs * math.ceil(len(x) / settings.batch_size)
     done = 0
-    for _ in range(settings.epochs):
+    for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(x), generator=generator), settings.batch_size):
             z = x[batch] @ weight + bias
             logits = torch.cat([torch.zeros_like(z), z], dim=1) if num_classes == 2 else z
-            losses: Tensor = given.loss(logits, targets[batch], done / updates)
+            losses: Tensor = taught.loss(logits, targets[batch], done / updates)
             optimizer.zero_grad()
             (losses.mean() + settings.l2 / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -163,14 +168,14 @@ def plain_loop(given: ProbeJob) -> tuple[Floats, Floats]:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-@pytest.mark.parametrize("loss", [Xent(), LogConf(alpha=0.75), LogConf(marginals="weak", schedule="released")])
+@pytest.mark.parametrize("loss", [Xent(), LogConf(alpha=0.75), LogConf(marginals="uniform", schedule="released")])
 @pytest.mark.parametrize("batch_size", [32, 50, 999])
 def test_a_plain_loop_gives_the_same(num_classes: int, loss: Loss, batch_size: int) -> None:
     """150 rows: the last batch is partial (32), none is (50), or one holds more than there is (999)."""
     settings = replace(QUICK, early_stopping=False, l2=0.1, batch_size=batch_size)
-    given = job(num_classes, loss=loss, settings=settings, seed=3)
-    weight, bias = plain_loop(given)
-    (fitted,) = fit(given)
+    taught = job(num_classes, loss=loss, settings=settings, seed=3)
+    weight, bias = plain_loop(taught)
+    (fitted,) = fit(taught)
     columns = slice(1, None) if num_classes == 2 else slice(None)
     np.testing.assert_allclose(fitted.weight[:, columns], weight, atol=1e-4)
     np.testing.assert_allclose(fitted.bias[columns], bias, atol=1e-4)
@@ -208,6 +213,92 @@ def test_a_loss_without_a_shortcut_is_differentiated(num_classes: int) -> None:
     halves = fit(job(num_classes, loss=PlainXent()), job(num_classes, loss=PlainXent(power=0.5)))
     assert same(halves[0], generic)
     assert not same(halves[1], generic)
+
+
+# --- one-sided labels and small tables ----------------------------------------------------------------------------
+
+
+LOSSES_OF_ALL_KINDS = [kind() for kind in LOSSES.values()]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("loss", LOSSES_OF_ALL_KINDS, ids=lambda loss: type(loss).__name__)
+def test_labels_that_name_one_class_make_a_student_that_names_it(num_classes: int, loss: Loss) -> None:
+    labels = np.eye(num_classes, dtype=np.float32)[np.full(N, num_classes - 1)]
+    settings = ProbeSettings()
+    (fitted,) = fit(ProbeJob(TRAIN, labels[TRAIN], VAL, labels[VAL], loss, settings, 0))
+    assert (fitted.predict(FEATURES).argmax(1) == num_classes - 1).all()
+
+
+@pytest.mark.parametrize("shares", [(0.873, 0.127), (0.97, 0.03), (0.5, 0.5), (0.8, 0.15, 0.05)])
+@pytest.mark.parametrize("n", [60, 300, 900])
+def test_the_default_says_each_class_as_often_as_its_labels(shares: tuple[float, ...], n: int) -> None:
+    """Labels with noise, at shares far from even: mean probabilities are the shares, as at the exact minimum."""
+    made = np.random.default_rng(n)
+    x = made.normal(size=(n, 40)).astype(np.float32) * made.uniform(0.1, 9, 40).astype(np.float32)
+    scores = x / x.std(0) @ made.normal(size=(40, len(shares))) + 5 * made.normal(size=(n, len(shares)))
+    odds = np.argsort(scores[:, -1])
+    classes = np.empty(n, dtype=np.int64)
+    classes[odds] = np.repeat(np.arange(len(shares)), np.diff(np.round(np.cumsum([0, *shares]) * n).astype(int)))
+    labels = np.eye(len(shares), dtype=np.float32)[classes]
+    settings = ProbeSettings(early_stopping=False)
+    (fitted,) = fit_probes(x, [ProbeJob(np.arange(n), labels, VAL[:0], labels[:0], Xent(), settings, 0)], CPU)
+    np.testing.assert_allclose(fitted.predict(x).mean(0), labels.mean(0), atol=0.015)
+
+
+def test_the_confidence_loss_keeps_the_shares_of_its_labels() -> None:
+    """12.7 % positive, one label in ten wrong: half of every batch as positive is far from the truth."""
+    made = np.random.default_rng(0)
+    n = 3000
+    x = made.normal(size=(n, 40)).astype(np.float32)
+    z = x @ made.normal(size=40) / 40**0.5 + made.normal(size=n)
+    truth = (z > np.quantile(z, 0.873)).astype(np.int64)
+    labels = np.eye(2, dtype=np.float32)[np.where(made.uniform(size=n) < 0.1, made.permutation(truth), truth)]
+    val, test = np.arange(500, 900), np.arange(900, n)
+    losses, longest = (Xent(), LogConf(), LogConf(marginals="uniform")), ProbeSettings(early_stopping=False)
+    jobs = [ProbeJob(np.arange(500), labels[:500], val, labels[val], loss, longest, 0) for loss in losses]
+    said = [p.predict(x[test]) for p in fit_probes(x, jobs, CPU)]
+    naive, follows, even = ((probs.argmax(1) == truth[test]).mean() for probs in said)
+    of_naive, of_follows, of_even = (probs[:, 1].mean() for probs in said)
+    assert abs(of_follows - of_naive) < 0.03
+    assert of_even > of_naive + 0.1
+    assert follows > naive - 0.01
+    assert even < naive - 0.05
+
+
+@settings_of(max_examples=20, deadline=None)
+@given(st.integers(1, 6000), st.sampled_from([1, 8, 32, 5000]))
+def test_few_rows_get_as_many_updates_as_many(n: int, batch_size: int) -> None:
+    per_epoch = math.ceil(n / batch_size)
+    epochs = ProbeSettings(batch_size=batch_size).passes(n)
+    assert epochs * per_epoch >= 1000
+    assert epochs == 10 or (epochs - 1) * per_epoch < 1000
+    assert ProbeSettings(batch_size=batch_size, epochs=3).passes(n) == 3
+
+
+def test_the_gradient_that_is_left_is_kept_and_a_large_one_is_said() -> None:
+    said: list[str] = []
+    short = replace(QUICK, epochs=1, lr=1e-4)
+    runtime = replace(CPU, say=said.append)
+    (early,) = fit_probes(FEATURES, [job(settings=short)], runtime)
+    assert said == [
+        "warning: 1 of 1 probes stopped far from their optimum (largest gradient "
+        f"{early.history[-1]['gradient']:.2g}); train longer: probe(epochs=...)"
+    ]
+    (late,) = fit_probes(FEATURES, [job(settings=ProbeSettings(epochs=400, lr=0.003))], runtime)
+    assert len(said) == 1
+    assert late.history[-1]["gradient"] < 0.02 < 0.15 < early.history[-1]["gradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotFinite(PlainXent):
+    def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        return super().__call__(logits, targets, progress) * (logits[..., 0] - logits[..., 0]).log()
+
+
+def test_a_loss_that_is_not_finite_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"the loss NotFinite gave a gradient that is not finite"):
+        fit(job(loss=NotFinite()))
 
 
 # --- order, early stopping, edges -------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from safetensors.numpy import load_file
 
 from outgrow.errors import UserError
 from outgrow.models import folder as folder_module
 from outgrow.models.packaged import PACKAGED, content_id
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
 from outgrow.runtime import Runtime
+from tiny_models import make_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -142,3 +144,12 @@ def test_a_hub_model_in_the_cache_needs_no_hub(model: Path, monkeypatch: pytest.
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **o: asked.update(o) or str(model))
     assert ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime()) == model
     assert asked["local_files_only"]
+
+
+def test_what_a_pass_costs_is_counted_without_the_embeddings(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", "bert", layers=2)
+    weights = load_file(folder / "model.safetensors")
+    wanted = sum(w.size for name, w in weights.items() if w.ndim == 2 and "embeddings" not in name)
+    assert ModelSpec.parse(str(folder)).layer_parameters == wanted > 0
+    assert ModelSpec.parse("glove").layer_parameters is None
+    assert ModelSpec.parse(f"hf:org/name@{'0' * 40}").layer_parameters is None

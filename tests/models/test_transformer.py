@@ -3,21 +3,38 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.models import resume as kept_rows
 from outgrow.models import transformer
-from outgrow.models.transformer import Batch, Classifier, extract, load_classifier, load_tokenizer, pad, tokenize
+from outgrow.models.spec import ModelSpec
+from outgrow.models.transformer import (
+    Batch,
+    Classifier,
+    extract,
+    load_classifier,
+    load_tokenizer,
+    measure_cut,
+    pad,
+    tokenize,
+    tokens_read,
+)
 from outgrow.runtime import Runtime
 from tiny_models import KINDS, WORDS, make_model, make_task
 
@@ -114,7 +131,7 @@ def test_equal_texts_are_computed_once_and_progress_is_told(bert: Path) -> None:
     told: list[tuple[int, int, str]] = []
     runtime = Runtime(device="cpu", tokens_at_once=4, report=lambda *progress: told.append(progress))
     features = extract(bert, ["good", "bad bad", "good", "good"], max_tokens=20, runtime=runtime)
-    assert told == [(1, 2, "texts"), (2, 2, "texts")]
+    assert [(total, unit) for _, total, unit in told] == [(told[-1][0], "tokens")] * 2
     assert (features["mean"][0] == features["mean"][3]).all()
 
 
@@ -334,3 +351,56 @@ def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
     before = torch.random.get_rng_state()
     extract(folder, ["good"], max_tokens=20, runtime=CPU)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_by_default_texts_are_read_to_the_models_end_or_512_tokens(folder: Path, tmp_path: Path) -> None:
+    long = ["good " * length for length in (3, 127, 140, 300)]
+    assert tokens_read(folder, None) == 128
+    assert tokens_read(folder, 7) == 7
+    default, whole = (extract(folder, long, max_tokens=n, runtime=CPU)["mean"] for n in (None, 128))
+    assert (default == whole).all()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=12), st.integers(4, 10))
+def test_what_is_cut_is_counted(bert: Path, made: list[tuple[int, int]], max_tokens: int) -> None:
+    """Texts that begin alike and end apart; a reference compares whole token rows."""
+    texts = ["good " * start + "bad " * end for start, end in made]
+    tokenizer = load_tokenizer(bert)
+    whole = [tuple(row) for row in tokenize(tokenizer, texts, 100)]
+    rows = tokenize(tokenizer, texts, max_tokens)
+    merged = sum(any(rows[i] == rows[k] and whole[i] != whole[k] for k in range(len(texts))) for i in range(len(texts)))
+    found = measure_cut(tokenizer, texts, rows, max_tokens)
+    assert found == (max_tokens, len(texts), sum(len(row) > max_tokens for row in whole), merged)
+
+
+def test_cut_texts_are_said_and_whole_ones_are_not(bert: Path) -> None:
+    said: list[str] = []
+    runtime = replace(CPU, say=said.append)
+    texts = ["good bad good bad", "good bad good good", "good"]
+    extract(bert, texts, max_tokens=8, runtime=runtime)
+    assert not said
+    extract(bert, texts, max_tokens=5, runtime=runtime)
+    assert said == [
+        "warning: 2 of 3 texts were cut to their first 5 tokens, 2 became identical; max_tokens=... reads more, where "
+        "the model can"
+    ]
+
+
+def test_a_model_that_gives_nan_is_named_with_its_first_text_and_keeps_nothing(bert: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(bert, tmp_path / "broken"))
+    weights = load_file(copied / "model.safetensors")
+    name = next(n for n in weights if n.endswith("word_embeddings.weight"))
+    token = load_tokenizer(copied)("bad", add_special_tokens=False)["input_ids"][0]
+    weights[name][token] = float("nan")
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    texts = Examples(
+        ids=np.array(["a", "b", "c"]), inputs=("good", "good bad", "bad"), gold=None, classes=("0", "1"),
+        groups=np.array(["a", "b", "c"]),
+    )  # fmt: skip
+    spec = ModelSpec.parse(str(copied))
+    with pytest.raises(
+        UserError, match=r"broken gives numbers that are not finite, first for the row 'b' \('good bad'\)"
+    ):
+        spec.embed(texts, 128, replace(CPU, scratch=tmp_path / "scratch"))
+    assert not list(tmp_path.glob("scratch/*"))

@@ -23,6 +23,7 @@ from outgrow.errors import UserError
 from outgrow.report import run as report
 from outgrow.report.figures import Picture
 from outgrow.report.rows import tidy
+from outgrow.report.run import cautions
 
 PROVENANCE: dict[str, Any] = {
     "command": "outgrow run --task 'a<b'",
@@ -322,6 +323,31 @@ def test_the_headline_counts_right_whatever_the_table(given: list[tuple[float, f
     assert f"efined in {defined or total} {of_all}" in said
     flagged = sum(not above for *_, above in given)
     assert (f"In {flagged} {of_all} the student is not shown" in said) == (flagged > 0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_cut_texts_and_students_that_have_not_learned_are_warned_of(tmp_path: Path) -> None:
+    frame = table(fake_row(), fake_row(strategy="shuffled"))
+    columns = ("weak_texts_cut", "weak_texts_read", "weak_texts_identical")
+    whole = frame.with_columns(
+        *(pl.lit(None, pl.Int64).alias(name) for name in columns),
+        *(pl.lit(n).alias(f"student_texts_{k}") for k, n in (("cut", 0), ("read", 600), ("identical", 0))),
+        *(pl.lit(0.2).alias(name) for name in ("learned", "learned_low", "learned_high")),
+    )
+    assert cautions(frame) == cautions(whole) == []
+    cut = whole.with_columns(pl.lit(600).alias("student_texts_cut"), pl.lit(12).alias("student_texts_identical"))
+    found = cautions(cut)
+    assert any(
+        "600 of 600 texts were cut at max_tokens for" in f and f.endswith(", 12 became identical") for f in found
+    )
+    assert any("read different amounts of the texts (100 % and 0 % of them were cut)" in f for f in found)
+    assert "12 became identical" in write(cut, tmp_path)
+    both = cut.with_columns(pl.lit(598).alias(columns[0]), pl.lit(600).alias(columns[1]), pl.lit(0).alias(columns[2]))
+    assert not any("different amounts" in f for f in cautions(both))
+    behind = whole.with_columns(pl.lit(-0.112).alias("learned"), pl.lit(-0.01).alias("learned_high"))
+    assert len(cautions(behind)) == 1  # a control may
+    assert "has not learned: it agrees with the weak labels of" in cautions(behind)[0]
+    assert "11.2 points less often than their most frequent class does" in cautions(behind)[0]
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:

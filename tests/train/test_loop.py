@@ -543,6 +543,18 @@ def test_a_loss_that_diverges_is_an_error(folders: dict[str, Path]) -> None:
         train(folders["bert"], loss=Broken())
 
 
+def test_a_loss_that_is_nan_from_the_start_is_not_blamed_on_the_rate(folders: dict[str, Path]) -> None:
+    class Broken(Xent):
+        def __call__(self, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+            return super().__call__(logits, targets, progress) * math.nan
+
+    with pytest.raises(
+        UserError, match="loss is nan before the first update: the pretrained model or the loss"
+    ) as told:
+        train(folders["bert"], loss=Broken())
+    assert "lr" not in str(told.value)
+
+
 def test_rows_and_labels_must_match(folders: dict[str, Path]) -> None:
     short: tuple[Sequence[str], npt.NDArray[np.float32]] = (TRAIN[0][:-1], TRAIN[1])
     with pytest.raises(ValueError, match="44 labels for 43 texts"):

@@ -19,13 +19,35 @@ from typing import Any, TypeVar
 from outgrow import identity
 from outgrow.errors import UserError
 
-__all__ = ["EDITION", "Step", "StepFunction", "canonical", "forget", "in_order", "key_head", "key_of", "step"]
+__all__ = [
+    "EDITION",
+    "Content",
+    "Step",
+    "StepFunction",
+    "canonical",
+    "forget",
+    "in_order",
+    "key_head",
+    "key_of",
+    "step",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 EDITION = 2
 """Part of every key and record. Results of other editions are never read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a result depends on, where that is less than its key says: a key changes with anything behind the inputs, as
+    the texts of an edited table do whichever column was edited."""
+
+    digest: Callable[[Mapping[str, Any]], str]
+    """Identifies, from a step's arguments as values, all that its result depends on apart from the function."""
+    adopt: Callable[[Any, Mapping[str, Any]], Any]
+    """Makes another step's result with the same digest the result for these arguments."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +61,9 @@ class StepFunction:
     together: tuple[str, ...]
     """Arguments that must be equal for several steps to be run in one call of ``many``."""
     said: str = ""
+    content: Content | None = None
+    work: Callable[[Mapping[str, Any]], float | None] | None = None
+    """How much there is to compute, from arguments of which some may still be steps; None if that is not known yet."""
 
     @cached_property
     def name(self) -> str:
@@ -112,6 +137,8 @@ def step(
     many: Callable[..., list[Any]] | None = None,
     together: tuple[str, ...] = (),
     said: str = "",
+    content: Content | None = None,
+    work: Callable[[Mapping[str, Any]], float | None] | None = None,
 ) -> Callable[[F], F]:
     """Mark a plain function as a step. It can still be called as before.
 
@@ -123,13 +150,22 @@ def step(
         many: a function taking a list of argument dictionaries and returning one result for each, in order.
         together: names of the arguments that all steps of one ``many`` call share.
         said: what the function does, for people who watch a run: ``train probes``. Default: its name.
+        content: how to tell that another step's result is this one's, so that nothing is computed; not with ``many``.
+        work: how many floating point operations it takes, about; it estimates the time of what was never timed.
     """
 
     def mark(fn: F) -> F:
         identity.pin(fn)
         signature = inspect.signature(fn)
         _FUNCTIONS[fn] = StepFunction(
-            fn=fn, version=version, signature=signature, many=many, together=together, said=said
+            fn=fn,
+            version=version,
+            signature=signature,
+            many=many,
+            together=together,
+            said=said,
+            content=content,
+            work=work,
         )
         return fn
 

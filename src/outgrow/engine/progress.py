@@ -6,43 +6,47 @@ from types import TracebackType
 from typing import Self
 
 from outgrow.engine.graph import Step
-from outgrow.engine.runner import Monitor
+from outgrow.engine.runner import Monitor, Plan
 from outgrow.errors import counted
 
 __all__ = ["Progress"]
 
 _SECONDS_BETWEEN_LINES = 15.0  # where the output is no terminal, such as a log file
+_TRUST = 5.0  # seconds that estimates are taken to have been right for before any step is done
 _SLOW_STEP = 2.0  # seconds; faster ones get no line of their own
 
 
 class Progress(Monitor):
     """Shows a run on standard error: moving bars on a terminal, a line now and then elsewhere.
 
-    Use as a context manager. ``estimate`` is the expected time of the whole run in seconds, 0 if unknown.
+    Use as a context manager. ``plan`` is what the run will do, from which it tells the time that is left.
     """
 
-    def __init__(self, estimate: float = 0.0) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
         """Nothing is shown before the run starts."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
         self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        self.estimate = estimate
+        self.plan = plan
+        self.left = dict(plan.by_key) if plan else {}
+        """Estimated seconds of each step that is not done."""
+        self.estimated = self.spent = 0.0
+        """Seconds of finished steps, as estimated and as they were."""
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=max(6, min(24, self.console.width - 84))),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.whole = self.bars.add_task("all steps", total=None, rate="", visible=False)
-        self.inner = self.bars.add_task("", total=None, rate="", visible=False)
+        self.whole = self.bars.add_task("all steps", total=None, rate="", left="", visible=False)
+        self.inner = self.bars.add_task("", total=None, rate="", left="", visible=False)
         self.done = self.to_run = 0
         self.began = self.step_began = self.last_line = time.monotonic()
         self.name = ""
@@ -61,24 +65,24 @@ class Progress(Monitor):
         self.done, self.to_run, self.began = 0, to_run, time.monotonic()
         self.bars.update(self.whole, total=to_run, completed=0, visible=to_run > 0)
         if to_run:
-            about = f", about {clock(self.estimate)} by earlier runs" if self.estimate else ""
-            self.say(f"{counted(to_run, 'step')} to run, {reused:,} reused{about}")
+            self.say(f"{counted(to_run, 'step')} to run, {reused:,} reused{self._about()}")
+        self._tell_left()
 
     def begin(self, steps: list[Step]) -> None:
         """Show the step under way."""
         self.name = described(steps)
         self.step_began = self.last_line = time.monotonic()
-        self.bars.reset(self.inner, description=self.name, total=None, visible=True, rate="")
+        self.bars.reset(self.inner, description=self.name, total=None, visible=True, rate="", left="")
 
     def report(self, done: int, total: int, unit: str) -> None:
         """Move the inner bar; where there is no terminal, print a line now and then."""
         now = time.monotonic()
         spent = max(now - self.step_began, 1e-9)
         rate = f"{done / spent:,.{0 if done >= 10 * spent else 1}f} {unit}/s"
-        self.bars.update(self.inner, completed=done, total=total, rate=rate)
+        left = clock(spent / max(done, 1) * (total - done))
+        self.bars.update(self.inner, completed=done, total=total, rate=rate, left=f"{left} left")
         if not self.console.is_terminal and now - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = clock(spent / max(done, 1) * (total - done))
             self.say(f"{self.name}: {done:,} of {total:,} {unit}, {rate}, {left} left")
 
     def end(self, steps: list[Step], seconds: float) -> None:
@@ -87,8 +91,28 @@ class Progress(Monitor):
         per_second = self.done / max(time.monotonic() - self.began, 1e-9)
         self.bars.update(self.whole, completed=self.done, rate=f"{per_second:,.1f}/s")
         self.bars.update(self.inner, visible=False)
+        known = [self.left.pop(s.key) for s in steps if s.key in self.left]
+        if known and len(known) == len(steps):
+            self.estimated, self.spent = self.estimated + sum(known), self.spent + seconds
+        self._tell_left()
         if seconds >= _SLOW_STEP:
             self.say(f"{described(steps)}: {clock(seconds)} ({self.done:,} of {counted(self.to_run, 'step')})")
+
+    def _about(self) -> str:
+        """How long it may take, and by what that is known."""
+        if self.plan is None or not self.left:
+            return ""
+        by = f"a guess for {counted(self.plan.guessed, 'step')}" if self.plan.guessed else "by earlier runs"
+        more = f", without {counted(self.plan.unknown, 'step')} never timed" if self.plan.unknown else ""
+        return f", about {clock(sum(self.left.values()))} ({by}{more})"
+
+    def _tell_left(self) -> None:
+        """Show the time left of the whole run, estimated step by step, at the pace of the steps so far."""
+        if self.plan is None or not self.plan.by_key:
+            return
+        pace = (self.spent + _TRUST) / (self.estimated + _TRUST)
+        least = "over " if self.plan.unknown else "about "
+        self.bars.update(self.whole, left=f"{least}{clock(pace * sum(self.left.values()))} left")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

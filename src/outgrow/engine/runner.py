@@ -6,8 +6,10 @@ over the same inputs run together through the function's ``many`` form. Stored r
 reported and computed again.
 """
 
+import contextlib
 import functools
 import json
+import math
 import platform
 import resource
 import shutil
@@ -16,21 +18,22 @@ import sys
 import time
 import traceback
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from outgrow.engine.graph import Step, canonical, in_order
 from outgrow.engine.store import Damaged, Store
 from outgrow.errors import UserError, counted
 from outgrow.runtime import Runtime
 
-__all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "plan", "run"]
+__all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "machine_rate", "plan", "run"]
 
 _MOST_AT_ONCE = 2000  # steps in one call of a many form; limits what an interruption loses
 _TIMED = 50  # stored steps of a function that an estimate reads; keys are hashes, so the first are a random sample
+_REACHED = 0.5  # share of a plain product's rate that feature extraction had for MiniLM-L3, MiniLM-L6 on 2 cores
 _KEPT_VALUES = 48  # results kept in memory for later steps
 
 
@@ -60,9 +63,13 @@ class Plan:
     to_run: list[Step]
     reused: list[Step]
     seconds: float
-    """Estimated from records of earlier steps of the same kind."""
+    """Estimated from records of earlier steps of the same kind, or from the work they have and the machine's rate."""
     unknown: int
     """Steps of kinds that never ran in this store. Not counted in ``seconds``."""
+    guessed: int
+    """Steps whose estimate is a guess: their model was never timed here, or how much it has to read is not known."""
+    by_key: Mapping[str, float]
+    """Estimated seconds of each step to run, where there is an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +113,25 @@ def plan(targets: Iterable[Step], store: Store) -> Plan:
     """What :func:`run` would do for these targets."""
     to_run, reused = _sorted(targets, store)
     timed = {name: list(islice(store.records(name), _TIMED)) for name in {s.function.name for s in to_run}}
-    estimates = [_estimate(step, timed[step.function.name]) for step in to_run]
+    stored = {step.key: step for step in reused}
+    read = functools.cache(lambda key: _read_or_none(store, stored[key]))
+    found = {s.key: _estimate(s, timed[s.function.name], stored, read) for s in to_run}
+    known = {key: e for key, e in found.items() if e is not None}
     return Plan(
         to_run=to_run,
         reused=reused,
-        seconds=sum(e for e in estimates if e is not None),
-        unknown=sum(e is None for e in estimates),
+        seconds=sum(e.seconds for e in known.values()),
+        unknown=len(found) - len(known),
+        guessed=sum(e.guess for e in known.values()),
+        by_key={key: e.seconds for key, e in known.items()},
     )
+
+
+def _read_or_none(store: Store, step: Step) -> Any:
+    try:
+        return store.read(step)
+    except Damaged:
+        return None
 
 
 def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Step]]:
@@ -128,14 +147,50 @@ def _sorted(targets: Iterable[Step], store: Store) -> tuple[list[Step], list[Ste
     return [s for s in steps if not done[s.key]], [s for s in steps if done[s.key]]
 
 
-def _estimate(step: Step, records: list[dict[str, Any]]) -> float | None:
-    """Median seconds of the stored steps of its function that share the most arguments with it."""
+class _Estimate(NamedTuple):
+    seconds: float
+    guess: bool
+
+
+def _estimate(
+    step: Step, records: list[dict[str, Any]], stored: Mapping[str, Step], read: Callable[[str], Any]
+) -> _Estimate | None:
+    """Median seconds of the stored steps of its function that share the most arguments with it; for the same amount of
+    work, if that is known. What has work and was never timed is guessed by this machine's rate of multiplications."""
+    records = [r for r in records if "taken_from" not in r]
+    work = None
+    if step.function.work is not None:
+        given = {k: read(v.key) if isinstance(v, Step) and v.key in stored else v for k, v in step.args.items()}
+        work = step.function.work(given)
+    if work is not None:
+        records = [r for r in records if r.get("work")]
+        if not records:
+            return _Estimate(work / machine_rate(), guess=True)
     if not records:
         return None
     args = json.loads(step.canonical_args)
     alike = [sum(r["args"].get(k) == v for k, v in args.items()) for r in records]
-    seconds = sorted(r["seconds"] for r, a in zip(records, alike, strict=True) if a == max(alike))
-    return float(seconds[len(seconds) // 2])
+    chosen = [r for r, a in zip(records, alike, strict=True) if a == max(alike)]
+    seconds = sorted(r["seconds"] * (work / r["work"] if work else 1) for r in chosen)
+    inputs = sum(isinstance(v, Step) for v in step.args.values())
+    guess = step.function.work is not None and max(alike) < len(args) - inputs
+    return _Estimate(float(seconds[len(seconds) // 2]), guess)
+
+
+@functools.cache
+def machine_rate() -> float:
+    """Floating point operations in a second that a model may reach on this machine's processor: a share of what a
+    product of matrices does, measured once."""
+    import numpy as np
+
+    side = 512
+    matrix = np.ones((side, side), dtype=np.float32)
+    best = math.inf
+    for _ in range(4):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return _REACHED * 2 * side**3 / best
 
 
 def run(targets: Iterable[Step], store: Store, runtime: Runtime, monitor: Monitor | None = None) -> Outcome:
@@ -170,6 +225,8 @@ class _Scheduler:
     runtime: Runtime
     monitor: Monitor
     values: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
+    contents: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By function: the key of a stored step for each content."""
     failed: dict[str, BaseException] = field(default_factory=dict)
     ran: int = 0
 
@@ -242,10 +299,13 @@ class _Scheduler:
         )
         try:
             arguments = [{name: self._resolved(value) for name, value in s.args.items()} for s in steps]
+            extra: dict[str, Any] = {}
             if first.function.many is not None:
                 results = first.function.many(arguments, runtime=runtime)
             else:
-                results = [first.fn(**arguments[0], **({"runtime": runtime} if first.function.takes_runtime else {}))]
+                extra, results = self._taken(first, arguments[0])
+                named = {"runtime": runtime} if first.function.takes_runtime else {}
+                results = results or [first.fn(**arguments[0], **named)]
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others succeed
                 return [s for step in steps for s in self._execute([step])]
@@ -254,7 +314,7 @@ class _Scheduler:
         seconds = time.monotonic() - began
         stored = []
         for step, result in zip(steps, results, strict=True):
-            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note}
+            facts = {**_facts(), "seconds": seconds / len(steps), "together": len(steps), "note": step.note, **extra}
             try:
                 record = self.store.write(step, result, facts)
             except UserError:  # the disk is full or read-only: no step could be stored
@@ -268,6 +328,29 @@ class _Scheduler:
         self.ran += len(stored)
         self.monitor.end(stored, seconds)
         return stored
+
+    def _taken(self, step: Step, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """What the record is to say of a step's work and content, and its result, if a stored step of the same content
+        has it."""
+        function, facts = step.function, dict[str, Any]()
+        if function.work is not None and (work := function.work(arguments)) is not None:
+            facts["work"] = work
+        if function.content is None:
+            return facts, []
+        facts["content"] = content = f"{function.head} {function.content.digest(arguments)}"
+        known = self.contents.get(function.name)
+        if known is None:  # the stored contents of one function are read once in a run
+            known = {r["content"]: r["key"] for r in self.store.records(function.name) if "content" in r}
+            self.contents[function.name] = known
+        if (source := known.setdefault(content, step.key)) != step.key:
+            with contextlib.suppress(UserError):  # it is gone meanwhile
+                try:
+                    return {**facts, "taken_from": source}, [
+                        function.content.adopt(self.store.read_key(source), arguments)
+                    ]
+                except Damaged as damage:
+                    self.monitor.say(f"stored result damaged, computing {step} anew: {damage}")
+        return facts, []
 
     def _fail(self, step: Step, error: Exception) -> None:
         self.failed[step.key] = error

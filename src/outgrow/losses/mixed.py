@@ -45,13 +45,14 @@ class LogConf(MixesTargets, Loss):
     training.
 
     A row takes the class whose log probability lies highest above that class's threshold. In every batch the thresholds
-    are set such that the classes come out as often as ``marginals`` says, to rounding: with ``uniform``, half of the
-    batch each for two classes, as in the paper; for more classes this is our extension. A row exactly at its threshold
-    (all rows of an untrained head) has no belief to trust and is shared equally; the released code gives the whole
-    batch to class 0.
+    are set such that the classes come out as often as ``marginals`` says, to rounding. By default that is how often the
+    weak labels of the batch say each class, as in the released code, so that labels far from balanced keep their shares
+    (12.7 % positive: 87 % of synthetic rows right, 79 % by ``uniform``). ``uniform`` gives two classes half of the
+    batch each, as in the paper, whose data is balanced; more classes are our extension. A row exactly at its threshold
+    has no belief to trust and is shared equally; the released code gives the whole batch to class 0.
     """
 
-    version = 1
+    version = 2
     per_example = False
     source = "Burns et al. 2023 (arXiv 2312.09390), section 4.3.2, appendix A.4"
     cost = "a sort of each batch; finetuned in microbatches, one more forward pass"
@@ -60,8 +61,8 @@ class LogConf(MixesTargets, Loss):
     """Final weight of the student's own beliefs; the paper uses 0.75 for its largest students and 0.5 otherwise."""
     warmup: Annotated[float, Range(0, 1)] = 0.2
     """Share of training over which the weight rises."""
-    marginals: Annotated[str, OneOf("uniform", "weak")] = "uniform"
-    """``uniform`` (the paper) or ``weak``: the mean of the weak labels in the batch (the released code)."""
+    marginals: Annotated[str, OneOf("weak", "uniform")] = "weak"
+    """``weak``: the mean of the weak labels in the batch (the released code), or ``uniform`` (the paper)."""
     schedule: Annotated[str, OneOf("linear", "released")] = "linear"
     """``linear`` (the paper) or ``released``: progress itself up to ``warmup``, then 1 at once, so the weight jumps
     from ``warmup * alpha`` to ``alpha`` in one step (openai/weak-to-strong loss.py line 96)."""

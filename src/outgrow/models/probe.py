@@ -38,6 +38,7 @@ __all__ = [
     "ProbeJob",
     "class_columns",
     "fit_probes",
+    "log_shares",
     "moments",
     "num_vectors",
     "padded_width",
@@ -46,6 +47,10 @@ __all__ = [
 
 TILE = 4  # students in one tile of the matrix product; a full tile is computed the same whatever is beside it
 VECTOR = 32  # numbers that torch's elementwise operations take at a time; a remainder is rounded differently
+_BIAS = (
+    10.0  # times the learning rate of a weight: one-sided labels ask for a bias of several units, weights for tenths
+)
+_FAR = 0.15  # largest gradient entry that goes unsaid; the defaults leave .01 to .1, a tenth of their updates .1 to .3
 _MIN_DIM = 64  # torch computes products of fewer than 400 operations in another way, in which neighbors matter
 _BLOCK = 256  # rows standardized at a time, few enough to stay in the cache
 _MAX_COLUMNS = 2048  # of one product, over all groups; bounds the memory for weights and optimizer state
@@ -119,11 +124,14 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
 
     ``features`` is (N, d), one vector for each text, or (N, C, d), one for each candidate of a choice.
 
-    Minibatch Adam on mean loss + l2/2 |w|^2, the bias without L2, weights from zero as the problem is convex. The seed
-    decides the order of the examples, a new one in every epoch. Results come in the order of the jobs.
+    Minibatch Adam on mean loss + l2/2 |w|^2, the bias without L2. Weights start from zero, as the problem is convex;
+    the bias starts where it gives every class its share of the training labels (:func:`log_shares`). The seed decides
+    the order of the examples, a new one in every epoch; few rows get more epochs (:meth:`ProbeSettings.passes`). The
+    last entry of a probe's ``history`` has the ``gradient`` left: the largest entry of its mean over the last epoch.
+    Results come in the order of the jobs.
 
     Raises:
-        UserError: if early stopping has no validation rows.
+        UserError: if early stopping has no validation rows, or a student's weights do not stay finite.
     """
     if any(j.settings.early_stopping and not len(j.val_rows) for j in jobs):
         raise UserError("early stopping needs validation rows; hold some out, or set early_stopping=False")
@@ -131,7 +139,7 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
     threads = torch.get_num_threads()
     workers = threads if device.type == "cpu" else 1
     bundles = list(_bundles(jobs, features.shape[1:], workers))
-    total = sum(j.settings.epochs * len(j.rows) for j in jobs)
+    total = sum(j.settings.passes(len(j.rows)) * len(j.rows) for j in jobs)
     done = 0
     lock = Lock()
 
@@ -153,7 +161,14 @@ def fit_probes(features: Floats, jobs: Sequence[ProbeJob], runtime: Runtime) -> 
             results = dict(pair for pairs in pool.map(train, bundles) for pair in pairs)
     finally:
         torch.set_num_threads(threads)
-    return [results[i] for i in range(len(jobs))]
+    fitted = [results[i] for i in range(len(jobs))]
+    left = [probe.history[-1]["gradient"] for probe in fitted]
+    if far := sum(g > _FAR for g in left):
+        runtime.say(
+            f"warning: {far} of {len(fitted)} probes stopped far from their optimum (largest gradient {max(left):.2g});"
+            " train longer: probe(epochs=...)"
+        )
+    return fitted
 
 
 def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) -> Iterator[list[list[int]]]:
@@ -166,7 +181,14 @@ def _bundles(jobs: Sequence[ProbeJob], of_a_row: tuple[int, ...], workers: int) 
     for i, job in enumerate(jobs):
         s = job.settings
         kind = [v for v in vars(job.loss).items() if not isinstance(v[1], int | float)]
-        shape = (s.epochs, s.batch_size, s.early_stopping, len(job.rows), len(job.val_rows), job.targets.shape[1])
+        shape = (
+            s.passes(len(job.rows)),
+            s.batch_size,
+            s.early_stopping,
+            len(job.rows),
+            len(job.val_rows),
+            job.targets.shape[1],
+        )
         order = (job.seed, contents[id(job.rows)], contents[id(job.val_rows)])
         shapes[s.view, shape, type(job.loss).__name__, tuple(kind)][order].append(i)
     for (_, shape, *_), groups in shapes.items():
@@ -232,6 +254,14 @@ def scaled(features: Floats, rows: Ints, center: Floats, scale: Floats, dim: int
     return torch.from_numpy(full.reshape(len(full), candidates * dim))
 
 
+def log_shares(targets: Floats) -> NDArray[np.float64]:
+    """Logarithms (C,) of the classes' shares of soft labels (n, C), half a row added to each class (Jeffreys's prior),
+    so that a class without a row keeps a finite one."""
+    num_rows, num_classes = targets.shape
+    shares: NDArray[np.float64] = (targets.sum(axis=0, dtype=np.float64) + 0.5) / (num_rows + num_classes / 2)
+    return np.log(shares)
+
+
 def padded_width(width: int) -> int:
     """Columns of standardized rows: ``width`` features, the bias, and padding to a multiple of 8, at least 64."""
     return max(_MIN_DIM, math.ceil((width + 1) / 8) * 8)
@@ -266,6 +296,7 @@ class _Bundle:
         self.candidates = num_vectors(features.shape[1:])
         self.vectors = self.columns // self.candidates
         self.n = len(first.rows)
+        self.epochs = self.settings.passes(self.n)
         step = _students_of_a_tile(min(self.n, self.settings.batch_size), self.n % self.settings.batch_size)
         self.students = math.ceil(max(len(g) for g in groups) / step) * step
         self.d = features.shape[-1]
@@ -275,6 +306,9 @@ class _Bundle:
         self.held_out = len(first.val_rows)
         self.center, self.scale, rows, val, self.offset = self._standardized(features, leaders)
         self.rows, self.val = rows.to(device), val.to(device)
+        if not self.choice:
+            for ones in (self.rows, self.val):
+                ones[..., self.d] *= _BIAS
         most = len(groups) * min(self.n, self.settings.batch_size)
         self.buffer = torch.empty(most, self.candidates * self.dim, device=device)
         self.targets = self._columns([[j.targets for j in g] for g in groups], self.n)
@@ -345,21 +379,35 @@ class _Bundle:
         # In units of each student's learning rate, so that one optimizer with lr 1 serves all.
         weight = torch.zeros(num_groups, self.students * self.vectors, self.dim, device=self.device)
         weight.grad = torch.zeros_like(weight)
+        left = torch.zeros_like(weight)
+        if not self.choice:
+            weight.view(num_groups, self.students, self.vectors, -1)[..., self.d] = self._biases()
         optimizer = torch.optim.Adam([weight], lr=1.0, fused=True)
         orders = [torch.Generator().manual_seed(g[0].seed) for g in self.groups]
         kept = _Kept(weight, num_groups * self.students)
         batches = math.ceil(self.n / batch_size)
-        for epoch in range(self.settings.epochs):
+        for epoch in range(self.epochs):
             order = torch.stack([torch.randperm(self.n, generator=o) for o in orders])
             where_rows, where_targets = order + self.offset, order + torch.arange(num_groups)[:, None] * self.n
             for k in range(batches):
                 batch = slice(k * batch_size, (k + 1) * batch_size)
-                progress = (epoch * batches + k) / (self.settings.epochs * batches)
+                progress = (epoch * batches + k) / (self.epochs * batches)
                 self._gradient(weight, where_rows[:, batch], where_targets[:, batch], progress)
                 optimizer.step()
+                if epoch == self.epochs - 1:  # one average over all rows costs less than a pass over them
+                    left.add_(weight.grad, alpha=where_rows[:, batch].shape[1] / self.n)
             kept.offer(weight, *self._validation(weight), always=not self.settings.early_stopping)
             report(self.n * sum(len(g) for g in self.groups))
-        return self._fitted(kept)
+        return self._fitted(kept, left)
+
+    def _biases(self) -> Tensor:
+        """Where the biases (G, S, W) start, in units of each student's learning rate."""
+        table = torch.zeros(len(self.groups), self.students, self.vectors)
+        for g, group in enumerate(self.groups):
+            for s, job in enumerate(group):
+                shares = log_shares(job.targets)
+                table[g, s] = torch.from_numpy(shares[1:] - shares[0] if self.columns == 1 else shares - shares.mean())
+        return table.to(self.device) / (_BIAS * self.lr.view(table.shape))
 
     def _gradient(self, weight: Tensor, rows: Tensor, targets: Tensor, progress: float) -> None:
         """Put the gradient of the mean loss over a batch, at places (G, b) of the tables, into ``weight.grad``."""
@@ -438,7 +486,8 @@ class _Bundle:
         )
         return agreement, loss
 
-    def _fitted(self, kept: "_Kept") -> list[list[FittedProbe]]:
+    def _fitted(self, kept: "_Kept", left: Tensor) -> list[list[FittedProbe]]:
+        rest = left.view(len(self.groups), self.students, -1).abs().amax(dim=2).tolist()
         weight = (kept.weight * self.lr).view(len(self.groups), self.students, self.vectors, self.dim).cpu().numpy()
         agreement, xent = (
             torch.stack(v).view(-1, len(self.groups), self.students).cpu() for v in (kept.agreement, kept.xent)
@@ -450,19 +499,28 @@ class _Bundle:
                 FittedProbe(
                     view=job.settings.view,
                     weight=class_columns(weight[g, s, :, : self.d].T, both),
-                    bias=class_columns(weight[g, s, :, self.d], both),
+                    bias=class_columns(_BIAS * weight[g, s, :, self.d], both),
                     center=self.center[g].astype(np.float32, copy=False),  # one array for the whole group
                     scale=self.scale[g].astype(np.float32, copy=False),
-                    history=tuple(
-                        {"agreement": a, "xent": x}
-                        for a, x in zip(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), strict=True)
-                    ),
+                    history=_history(agreement[:, g, s].tolist(), xent[:, g, s].tolist(), rest[g][s], job),
                     best_epoch=int(best[g, s]),
                 )
                 for s, job in enumerate(group)
             ]
             for g, group in enumerate(self.groups)
         ]
+
+
+def _history(agreement: list[float], xent: list[float], left: float, job: ProbeJob) -> tuple[dict[str, float], ...]:
+    """What :class:`FittedProbe` keeps of each epoch."""
+    if not math.isfinite(left):
+        name = type(job.loss).__name__
+        raise UserError(
+            f"the loss {name} gave a gradient that is not finite, with lr={job.settings.lr:g}; the probe is dropped"
+        )
+    made = [{"agreement": a, "xent": x} for a, x in zip(agreement, xent, strict=True)]
+    made[-1]["gradient"] = left
+    return tuple(made)
 
 
 class _Kept:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +14,7 @@ from outgrow.archives import known_sha256
 from outgrow.data import Examples
 from outgrow.errors import UserError, unknown_name
 from outgrow.identity import code_name, source_digest
-from outgrow.models.base import MODELS, Array, ModelReader
+from outgrow.models.base import MODELS, Array, ModelReader, NotFinite
 from outgrow.models.folder import folder_content, from_hub, reads_images, settings_of
 from outgrow.models.images import Pictures, embed_images
 from outgrow.models.packaged import PACKAGED, content_id, model_folder
@@ -88,6 +90,16 @@ class ModelSpec:
         return self.reader is not None or self.reads == "image"
 
     @property
+    def layer_parameters(self) -> int | None:
+        """Parameters that every token is multiplied by, without the embeddings it is looked up in: what a pass costs.
+        None for a reader or images, and for a hub model, which is not fetched to be asked."""
+        if self.is_static or self.source.startswith("hf:"):
+            return None
+        if (packaged := PACKAGED.get(self.source)) is not None and not packaged.is_ready:
+            return packaged.parameters
+        return _layer_parameters(packaged.folder if packaged else Path(self.source).expanduser())
+
+    @property
     def is_language_model(self) -> bool:
         """Whether the model can be asked for the probability of a word, as far as that is known before it is loaded: a
         hub model is taken to be one."""
@@ -140,30 +152,42 @@ class ModelSpec:
 
         Args:
             examples: texts, choices, whose candidates are embedded one by one, or images.
-            max_tokens: transformers cut texts to so many tokens. None where ``is_static``.
+            max_tokens: transformers cut texts to so many tokens; None for their default, or where ``is_static``.
             runtime: device, batching and progress.
             bf16: run a transformer's layers in bfloat16.
 
         Raises:
-            UserError: if the model cannot read such examples, or a registered reader returns no features of them.
+            UserError: if the model cannot read such examples, or returns no features of them or numbers that are not
+                finite.
         """
         form = "image" if examples.form == "image" else "text"
         if self.reads not in (None, form):
             other = "an image" if form == "image" else "a text"
             raise UserError(f"{self} reads {self.reads}s, and the task's inputs are {form}s; take {other} model")
         inputs: Sequence[Any] = examples.texts if form == "text" else Pictures(examples.inputs, examples.ids.tolist())
-        if self.reader is not None:
-            views = self._checked(self.reader.embed(inputs, runtime), len(inputs))
-        elif form == "image":
-            views = embed_images(self.folder(runtime), inputs, runtime)
-        else:
-            from outgrow.models.transformer import extract
-
-            assert max_tokens is not None
-            views = extract(self.folder(runtime), inputs, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
+        try:
+            views = self._views(inputs, form, max_tokens, runtime, bf16=bf16)
+        except NotFinite as found:
+            row = found.place // (len(inputs) // len(examples))
+            of_text = f" ({inputs[found.place][:60]!r})" if form == "text" else ""
+            raise UserError(
+                f"the model {self} gives numbers that are not finite, first for the row {str(examples.ids[row])!r}"
+                f"{of_text}; nothing is stored; take another model{', or precision=fp32' if bf16 else ''}"
+            ) from None
         if examples.form == "choice":
             views = {name: matrix.reshape(len(examples), examples.num_classes, -1) for name, matrix in views.items()}
         return views
+
+    def _views(
+        self, inputs: Sequence[Any], form: str, max_tokens: int | None, runtime: Runtime, *, bf16: bool
+    ) -> dict[str, Array]:
+        if self.reader is not None:
+            return _finite(self._checked(self.reader.embed(inputs, runtime), len(inputs)))
+        if form == "image":
+            return _finite(embed_images(self.folder(runtime), inputs, runtime))
+        from outgrow.models.transformer import extract
+
+        return extract(self.folder(runtime), inputs, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
 
     def _checked(self, found: Any, n: int) -> dict[str, Array]:
         """What a registered reader returned for ``n`` inputs, as a matrix for each view."""
@@ -175,9 +199,29 @@ class ModelSpec:
                 f"embed of the model {self} returned {', '.join(views)} of shape {shapes} for {n} inputs; it must "
                 f"return one ({n}, d) matrix, or one for each of {', '.join(VIEWS)}"
             )
-        if not all(np.isfinite(matrix).all() for matrix in views.values()):
-            raise UserError(f"embed of the model {self} returned numbers that are not finite")
         return views
+
+
+def _finite(views: dict[str, Array]) -> dict[str, Array]:
+    wrong = [np.flatnonzero(~np.isfinite(matrix).all(axis=1)) for matrix in views.values()]
+    if first := [int(places[0]) for places in wrong if len(places)]:
+        raise NotFinite(min(first))
+    return views
+
+
+@cache
+def _layer_parameters(folder: Path) -> int | None:
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                shapes = [(name, tensors.get_slice(name).get_shape()) for name in tensors.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError):  # loading it says what is wrong
+            return None
+        total += sum(prod(shape) for name, shape in shapes if len(shape) > 1 and "embed" not in name)
+    return total or None
 
 
 def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...]:

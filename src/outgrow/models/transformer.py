@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
+from outgrow.models.base import NotFinite
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
@@ -35,17 +37,23 @@ __all__ = [
     "load_classifier",
     "load_language_model",
     "load_tokenizer",
+    "measure_cut",
+    "measure_reading",
     "over_batches",
     "pad",
     "quiet_transformers",
     "recompute_layers",
     "tokenize",
+    "tokens_read",
 ]
 
 Tokens = tuple[int, ...]
 """The token ids of one text; never empty."""
 
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # with this package, transformers runs code of the hub
+
+
+_MOST_TOKENS = 512  # read by default: the positions of most encoders; a long text costs its length
 
 
 class Batch(NamedTuple):
@@ -91,6 +99,52 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Toke
     return [tuple(row) or (stand_in,) for row in encoded]
 
 
+class Cut(NamedTuple):
+    """How much of some texts a model reads."""
+
+    max_tokens: int
+    texts: int
+    cut: int
+    """Texts that have more than ``max_tokens`` tokens."""
+    identical: int
+    """Texts that differ from another one only in what was cut."""
+
+    def __str__(self) -> str:
+        same = f", {self.identical:,} became identical" if self.identical else ""
+        return f"{self.cut:,} of {self.texts:,} texts were cut to their first {self.max_tokens} tokens{same}"
+
+
+def measure_cut(tokenizer: Any, texts: Sequence[str], rows: Sequence[Tokens], max_tokens: int) -> Cut:
+    """What cutting these texts to ``rows`` left out. Tokenizes again only the texts that may be longer."""
+    full = [i for i, row in enumerate(rows) if len(row) >= max_tokens]
+    whole = (
+        tokenizer([texts[i] for i in full], truncation=False, padding=False, verbose=False)["input_ids"] if full else []
+    )
+    sources: dict[Tokens, set[Tokens]] = {}
+    for i, row in zip(full, whole, strict=True):
+        sources.setdefault(rows[i], set()).add(tuple(row))
+    identical = sum(len(sources[rows[i]]) > 1 for i in full)
+    return Cut(max_tokens, len(texts), sum(len(row) > max_tokens for row in whole), identical)
+
+
+def measure_reading(folder: Path, texts: Sequence[str], max_tokens: int | None) -> Cut:
+    """How much of the texts the model in ``folder`` reads."""
+    tokenizer, most = load_tokenizer(folder), tokens_read(folder, max_tokens)
+    return measure_cut(tokenizer, texts, tokenize(tokenizer, texts, most), most)
+
+
+def tokens_read(folder: Path, max_tokens: int | None) -> int:
+    """``max_tokens``, or by default 512, or fewer if the model in ``folder`` can take no more."""
+    if max_tokens is not None:
+        return max_tokens
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+    with quiet_transformers(), torch.device("meta"):
+        limit = _positions(AutoModel.from_config(config, trust_remote_code=False))
+    return min(_MOST_TOKENS, limit or _MOST_TOKENS)
+
+
 def pad(rows: Sequence[Tokens], device: str) -> Batch:
     """Pad on the right, whichever side the tokenizer prefers.
 
@@ -120,6 +174,9 @@ def over_batches(
     longest first, so that a batch too large for memory fails at once. Which rows share a batch depends on the set of
     rows, not on their order. If ``model`` identifies what ``forward`` is made of, finished rows are kept in
     ``runtime.scratch``, and a killed pass continues from there, to the same bits.
+
+    Raises:
+        NotFinite: at the first batch with a number that is not finite.
     """
     distinct = sorted(set(rows), key=lambda row: (-len(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
@@ -128,14 +185,17 @@ def over_batches(
     if model is not None and runtime.scratch is not None:
         kept = KeptRows(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
     done = kept.read(out) if kept else 0
+    at = [0, *accumulate(map(len, distinct))]
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // len(distinct[done]))]
             out[done : done + len(here)] = forward(here).float().cpu().numpy()
+            if len(wrong := np.flatnonzero(~np.isfinite(out[done : done + len(here)]).all(axis=1))):
+                raise NotFinite(rows.index(here[wrong[0]]))  # before it is kept
             done += len(here)
             if kept:
                 kept.write(out, done)
-            report(done, len(distinct), "texts")
+            report(at[done], at[-1], "tokens")  # not texts: the long ones come first
     place = {row: i for i, row in enumerate(distinct)}
     return out[[place[row] for row in rows]]
 
@@ -177,7 +237,7 @@ def _pool(hidden: Tensor, batch: Batch | Packed, pooling: str) -> Tensor:
 
 
 def extract(
-    folder: Path, texts: Sequence[str], *, max_tokens: int, runtime: Runtime, bf16: bool = False
+    folder: Path, texts: Sequence[str], *, max_tokens: int | None, runtime: Runtime, bf16: bool = False
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Frozen features of texts in one pass over the model: for each view an (n, d) float32 matrix.
 
@@ -186,12 +246,16 @@ def extract(
     stored, so all layers always run. The same texts give the same bits. Batching and order change nothing beyond
     rounding (1e-5). With ``bf16`` the layers run in bfloat16; weights and pooling stay float32.
 
+    ``max_tokens`` is as in :func:`tokens_read`. How many texts were cut is said.
+
     Raises:
         UserError: if the folder holds no usable model, or ``max_tokens`` is more or less than it can take.
+        NotFinite: if the model gives numbers that are not finite.
     """
     device = runtime.torch_device()
     tokenizer = load_tokenizer(folder)
     body = _load_body(folder).to(device).eval()
+    max_tokens = max_tokens or min(_MOST_TOKENS, _positions(body) or _MOST_TOKENS)
     _check_max_tokens(body, max_tokens)
     packs = _packs(body)
     depth = body.config.num_hidden_layers
@@ -213,6 +277,8 @@ def extract(
         layers_of(body)[middle - 1].register_forward_hook(catch)
     width = body.config.hidden_size
     rows = tokenize(tokenizer, texts, max_tokens)
+    if (cut := measure_cut(tokenizer, texts, rows, max_tokens)).cut:
+        runtime.say(f"warning: {cut}; max_tokens=... reads more, where the model can")
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json"]) if runtime.scratch else []
     made_of = f"{[known_sha256(file) for file in files]} {bf16}"
     joined = over_batches(forward, rows, 3 * width, runtime, runtime.report, made_of)
@@ -375,15 +441,21 @@ def _is_encoder(config: Any) -> bool:
 
 
 def _check_max_tokens(body: Any, max_tokens: int) -> None:
-    """Fail if the model has fewer positions than ``max_tokens``. Models like RoBERTa count from padding + 1."""
-    limit = getattr(body.config, "max_position_embeddings", None)
+    """Fail if the model has fewer positions than ``max_tokens``."""
+    limit = _positions(body)
+    if limit is not None and max_tokens > limit:
+        raise UserError(f"max_tokens={max_tokens} is more than this model can take; use at most max_tokens={limit}")
+
+
+def _positions(body: Any) -> int | None:
+    """How many tokens the model can take, None for any number. Models like RoBERTa count from padding + 1."""
+    limit: int | None = getattr(body.config, "max_position_embeddings", None)
     if limit is None:
-        return
+        return None
     for name, module in body.named_modules():
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             limit = module.num_embeddings - module.padding_idx - 1
-    if max_tokens > limit:
-        raise UserError(f"max_tokens={max_tokens} is more than this model can take; use at most max_tokens={limit}")
+    return limit
 
 
 @contextmanager

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["give_or_take", "headline", "print_table", "small_test_warnings", "write_report"]
+__all__ = ["cautions", "give_or_take", "headline", "print_table", "small_test_warnings", "write_report"]
 
 _WIDE = 0.05  # half an interval
 _LOPSIDED = 0.1  # an interval whose sides differ by a larger share of its width is printed with both ends
@@ -61,7 +61,7 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         "incomplete" if shown.failures else inputs,
         title=title,
         findings=_findings(rows),
-        warnings=[*_warnings(rows), *shown.failures],
+        warnings=[*_warnings(rows), *cautions(table), *shown.failures],
         notes=data_notes(rows),
         students=students,
         scored={panel: how_scored(own) for panel, own in grouped(students, "panel").items()},
@@ -142,6 +142,40 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
             "student minus control, row by row, does not lie above zero)."
         )
     return [*said, *without]
+
+
+def cautions(table: "pl.DataFrame") -> list[str]:
+    """What a reader of the table has to know about how its models read and learned, one line each."""
+    found = [line for row in tidy(table) for line in (*_read(row), *_learned(row))]
+    return list(dict.fromkeys(found))
+
+
+def _read(row: TableRow) -> list[str]:
+    """Texts that were cut, and whether supervisor and student read the same."""
+    lines, shares = [], {}
+    for role, model in (("weak", row["supervisor"]), ("student", row["student"])):
+        count, texts, same = (row.get(f"{role}_texts_{name}") for name in ("cut", "read", "identical"))
+        shares[model] = count / texts if count else 0.0
+        if count:
+            also = f", {same:,} became identical" if same else ""
+            lines.append(f"{row['panel']}: {count:,} of {texts:,} texts were cut at max_tokens for {model}{also}")
+    if max(shares.values()) - min(shares.values()) > 0.01:
+        (less, most), (more, fewest) = sorted(shares.items(), key=lambda s: -s[1])
+        lines.append(
+            f"{row['panel']}: {less} and {more} read different amounts of the texts ({100 * most:.0f} % and "
+            f"{100 * fewest:.0f} % of them were cut), so their gap is in part one of reading"
+        )
+    return lines
+
+
+def _learned(row: TableRow) -> list[str]:
+    """A student that trails what its weak labels say most often; a control may."""
+    if row["control"] or (row.get("learned_high") or 0) >= 0:
+        return []
+    return [
+        f"{row['panel']}: {row['student']} by {row['method']} has not learned: it agrees with the weak labels of "
+        f"{row['supervisor']} {abs(100 * row['learned']):.1f} points less often than their most frequent class does"
+    ]
 
 
 def _warnings(rows: Sequence[TableRow]) -> list[str]:

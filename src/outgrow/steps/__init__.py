@@ -9,6 +9,7 @@ from outgrow.steps.fit import (
     finetune,
     fit_logistic,
     fit_probe,
+    measure_reading,
     predict_finetuned,
     predict_probe,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "gold_answers",
     "keep",
     "load",
+    "measure_reading",
     "pooled",
     "predict_finetuned",
     "predict_probe",

@@ -42,17 +42,21 @@ def compare(
     ceiling: tuple[Labels, ...],
     seeds: tuple[int, ...],
     splits: tuple[tuple[Split, ...], ...] = (),
+    reading: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
     One element of each tuple per seed; of ``splits``, which say how many rows went where, those of all folds.
+    ``reading`` says how much of the texts ``weak`` and ``student`` read, if they cut them at all.
     All are scored on the test rows that the supervisor labelled. If it labelled none, there is neither its score nor
     gain, gap or PGR; if there is no ``truth``, there is no score at all. Accuracy weighs every row alike;
     ``balanced_accuracy`` is the mean recall of the classes. Intervals are those of :class:`outgrow.metrics.Means`.
     ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
-    is lower by it.
+    is lower by it. ``learned`` is the student's agreement with the weak labels minus that of always saying their most
+    frequent class: below zero it has not learned even that.
     """
     rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    rows["reading"] = {role: dict(counts) for role, counts in (reading or {}).items()}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}
@@ -108,20 +112,8 @@ def _labelled(truth: Labels, weak: Labels) -> Labels:
 def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, Any]:
     """The result without gold: how often the student says what the supervisor says, where that says anything."""
     same = [s.take(w.ids).hard == w.hard for s, w in zip(student, weak, strict=True)]
-    nothing = dict.fromkeys(
-        (
-            "majority",
-            "over_majority",
-            "gain",
-            "balanced_gain",
-            "weak",
-            "student",
-            "gap",
-            "pgr",
-            "per_class",
-            "abstained",
-        )
-    )
+    scores_of_gold = "majority over_majority gain balanced_gain weak student gap pgr per_class abstained learned"
+    nothing = dict.fromkeys(scores_of_gold.split())
     agreed = float(np.mean(np.concatenate(same))) if sum(map(len, same)) else None
     return {
         **nothing,
@@ -157,6 +149,7 @@ def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
         supervisor = probs["weak"].argmax(axis=1)
         same = (probs["student"].argmax(axis=1) == supervisor).astype(np.float64)
         values["agreement.all"] = same
+        values["agreement.majority"] = _majority(supervisor)
         values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
         values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
     values["majority"] = _majority(right)
@@ -166,10 +159,11 @@ def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
 def _against_weak(means: Means, has_weak: bool) -> dict[str, Any]:
     kinds = ("all", "supervisor_right", "supervisor_wrong")
     if not has_weak:
-        return {"balanced_gain": None, "agreement": dict.fromkeys(kinds)}
+        return {"balanced_gain": None, "learned": None, "agreement": dict.fromkeys(kinds)}
     balanced = means.spread({"student.balanced_accuracy": 1.0, "weak.balanced_accuracy": -1.0})
     return {
         "balanced_gain": balanced.interval(-1.0, 1.0),
+        "learned": means.difference("agreement.all", "agreement.majority").interval(-1.0, 1.0),
         "agreement": {k: means.rate(f"agreement.{k}") for k in kinds},
     }
 

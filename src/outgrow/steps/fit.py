@@ -1,10 +1,13 @@
 """Steps that embed, train and predict."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
-from outgrow.engine.graph import step
+from outgrow.engine.graph import Content, Step, canonical, step
 from outgrow.losses import Loss
 from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
@@ -17,6 +20,7 @@ __all__ = [
     "finetune",
     "fit_logistic",
     "fit_probe",
+    "measure_reading",
     "predict_finetuned",
     "predict_probe",
 ]
@@ -24,16 +28,64 @@ __all__ = [
 # --- probes on frozen features ----------------------------------------------------------------------------------------
 
 
-@step(version=2, said="embed inputs")
+def _texts_and_model(a: Mapping[str, Any]) -> str:
+    """All that features depend on: neither ids nor any column beside the inputs is among it."""
+    made = hashlib.sha256(json.dumps([canonical(a["model"]), a["max_tokens"]]).encode())
+    for reading in a["texts"].inputs:
+        parts = reading if isinstance(reading, tuple) else (reading,)
+        made.update(f"{len(parts)}:".encode())
+        for part in parts:
+            data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
+            made.update(f"{len(data)}:".encode() + data)
+    return made.hexdigest()
+
+
+_TOKENS_OF_A_ROW = 40  # where a task's texts are not loaded yet; rated movie snippets have 28
+_CHARACTERS_OF_A_TOKEN = 4
+
+
+def _work(a: Mapping[str, Any]) -> float | None:
+    """Operations of one pass: two for each parameter and token. None for what is no transformer of texts."""
+    parameters, texts = a["model"].layer_parameters, a["texts"]
+    if parameters is None:
+        return None
+    most = a["max_tokens"] or 512
+    if isinstance(texts, Examples):
+        if texts.form == "image":
+            return None
+        tokens: float = sum(min(most, 2 + len(text) / _CHARACTERS_OF_A_TOKEN) for text in set(texts.texts))
+    else:
+        pool = texts.args.get("pool") if isinstance(texts, Step) else None
+        size = pool.args["task"].expected_size if isinstance(pool, Step) and "task" in pool.args else None
+        if size is None:
+            return None
+        rows, characters = size
+        tokens = characters / _CHARACTERS_OF_A_TOKEN if characters else _TOKENS_OF_A_ROW * rows
+    return float(2 * parameters * tokens)
+
+
+_OF_TEXTS = Content(digest=_texts_and_model, adopt=lambda features, a: replace(features, ids=a["texts"].ids))
+
+
+@step(version=2, content=_OF_TEXTS, work=_work, said="embed inputs")
 def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
-    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None unless transformers cut texts."""
+    """Frozen features of all inputs, every view from one pass. ``max_tokens`` is None for the model's default."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime))
 
 
-@step(version=1, said="embed inputs in bfloat16")
-def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int, runtime: Runtime) -> Features:
+@step(version=1, content=_OF_TEXTS, work=_work, said="embed inputs in bfloat16")
+def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
+
+
+@step(version=1, said="count tokens")
+def measure_reading(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> dict[str, int]:
+    """How much of the texts a transformer reads: ``max_tokens``, ``texts`` (a choice has one for each candidate), how
+    many were ``cut`` to that, and how many of them became ``identical`` to another."""
+    from outgrow.models.transformer import measure_reading as measure
+
+    return measure(model.folder(runtime), texts.texts, max_tokens)._asdict()
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:
@@ -73,7 +125,7 @@ def _by_view(fit: Callable[..., list[Any]], jobs: Sequence[Any], features: Featu
     return results
 
 
-@step(version=3, many=_fit_probes, together=("features",), said="train probes")
+@step(version=4, many=_fit_probes, together=("features",), said="train probes")
 def fit_probe(
     features: Features,
     labels: Labels,

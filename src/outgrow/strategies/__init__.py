@@ -46,6 +46,6 @@ VARIANTS = (  # paper, what, spelling
     ("Burns et al. 2023, largest students", "auxiliary confidence loss with α 0.75",
      "confidence(loss=LogConf(alpha=0.75))"),
     ("openai/weak-to-strong, as released", "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
-     "confidence(loss=LogConf(warmup=0.1, marginals='weak', schedule='released'))"),
+     "confidence(loss=LogConf(warmup=0.1, schedule='released'))"),
 )  # fmt: skip
 """Other configurations of a method that a paper or its code used."""

@@ -72,6 +72,10 @@ class Trainer(Registered, Protocol):
         """Features of all texts from the model before any training, and the name of the view that a probe reads."""
         return self.probed().features(learner)
 
+    def reading(self, learner: "Learner") -> Step | None:
+        """The step that counts the texts this trainer cuts; None where it reads them whole, or does not say."""
+        return None
+
     def with_l2(self, values: Sequence[float]) -> "list[Trainer]":
         """This trainer with each of these strengths of L2; held-out labels choose among the models it makes."""
         raise UserError("regularised is a probe's L2; to keep finetuned weights near their start take anchored")
@@ -189,6 +193,10 @@ def parse_trainer(text: str) -> Trainer:
     return made
 
 
+def _reading(learner: Learner, max_tokens: int | None) -> Step:
+    return Step(steps.measure_reading, model=learner.model, texts=learner.texts, max_tokens=max_tokens)
+
+
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
 
 
@@ -197,9 +205,13 @@ class _Head(HeadSettings, Trainer):
         return self
 
     def features(self, learner: Learner) -> tuple[Step, str]:
-        cut = None if learner.model.is_static else self.max_tokens  # word vectors and images have no length to cut
-        embed = steps.embed_bf16 if self.precision == "bf16" and cut is not None else steps.embed
+        static = learner.model.is_static
+        cut = None if static else self.max_tokens  # word vectors and images have no length to cut
+        embed = steps.embed_bf16 if self.precision == "bf16" and not static else steps.embed
         return Step(embed, model=learner.model, texts=learner.texts, max_tokens=cut), self.view
+
+    def reading(self, learner: Learner) -> Step | None:
+        return None if learner.model.is_static else _reading(learner, self.max_tokens)
 
     def with_l2(self, values: Sequence[float]) -> list[Trainer]:
         return [replace(self, l2=value) for value in values]
@@ -261,6 +273,9 @@ class Finetune(FinetuneSettings, _Transformer):
 
     def finetuning(self, what: str) -> FinetuneSettings:
         return self
+
+    def reading(self, learner: Learner) -> Step | None:
+        return _reading(learner, self.max_tokens)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         return Step(steps.finetune, model=learner.model, texts=learner.texts, settings=self, **vars(request))

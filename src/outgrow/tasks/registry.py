@@ -8,6 +8,7 @@ import string
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -239,6 +240,16 @@ class TaskSpec:
     def kind(self) -> str:
         """``image`` if the inputs are images; otherwise what the columns of the logits are."""
         return TASKS.entry(self.name).facts.kind
+
+    @property
+    def expected_size(self) -> tuple[int, int] | None:
+        """Rows and characters to expect before anything is loaded, 0 for what is not known; None if neither is."""
+        path = self.options.get("path")
+        if isinstance(path, str) and Path(path).is_file():
+            return 0, Path(path).stat().st_size
+        rows = TASKS.entry(self.name).facts.rows
+        limit = self.options.get("limit")
+        return (min(rows, limit) if limit else rows, 0) if rows else None
 
     @property
     def options(self) -> dict[str, Any]:

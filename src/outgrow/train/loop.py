@@ -11,7 +11,7 @@ from torch import Tensor
 from outgrow.data import Floats, Reading, hardened
 from outgrow.errors import UserError
 from outgrow.losses import Loss, StatefulLoss
-from outgrow.models.transformer import Classifier, compile_layers, load_tokenizer, recompute_layers
+from outgrow.models.transformer import Classifier, compile_layers, load_tokenizer, recompute_layers, tokens_read
 from outgrow.runtime import Runtime
 from outgrow.train import checkpoints, distributed
 from outgrow.train.checkpoints import Best, trained
@@ -80,7 +80,8 @@ def finetune(
     rest = (loss, settings, seed, runtime.quiet(), _shapes if start and runtime.shard else start, anchor)
     distributed.run_on_ranks(finetune, folder, texts, targets, val_texts, val_targets, *rest)
     tokenizer = load_tokenizer(folder)
-    rows, val_rows = (token_rows(tokenizer, part, settings.max_tokens) for part in (texts, val_texts))
+    most = tokens_read(folder, settings.max_tokens)
+    rows, val_rows = (token_rows(tokenizer, part, most) for part in (texts, val_texts))
     tokens = 0
     if not runtime.microbatch and not settings.dropout:
         plan = plan_memory(folder, settings, [sum(map(len, row)) for row in rows], runtime)

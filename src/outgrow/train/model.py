@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from outgrow.data import Reading
 from outgrow.errors import UserError
-from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, over_batches, tokenize
+from outgrow.models.base import NotFinite
+from outgrow.models.transformer import (
+    Classifier,
+    Tokens,
+    load_classifier,
+    load_tokenizer,
+    over_batches,
+    tokenize,
+    tokens_read,
+)
 from outgrow.runtime import Report, Runtime
 from outgrow.train import distributed
 from outgrow.train.checkpoints import trained
@@ -121,7 +130,7 @@ def predict(
     if runtime.shard:
         distributed.shard(model, runtime.torch_device())
     set_trained(model.to(runtime.torch_device()), fitted.state)
-    rows = token_rows(load_tokenizer(model_folder), texts, settings.max_tokens)
+    rows = token_rows(load_tokenizer(model_folder), texts, tokens_read(model_folder, settings.max_tokens))
     return probabilities(model, rows, runtime, runtime.report, together=runtime.shard)
 
 
@@ -134,11 +143,19 @@ def probabilities(
     """
     model.eval()
     flat = [tokens for row in rows for tokens in row]
-    if together and distributed.size() > 1:
-        out = _in_turns(model, flat, runtime, report)
-    else:
-        out = over_batches(model, flat, model.head.out_features, runtime, report)
+    turns = _in_turns if together and distributed.size() > 1 else _alone
+    try:
+        out = turns(model, flat, runtime, report)
+    except NotFinite as found:
+        raise UserError(
+            f"the finetuned model gives numbers that are not finite, first for text {found.place + 1} of {len(flat)}; "
+            "nothing is stored; train it with a smaller lr, or take another model"
+        ) from None
     return torch.from_numpy(out).view(len(rows), -1).softmax(dim=-1).numpy()
+
+
+def _alone(model: Classifier, rows: Sequence[Tokens], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
+    return over_batches(model, rows, model.head.out_features, runtime, report)
 
 
 def _in_turns(model: Classifier, rows: Sequence[Tokens], runtime: Runtime, report: Report) -> npt.NDArray[np.float32]:
@@ -198,7 +215,7 @@ def build(folder: Path, settings: FinetuneSettings, num_outputs: int, seed: int)
         model = load_classifier(
             folder,
             num_outputs,
-            max_tokens=settings.max_tokens,
+            max_tokens=tokens_read(folder, settings.max_tokens),
             words=settings.words,
             pooling=settings.pooling,
             bf16=settings.precision == "bf16",

@@ -31,8 +31,9 @@ class OptimizerSettings:
     """Largest norm of the gradient of the whole batch; 0 clips nothing."""
     precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
     """``bf16`` runs the model in bfloat16 by autocast; weights, optimizer and loss stay float32."""
-    max_tokens: Annotated[int, Range(1)] = 128
-    """Texts are cut to their first so many tokens, including special tokens."""
+    max_tokens: Annotated[int | None, Range(1)] = None
+    """Texts are cut to their first so many tokens, including special tokens; by default to 512, or as many as the model
+    can take if those are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)

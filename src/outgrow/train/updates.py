@@ -78,6 +78,11 @@ class Updates:
         """
         position = self.position
         if not math.isfinite(loss):
+            if not position.update:  # no update has been made that a smaller rate could have kept small
+                raise UserError(
+                    f"the loss is {loss} before the first update: the pretrained model or the loss gives numbers that "
+                    "are not finite; take another model or loss, or precision='fp32'"
+                )
             raise UserError(f"the loss is {loss} at update {position.update + 1} of {self.total}; use a smaller lr")
         apply(self.optimizer, rate(position.update, self.total, self.settings), self.settings.clip)
         position.update += 1

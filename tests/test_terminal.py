@@ -71,6 +71,8 @@ def board() -> Board:
         "pgr": Interval(0.31, 0.2, 0.42),
         "pgr_cells": 11,
         "difference": Interval(0.012, 0.004, 0.02),
+        "on_these_tasks": Interval(0.012, 0.008, 0.016),
+        "correction": "",
         "worst": cell,
         "worst_difference": Interval(-0.01, -0.02, 0.0),
         "wins": 5,
@@ -80,9 +82,9 @@ def board() -> Board:
         "cost": 1.4,
         "verdict": "",
     }
-    tested = {"p": 0.012, "p_holm": 0.024, "verdict": "better"}
+    tested = {"p": 0.012, "p_adjusted": 0.024, "correction": "max-T", "verdict": "better"}
     methods: dict[str, dict[str, Any]] = {
-        "naive(loss=GCE)": {"kind": "method", **tested},
+        "naive(loss=GCE)": {"kind": "method", "primary": True, **tested},
         LONG: {"kind": "method", **tested},
         "naive": {"kind": "method"},
         "shuffled": {"kind": "control", "cost": None},
@@ -165,7 +167,7 @@ def test_below_110_columns_results_and_boards_are_stacked_with_every_number(widt
     assert text.count("weak 71.0 ±1.0 %   student 74.0 ±1.0 %   ceiling 80.0 ±1.0 %") == 9
     assert text.count("PGR 0.33 [0.11, 0.55]") == 6  # all but the controls and the undefined one
     assert text.count("PGR undefined") == 2
-    for method in ("GCE", LONG, "naive", "shuffled (control)"):
+    for method in ("GCE (primary)", LONG, "naive", "shuffled (control)"):
         assert f"\n{method}\n" in "\n" + shown_at(width, SCREENS["board"])
 
 

@@ -106,6 +106,8 @@ UseFiles = Annotated[
         consume_multiple=False,  # a name may follow
     ),
 ]
+_typed: list[str] = []
+"""The arguments of the command that runs. A recipe hands :func:`main` more than its own ``sys.argv`` holds."""
 _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -180,6 +182,14 @@ def board(
             negative=(),
         ),
     ] = False,
+    primary: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="A method you chose before seeing any number; it is corrected only for the other primary ones. "
+            "Repeatable.",
+            consume_multiple=False,
+        ),
+    ] = (),
     out: Annotated[Path, Parameter(help="Write the board to this folder.")] = Path("outgrow-board"),
     store: StorePlace = None,
     machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
@@ -201,10 +211,10 @@ def board(
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
-        made = run_board(grid, opened, machine, progress, tune=tune)
+        made = run_board(grid, opened, machine, progress, tune=tune, primary=primary)
     if made.experiments:
         results = table_of([opened.record(target) for target in made.experiments])
-        command = shlex.join(["outgrow", *sys.argv[1:]])
+        command = _command()
         title = "Methods of weak-to-strong generalization, compared"
         facts = provenance(results, opened, [], command, made.outcome)
         print_board(made, console())
@@ -301,11 +311,15 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     print_table(table, console())
     for warning in small_test_warnings(table.to_dicts()):
         print(f"warning: {warning}", file=sys.stderr)
-    facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
+    facts = provenance(table, store, grids, _command(), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
         print(f"{counted(outcome.ran, 'step')} run, {outcome.reused} reused, {clock(outcome.seconds)}")
     print(f"report: {page}")
+
+
+def _command() -> str:
+    return shlex.join(["outgrow", *_typed])
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -596,6 +610,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     Under torchrun, rank 0 runs the command and the other ranks help it finetune.
     """
     tokens = list(sys.argv[1:] if tokens is None else tokens)
+    _typed[:] = tokens
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
         _help_or_lead()

@@ -17,7 +17,7 @@ from outgrow.engine.runner import Monitor, Outcome, StepsFailed
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import experiments_of, wire
-from outgrow.metrics import Interval, pgr_replicates
+from outgrow.metrics import Interval
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
 from outgrow.strategies import CONTROLS, canonical_strategy, parse_strategy
@@ -30,7 +30,13 @@ _REFERENCES = {"supervisor": "weak", "ceiling": "ceiling", "majority class": "ma
 
 
 def run_board(
-    grid: Grid, store: Store, runtime: Runtime, monitor: Monitor | None = None, *, tune: bool = False
+    grid: Grid,
+    store: Store,
+    runtime: Runtime,
+    monitor: Monitor | None = None,
+    *,
+    tune: bool = False,
+    primary: Sequence[str] = (),
 ) -> Board:
     """Run the methods that ``grid.strategy`` names (``all`` for every one) in every cell, and compare them.
 
@@ -43,11 +49,14 @@ def run_board(
         monitor: is told about progress.
         tune: in each cell, for each method at its defaults, choose the setting that agrees best with weak validation
             labels.
+        primary: methods you chose before you saw any number. They run beside those of ``grid.strategy`` and are
+            corrected only for each other.
 
     Raises:
         UserError: before anything runs, for an unknown name or a combination that cannot be.
     """
-    wired = _Wired(grid, runtime.accept_license, tune)
+    wired = _Wired(grid, runtime.accept_license, tune, primary)
+    remarks = wired.seen_before(store)
     outcome, failure = _attempt(wired.targets(), store, runtime, monitor)
     finished = {key: target for key, target in wired.results.items() if store.is_done(target)}
     settings = _chosen(wired, finished, store)
@@ -66,7 +75,7 @@ def run_board(
                 entries[method][cell] = replace(entry, setting=settings.get((method, cell), method))
     kinds = {**wired.kinds, **dict.fromkeys(_REFERENCES, "reference"), "majority class": "control"}
     return Board(
-        rows=summarise(entries, wired.cells, kinds, {m: len(s) for m, s in wired.settings.items()}),
+        rows=summarise(entries, wired.cells, kinds, {m: len(s) for m, s in wired.settings.items()}, wired.primary),
         entries=entries,
         cells=wired.cells,
         kinds=kinds,
@@ -76,6 +85,7 @@ def run_board(
         experiments=list(finished.values()),
         outcome=replace(outcome, ran=outcome.ran + more.ran, seconds=outcome.seconds + more.seconds),
         failure=failure or failed,
+        remarks=remarks,
     )
 
 
@@ -91,8 +101,9 @@ def _attempt(
 class _Wired:
     """The result of every setting of every method in every cell, as steps."""
 
-    def __init__(self, grid: Grid, accepted: frozenset[str], tune: bool) -> None:
-        asked = [m for m in grid.strategy if m != ALL]
+    def __init__(self, grid: Grid, accepted: frozenset[str], tune: bool, primary: Sequence[str]) -> None:
+        self.primary = _primary(primary)
+        asked = [*self.primary, *(m for m in grid.strategy if m != ALL)]
         named = tuple(dict.fromkeys(canonical_strategy(m) for m in (REFERENCE, *asked)))
         methods = tuple(dict.fromkeys([*named, *(default_methods() if ALL in grid.strategy else ())]))
         controls = tuple(c for c in CONTROLS if grid.controls and c not in methods)
@@ -126,12 +137,34 @@ class _Wired:
                 self.settings[method] = settings
                 self.results |= made
         self.kinds = {m: _kind(m, self.results[s[0], self.cells[0]]) for m, s in self.settings.items()}
+        for method in self.primary:
+            if (kind := self.kinds[method]) != "method":
+                why = "uses gold labels of B" if kind == "gold" else "is a control"
+                raise UserError(f"{method} {why} and is not tested; take it out of the primary methods")
         chosen_among = {s for settings in self.settings.values() if len(settings) > 1 for s in settings}
         self.agreements = {key: _agreements(result) for key, result in self.results.items() if key[0] in chosen_among}
 
     def targets(self) -> list[Step]:
         """Everything that must run before methods are compared."""
         return [*self.results.values(), *(step for steps in self.agreements.values() for step in steps)]
+
+    def seen_before(self, store: Store) -> list[str]:
+        """What to say if results of primary methods were there before these were named."""
+        results = [self.results[s, cell] for m in self.primary for s in self.settings[m] for cell in self.cells]
+        stored = sum(map(store.is_done, results))
+        if not stored:
+            return []
+        return [
+            f"{stored} of {len(results)} results of primary methods were in the store before this command ran. If you "
+            "chose the methods after you saw those, their p-values are too small."
+        ]
+
+
+def _primary(methods: Sequence[str]) -> tuple[str, ...]:
+    for method in methods:
+        if method == ALL or canonical_strategy(method) == REFERENCE:
+            raise UserError(f"{method} is no primary method: name single ones other than {REFERENCE}, such as confidence")
+    return tuple(dict.fromkeys(map(canonical_strategy, methods)))
 
 
 def _kind(method: str, result: Step) -> str:
@@ -194,24 +227,25 @@ def _keys(steps: Sequence[Step]) -> tuple[str, ...]:
 def _entries(step: Step, results: Mapping[str, Step], store: Store) -> dict[str, Entry]:
     """What a finished contrast says of each method, and of supervisor, ceiling and majority class."""
     found = store.read(step)
-    weak, reference = (np.array(found[name]["draws"]) for name in ("weak", "reference"))
-    ceilings = [np.array(draws) for draws in found["ceiling_draws"]]
 
     def entry(numbers: Mapping[str, Any], **spent: Any) -> Entry:
-        own, known = np.array(numbers["draws"]), numbers["pgr"] is not None
         return Entry(
             accuracy=_interval(numbers["accuracy"]),
             difference=_interval(numbers["difference"]),
-            difference_draws=own - reference,
-            pgr=_interval(numbers["pgr"]) if known else None,
+            difference_variance=_or_infinite(numbers["difference_variance"]),
+            difference_df=_or_infinite(numbers["difference_df"]),
+            pgr=_interval(numbers["pgr"]) if numbers["pgr"] is not None else None,
             pgr_undefined=numbers["pgr_undefined"],
-            pgr_draws=pgr_replicates(weak, own, ceilings[numbers["ceiling"]]) if known else None,
             **spent,
         )
 
     students = zip(results.items(), found["students"], strict=True)
     entries = {method: entry(numbers, **_spent(result, store)) for (method, result), numbers in students}
     return entries | {shown: entry(found[name]) for shown, name in _REFERENCES.items() if found[name] is not None}
+
+
+def _or_infinite(stored: float | None) -> float:
+    return math.inf if stored is None else stored
 
 
 def _interval(stored: Sequence[float | None]) -> Interval:

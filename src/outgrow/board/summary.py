@@ -1,13 +1,13 @@
 """A board: one entry per method and cell, one row per method over all cells.
 
 A *cell* is one task and one pair of supervisor and student. In every cell all methods share supervisor, weak labels,
-splits, seeds and test rows, so their difference to ``naive`` is paired. Across cells, tasks are
-resampled and tested, because the pairs of one task share its rows.
+splits, seeds and test rows, so their difference to ``naive`` is paired. Across cells, tasks are the
+unit of evidence, because the pairs of one task share its rows: every task counts once, by the mean over its cells.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from outgrow.board.methods import REFERENCE, short_name
-from outgrow.board.statistics import holm, mean, median, nested_interval, sign_flip
-from outgrow.data import Floats
+from outgrow.board.statistics import (
+    LEAST_P,
+    holm,
+    max_t,
+    median_over_tasks,
+    on_tasks_like_these,
+    on_these_tasks,
+    sign_flip,
+)
 from outgrow.engine.graph import Step
 from outgrow.engine.runner import Outcome, StepsFailed
-from outgrow.metrics import Interval
+from outgrow.metrics import Interval, Spread
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,11 +52,12 @@ class Entry:
     accuracy: Interval
     difference: Interval
     """Accuracy minus that of ``naive``, paired by seed and test row."""
-    difference_draws: Floats
-    """(R,) its bootstrap replicates."""
+    difference_variance: float
+    """Of its estimate, over seeds and groups of test rows; infinite where unknown."""
+    difference_df: float
+    """Degrees of freedom of that variance; infinite where nothing varies."""
     pgr: Interval | None
     pgr_undefined: str | None
-    pgr_draws: Floats | None
     setting: str = ""
     """What was run: the method, or the setting of it that was chosen."""
     seconds: float | None = None
@@ -69,6 +77,8 @@ class BoardRow:
     method: str
     kind: str
     """``method``; ``gold`` for one that uses gold labels of B; ``control``; ``reference`` for what is no student."""
+    primary: bool
+    """Whether it was named before the run, with ``--primary``."""
     settings: int
     """Number of settings to choose from in each cell; 1 if fixed."""
     cells: int
@@ -77,10 +87,16 @@ class BoardRow:
     """Cells where it failed."""
     pgr: Interval | None
     pgr_cells: int
-    """Cells whose PGR is defined; ``pgr`` is the median over them."""
+    """Cells whose PGR is defined; ``pgr`` is the median over tasks of the median over a task's such cells."""
     difference: Interval | None
+    """To ``naive``, on tasks like these: the mean over tasks, with the interval that takes tasks for random."""
+    on_these_tasks: Interval | None
+    """The same mean, with the interval that takes the tasks as given: only rows and seeds are random."""
     p: float | None
-    p_holm: float | None
+    """Of the sign-flip test, by itself; None for what is not tested."""
+    p_adjusted: float | None
+    correction: str
+    """How ``p`` is corrected: ``Holm`` among primary methods, ``max-T`` among all others."""
     wins: int
     ties: int
     losses: int
@@ -91,8 +107,8 @@ class BoardRow:
     cost: float | None
     """Seconds of its own steps, as a multiple of those of ``naive``."""
     verdict: str
-    """``better`` or ``worse`` if ``p_holm`` is at most 0.05 and the interval of ``difference`` excludes zero, else
-    ``inconclusive``; empty for what is not tested."""
+    """``better`` or ``worse`` if ``p_adjusted`` is at most 0.05, else ``inconclusive``; ``same`` for a method whose
+    every difference is zero, which is not tested; empty for what is no method."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +127,8 @@ class Board:
     """The finished result of each method in each cell, as ``outgrow run`` makes it."""
     outcome: Outcome | None = None
     failure: StepsFailed | None = None
+    remarks: Sequence[str] = ()
+    """What else a reader must know of how this board was made."""
 
     @property
     def tasks(self) -> list[str]:
@@ -119,18 +137,23 @@ class Board:
 
     @property
     def least_p(self) -> float:
-        """The smallest p-value that this number of tasks can give."""
-        return 2.0 ** (1 - len(self.tasks))
+        """The smallest p-value that this number of tasks can give, before any correction."""
+        return max(2.0 ** (1 - len(self.tasks)), LEAST_P)
 
     @property
     def compared(self) -> int:
-        """Number of methods that the p-values are corrected for."""
+        """Number of methods that are tested."""
         return sum(row.p is not None for row in self.rows)
 
     @property
+    def primary(self) -> list[BoardRow]:
+        """The primary methods that are tested."""
+        return [row for row in self.rows if row.primary and row.p is not None]
+
+    @property
     def tasks_needed(self) -> int:
-        """Fewest tasks with which a method that wins on all of them could be called better."""
-        return 1 + math.ceil(math.log2(max(self.compared, 1) / LEVEL))
+        """Fewest tasks with which every method that is tested could be called better, if it won on all of them."""
+        return 1 + math.ceil(math.log2(max(len(self.primary), 1) / LEVEL))
 
     def table(self) -> "pl.DataFrame":
         """One row per method: the fields of :class:`BoardRow`, intervals as three columns."""
@@ -139,7 +162,7 @@ class Board:
         rows = []
         for row in self.rows:
             flat: dict[str, Any] = asdict(row)
-            for name in ("pgr", "difference", "worst_difference"):
+            for name in ("pgr", "difference", "on_these_tasks", "worst_difference"):
                 flat |= _three(name, flat[name])
             flat["worst"] = cell_name(row.worst) if row.worst else None
             rows.append(flat)
@@ -154,7 +177,11 @@ class Board:
             entry = self.entries[row.method].get(cell)
             line = {"method": row.method, "shown": short_name(row.method), "kind": row.kind, **cell._asdict()}
             line |= {"status": "ok" if entry else "failed"}
-            line |= {k: getattr(entry, k, None) for k in ("setting", "outcome", "pgr_undefined", "seconds")}
+            line |= {
+                k: getattr(entry, k, None) for k in ("setting", "outcome", "pgr_undefined", "seconds", "trainings")
+            }
+            for name in ("difference_variance", "difference_df"):
+                line[name] = _finite(getattr(entry, name, None))
             for name in ("accuracy", "difference", "pgr"):
                 line |= _three(name, getattr(entry, name, None))
             rows.append(line)
@@ -168,10 +195,11 @@ def cell_name(cell: Cell) -> str:
 
 def _three(name: str, value: Interval | Sequence[float] | None) -> dict[str, float | None]:
     numbers = value if value is not None else (None, None, None)
-    return {
-        f"{name}{end}": n if n is None or math.isfinite(n) else None
-        for end, n in zip(("", "_low", "_high"), numbers, strict=True)
-    }
+    return {f"{name}{end}": _finite(number) for end, number in zip(("", "_low", "_high"), numbers, strict=True)}
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
 
 
 def summarise(
@@ -179,34 +207,57 @@ def summarise(
     cells: Sequence[Cell],
     kinds: Mapping[str, str],
     settings: Mapping[str, int] | None = None,
+    primary: Sequence[str] = (),
 ) -> list[BoardRow]:
-    """The rows of a board, best mean difference first, from the entries of each method."""
-    rows = [_row(m, entries, cells, kinds[m], (settings or {}).get(m, 1)) for m in entries]
-    tested = [row for row in rows if row.p is not None]
-    corrected = dict(zip([r.method for r in tested], holm([r.p or 0.0 for r in tested]), strict=True))
-    rows = [_judged(row, corrected.get(row.method)) for row in rows]
+    """The rows of a board, best mean difference first, from the entries of each method.
+
+    Methods in ``primary`` are corrected for each other by Holm's method, all others by :func:`max_t`. A method whose
+    every difference is zero trains as ``naive`` does: it is not tested and does not count.
+    """
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    rows = [_row(m, entries, cells, kinds[m], (settings or {}).get(m, 1), m in primary) for m in entries]
+    means = {m: _means(entries[m]) for m in entries}
+    tested = [m for m in entries if kinds[m] == "method" and any(map(_differs, entries[m].values()))]
+    alone = {m: sign_flip(list(means[m].values())) for m in tested}
+    named, others = [m for m in tested if m in primary], [m for m in tested if m not in primary]
+    table = np.array([[means[m].get(task, math.nan) for m in others] for task in tasks])
+    corrected = dict(zip(named, holm([alone[m] for m in named]), strict=True))
+    corrected |= dict(zip(others, max_t(table) if others else (), strict=True))
+    rows = [_judged(row, alone.get(row.method), corrected.get(row.method)) for row in rows]
     return sorted(rows, key=lambda r: (-r.difference.value if r.difference else math.inf, r.method))
 
 
 def _row(
-    method: str, entries: Mapping[str, Mapping[Cell, Entry]], cells: Sequence[Cell], kind: str, settings: int
+    method: str,
+    entries: Mapping[str, Mapping[Cell, Entry]],
+    cells: Sequence[Cell],
+    kind: str,
+    settings: int,
+    primary: bool,
 ) -> BoardRow:
     own = {cell: entries[method][cell] for cell in cells if cell in entries[method]}
     outcomes = [entry.outcome for entry in own.values()]
     worst = min(own, key=lambda cell: own[cell].difference.value, default=None)
-    defined = {cell: entry for cell, entry in own.items() if entry.pgr is not None}
-    tested = kind == "method" and method != REFERENCE and own
+    recovered = [[e.pgr.value for e in task if e.pgr is not None] for task in _by_task(own).values()]
+    defined = [values for values in recovered if values]
+    spreads = [
+        [Spread(e.difference.value, e.difference_variance, e.difference_df) for e in task]
+        for task in _by_task(own).values()
+    ]
     return BoardRow(
         method=method,
         kind=kind,
+        primary=primary,
         settings=settings,
         cells=len(own),
         missing=len(cells) - len(own),
-        pgr=_over(defined, "pgr", median),
-        pgr_cells=len(defined),
-        difference=_over(own, "difference", mean),
-        p=sign_flip([[e.difference.value for e in task] for task in _by_task(own)]) if tested else None,
-        p_holm=None,
+        pgr=median_over_tasks([float(np.median(values)) for values in defined]) if defined else None,
+        pgr_cells=sum(map(len, defined)),
+        difference=on_tasks_like_these(list(_means(own).values())) if own else None,
+        on_these_tasks=on_these_tasks(spreads) if own else None,
+        p=None,
+        p_adjusted=None,
+        correction="",
         wins=outcomes.count("win"),
         ties=outcomes.count("tie"),
         losses=outcomes.count("loss"),
@@ -218,31 +269,30 @@ def _row(
     )
 
 
-def _judged(row: BoardRow, p_holm: float | None) -> BoardRow:
-    verdict = ""
-    if p_holm is not None and row.difference is not None:
-        verdict = "inconclusive"
-        if p_holm <= LEVEL and row.difference.low > 0:
-            verdict = "better"
-        if p_holm <= LEVEL and row.difference.high < 0:
-            verdict = "worse"
-    return replace(row, p_holm=p_holm, verdict=verdict)
+def _judged(row: BoardRow, p: float | None, p_adjusted: float | None) -> BoardRow:
+    if p is None or p_adjusted is None or row.difference is None:
+        same = row.kind == "method" and row.method != REFERENCE and row.cells
+        return replace(row, verdict="same" if same else "")
+    verdict = "inconclusive"
+    if p_adjusted <= LEVEL:
+        verdict = "better" if row.difference.value > 0 else "worse"
+    return replace(row, p=p, p_adjusted=p_adjusted, correction="Holm" if row.primary else "max-T", verdict=verdict)
 
 
-def _by_task(entries: Mapping[Cell, Entry]) -> list[list[Entry]]:
+def _by_task(entries: Mapping[Cell, Entry]) -> dict[str, list[Entry]]:
     tasks: dict[str, list[Entry]] = defaultdict(list)
     for cell, entry in entries.items():
         tasks[cell.task].append(entry)
-    return list(tasks.values())
+    return tasks
 
 
-def _over(entries: Mapping[Cell, Entry], name: str, statistic: Callable[[Floats], Floats]) -> Interval | None:
-    """The mean or median over cells of a number that entries have, with its interval."""
-    if not entries:
-        return None
-    tasks = _by_task(entries)
-    values = [[getattr(entry, name).value for entry in task] for task in tasks]
-    return nested_interval(values, [[getattr(entry, f"{name}_draws") for entry in task] for task in tasks], statistic)
+def _differs(entry: Entry) -> bool:
+    return abs(entry.difference.value) > 1e-12  # no rounding
+
+
+def _means(entries: Mapping[Cell, Entry]) -> dict[str, float]:
+    """The mean difference to ``naive`` in each task."""
+    return {t: float(np.mean([e.difference.value for e in own])) for t, own in _by_task(entries).items()}
 
 
 def _trainings(entries: Mapping[Cell, Entry]) -> float | None:

@@ -24,10 +24,17 @@ _BLOCKS = {
     "control": "Controls, which a method must beat",
     "reference": "References, which are no students",
 }
+_MARKS = {"gold": " (gold of B)", "control": " (control)", "primary": " (primary)"}
 
 
 def write_board(
-    board: Board, results: "pl.DataFrame", folder: str | Path, *, title: str, provenance: Mapping[str, Any]
+    board: Board,
+    results: "pl.DataFrame | None",
+    folder: str | Path,
+    *,
+    title: str,
+    provenance: Mapping[str, Any],
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``index.html``, the heat maps (PNG, SVG), ``board.csv`` and ``cells.csv``; returns the page's path.
 
@@ -35,15 +42,16 @@ def write_board(
 
     Args:
         board: as :func:`outgrow.board.run.run_board` gives it.
-        results: the rows of :func:`outgrow.results.table_of` behind it.
+        results: the rows of :func:`outgrow.results.table_of` behind it; None if they are gone.
         folder: made if need be.
         title: of the page.
         provenance: see :func:`outgrow.report.run.write_report`.
+        facts: what ran, fact by fact, where there are no ``results`` to tell it.
     """
     written = Path(folder) / "index.html"
     table, cells = board.table(), board.cell_table()
     said = findings(board), notes(board), str(board.failure)
-    inputs = page.fingerprint(provenance, title, said, table.to_dicts(), cells.to_dicts())
+    inputs = page.fingerprint(provenance, title, said, facts, table.to_dicts(), cells.to_dicts())
     if page.is_current(written, inputs):
         return written
     written.parent.mkdir(parents=True, exist_ok=True)
@@ -65,32 +73,74 @@ def write_board(
         blocks={caption: rows for caption, rows in blocks.items() if rows},
         names={r["method"]: r["shown"] for r in shown},
         cells=shown,
-        facts=what_ran(tidy(results), provenance),
+        facts=dict(facts or {}) if results is None else what_ran(tidy(results), provenance),
         provenance=provenance,
     )
 
 
 def findings(board: Board) -> list[str]:
     """The outcome in words, counted from the board."""
-    better, worse = ([short_name(r.method) for r in board.rows if r.verdict == v] for v in ("better", "worse"))
-    said = [f"Better than naive: {', '.join(better)}." if better else "No method is shown to be better than naive."]
-    if worse:
-        said.append(f"Worse than naive: {', '.join(worse)}.")
-    if board.compared and board.least_p * board.compared > LEVEL:
+    said = []
+    for which, rows in _families(board).items():
+        found = {v: [short_name(r.method) for r in rows if r.verdict == v] for v in ("better", "worse")}
+        for verdict, names in found.items():
+            if names:
+                said.append(f"{verdict.capitalize()} than naive on tasks like these{which}: {', '.join(names)}.")
+        if not found["better"]:
+            said.append(f"No method is shown to be better than naive on tasks like these{which}.")
+    said += _on_these_tasks(board)
+    if board.compared and board.least_p * max(len(board.primary), 1) > LEVEL:
+        corrected = f", corrected for {len(board.primary)} primary methods," if len(board.primary) > 1 else ""
         said.append(
-            f"With {counted(len(board.tasks), 'task')} this test cannot give a p below {board.least_p:.2g}. Corrected "
-            f"for {counted(board.compared, 'method')}, that is above {LEVEL}: you need at least {board.tasks_needed} "
-            "tasks before even a method that wins on every one could be called better."
+            f"With {counted(len(board.tasks), 'task')} this test cannot give a p below {board.least_p:.2g}; that"
+            f"{corrected} is too large for any verdict. You need at least {board.tasks_needed} tasks before a method "
+            "that wins on every one could be called better."
         )
     return said
 
 
+def _families(board: Board) -> dict[str, list[BoardRow]]:
+    """The methods that are corrected for each other, by what to call them; nothing where there is only one family."""
+    tested = [row for row in board.rows if row.p is not None]
+    if not board.primary:
+        return {"": tested}
+    families = {", among primary methods": board.primary, ", among the others": [r for r in tested if not r.primary]}
+    return {which: rows for which, rows in families.items() if rows}
+
+
+def _on_these_tasks(board: Board) -> list[str]:
+    """On how many methods the intervals agree that take the tasks as given."""
+    tested = [row for row in board.rows if row.p is not None and row.on_these_tasks is not None]
+    if not tested:
+        return []
+    above, below = (
+        [short_name(r.method) for r in tested if r.on_these_tasks and side * r.on_these_tasks[end] > 0]
+        for side, end in ((1, 1), (-1, 2))
+    )
+    return [
+        "On these very tasks, the 95 % interval of the mean difference lies above zero for "
+        f"{_among(above, len(tested))} and below zero for {_among(below)}, not corrected for the number of methods"
+        f"{'; one seed, so no variation between seeds is in it' if board.seeds == 1 else ''}."
+    ]
+
+
+def _among(names: list[str], total: int | None = None) -> str:
+    number = f"{len(names)}" if total is None else f"{len(names)} of {counted(total, 'method')}"
+    return f"{number} ({', '.join(names)})" if names else number
+
+
 def notes(board: Board) -> list[str]:
     """What the numbers rest on, and what is missing."""
+    others = board.compared - len(board.primary)
+    families = [f"{len(board.primary)} primary (Holm's correction among them)"] if board.primary else []
+    families += [f"{others} corrected by max-T over the same sign flips"] if others else []
     said = [
         f"{counted(board.compared, 'method')} against naive in {counted(len(board.cells), 'cell')} of "
-        f"{counted(len(board.tasks), 'task')}, {counted(board.seeds, 'seed')} each."
+        f"{counted(len(board.tasks), 'task')}, {counted(board.seeds, 'seed')} each"
+        f"{': ' if families else ''}{', '.join(families)}."
     ]
+    if same := [short_name(row.method) for row in board.rows if row.verdict == "same"]:
+        said.append(f"Not tested, as every difference to naive is 0: {', '.join(same)}.")
     if board.tuned:
         fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
         said.append(
@@ -102,9 +152,10 @@ def notes(board: Board) -> list[str]:
     plain = next((row for row in board.rows if row.method == REFERENCE), None)
     if plain and plain.pgr_cells < plain.cells:
         said.append(f"PGR of naive is undefined in {plain.cells - plain.pgr_cells} of {plain.cells} cells.")
-    if failed := [short_name(row.method) for row in board.rows if row.missing]:
-        said.append(f"Failed in some cells and judged by the others: {', '.join(failed)}.")
-    return said + [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]
+    if failed := [f"{short_name(row.method)} ({row.missing})" for row in board.rows if row.missing]:
+        said.append(f"Failed in some cells (their number) and judged by the others: {', '.join(failed)}.")
+    said += [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]
+    return [*said, *board.remarks]
 
 
 def print_board(board: Board, console: "rich.console.Console") -> None:
@@ -113,9 +164,10 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
         "method": Column("method", title=True),
         "pgr": Column("PGR, median", number=True),
         "defined": Column("defined", number=True),
-        "difference": Column("to naive", "points", number=True),
+        "difference": Column("on tasks like these", "points", number=True),
+        "on_these_tasks": Column("on these tasks", "points", number=True),
         "p": Column("p", number=True),
-        "p_holm": Column("Holm", number=True),
+        "p_adjusted": Column("adjusted", number=True),
         "outcomes": Column("won/tied/lost", number=True),
         "worst": Column("worst", number=True),
         "cost": Column("cost", number=True),
@@ -124,7 +176,7 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
     lines = []
     for kind in _BLOCKS:
         for row in (r for r in board.rows if r.kind == kind):
-            method = short_name(row.method) + {"gold": " (gold of B)", "control": " (control)"}.get(row.kind, "")
+            method = short_name(row.method) + _MARKS.get("primary" if row.primary else row.kind, "")
             texts = {**_texts(row), "method": method}
             lines.append(Line([texts[name] for name in columns], "" if kind == "method" else "dim"))
     show_table(console, list(columns.values()), lines, least=WIDE)
@@ -144,8 +196,11 @@ def _texts(row: BoardRow) -> dict[str, str]:
         "pgr": with_interval(*row.pgr) if row.pgr else "undefined",
         "defined": f"{row.pgr_cells} of {row.cells}" + (f", {row.missing} failed" if row.missing else ""),
         "difference": _points(row.difference),
+        "on_these_tasks": _points(row.on_these_tasks),
         "p": _p(row.p),
-        "p_holm": _p(row.p_holm),
+        "p_adjusted": _p(row.p_adjusted),
+        "correction": row.correction,
+        "primary": "primary" if row.primary else "",
         "outcomes": f"{row.wins}/{row.ties}/{row.losses}",
         "worst": _points(row.worst_difference).partition(" ")[0],
         "worst_cell": cell_name(row.worst) if row.worst else "",

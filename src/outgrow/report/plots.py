@@ -184,7 +184,7 @@ def heat_map(cells: "pl.DataFrame") -> Chart:
         "Percentage points of test accuracy above or below naive, in the same cell, on the same rows.",
         "Bold: the 95 % interval excludes zero (not corrected for the number of cells). ×: failed.",
     ]
-    return _heat_map(values, "What does each method add to naive finetuning?", about, end, "Points")
+    return _heat_map(values, "What does each method add to naive?", about, end, "Points")
 
 
 def heat_map_pgr(cells: "pl.DataFrame") -> Chart:

@@ -264,6 +264,8 @@ class Means:
     def spread(self, weights: Mapping[str, float]) -> Spread:
         """The weighted sum of some means. Means that leave out other rows than each other may be mixed."""
         used, w = self._weights(weights)
+        if not len(used):  # the same predictions on both sides
+            return Spread(0.0, 0.0, math.inf)
         (variances,) = self._variances(used, w[:, None]).T[0]
         return self._spread(used, float(w @ self._means[used]), variances)
 

@@ -214,6 +214,7 @@ def test_the_same_predictions_have_pgr_0_and_1_and_differ_by_exactly_nothing() -
         known = Means(seeds, {"student": role})
         assert known.pgr("weak", "student", "ceiling")[0] == (expected, expected, expected)
         assert difference(known, "student", role) == (0, 0, 0)
+        assert known.spread({"student": 1.0, role: -1.0}).interval() == (0, 0, 0)
         found, _ = Means(seeds).pgr("weak", "student", "ceiling")  # equal on these rows is not equal
         assert found is not None
         assert found.low < expected < found.high

@@ -208,6 +208,8 @@ def test_the_page_is_written_again_only_if_it_would_say_something_new(tmp_path: 
 
 BELOW: dict[str, Any] = {"gain": (-0.03, -0.05, -0.01), "pgr": (-0.5, -0.9, -0.1)}
 UNCLEAR: dict[str, Any] = {"gain": (0.01, -0.01, 0.03), "pgr": None, "pgr_undefined": "no gap"}
+NO_GOLD: dict[str, Any] = {"gain": None, "gain_undefined": "no row has gold", "pgr": None}
+NO_GOLD |= {"pgr_undefined": "no row has gold"}
 SHUFFLED = fake_row(strategy="shuffled")
 ABOVE = "The 95 % interval of the gain lies above zero in"
 NO_CONTROLS = "no controls were run; students are compared with the majority class only"
@@ -256,6 +258,12 @@ SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
         "not lie above zero).",
         [],
         ["PGR undefined: no gap", NOT_ABOVE, ENDS],
+    ),
+    (
+        [fake_row(), fake_row("minilm-l3", **NO_GOLD), SHUFFLED],
+        f"{ABOVE} 1 of 1 comparison. PGR: 0.33, defined in 1 of 1 comparison. No gain for 1 student: no row has gold.",
+        [],
+        ["PGR undefined: no row has gold", ENDS],
     ),
     (
         [fake_row(num_test_per_seed=40, gain=(0.03, -0.05, 0.11)), fake_row("minilm-l3", over_clusters=None), SHUFFLED],

@@ -6,8 +6,8 @@
 Rated sentences of four domains and three sets of topics; with a folder of public sets also those five of the paper that
 showed a gap between GloVe and MiniLM-L6 (``paper_sets.py``). At most 2,400 rows a task, 64 tokens a text; a ladder of
 four, so six pairs; 5 seeds; every method of the registries at its documented defaults. All was fixed before the first
-run. Tasks are the unit of evidence: with seven the least p-value is 0.016, with twelve it is 0.0005. To test two methods
-that you chose before you saw any number, beside all others:
+run. Tasks are the unit of evidence: with seven the least p-value is 0.016, with twelve it is 0.0005. To test two
+methods that you chose before you saw any number, beside all others:
 
     python experiments/methods_board.py --primary confidence --primary "regularised(l2=(10.0,))" --out outgrow-board-few
 

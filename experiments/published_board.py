@@ -30,8 +30,8 @@ COMMAND = (
 REMARKS = (
     "Recomputed from cells.csv, not from a new run: both intervals of the mean, PGR over tasks, p, adjusted p and "
     "verdict. The numbers of single cells, with wins, ties, losses and heat maps, are those of the run of 2026-11-23, "
-    "whose intervals come from a two-way bootstrap; it kept no variances, so the interval on these tasks takes them from "
-    "the widths of those intervals.",
+    "whose intervals come from a two-way bootstrap; it kept no variances, so the interval on these tasks takes them "
+    "from the widths of those intervals.",
     "That run used the names Logistic and Refine for LogisticRelabel and TwoStage.",
 )
 SEEDS = 5

@@ -690,10 +690,11 @@ SENTENCES = (
     r"(Better|Worse) than naive on tasks like these(, among (?:primary methods|the others))?: (.+)\.",
     r"No method is shown to be better than naive on tasks like these(, among (?:primary methods|the others))?\.",
     r"On these very tasks, the 95 % interval of the mean difference lies above zero for "
-    r"(\d+) of (\d+) methods?(?: \(.+?\))? and below zero for (\d+)(?: \(.+\))?, not corrected for the number of methods"
-    r"(; one seed, so no variation between seeds is in it)?\.",
+    r"(\d+) of (\d+) methods?(?: \(.+?\))? and below zero for (\d+)(?: \(.+\))?, not corrected for the number of "
+    r"methods(; one seed, so no variation between seeds is in it)?\.",
     r"With (\d+) tasks? this test cannot give a p below [\d.]+; that(?:, corrected for (\d+) primary methods,)? is too "
-    r"large for any verdict\. You need at least (\d+) tasks before a method that wins on every one could be called better\.",
+    r"large for any verdict\. You need at least (\d+) tasks before a method that wins on "
+    r"every one could be called better\.",
 )
 
 

@@ -33,10 +33,12 @@ from outgrow.experiment import (
     wire_all,
 )
 from outgrow.models.spec import LADDERS
+from outgrow.report.run import headline, write_report
 from outgrow.results import finished, predictions, table_of
 from outgrow.runtime import Runtime
 from outgrow.strategies import CONTROLS, STRATEGIES
 from outgrow.supervisors import KINDS, SIMULATED, SUPERVISORS, one_rating
+from tiny_models import WORDS
 
 CPU = Runtime(device="cpu", offline=True)
 PROBE = "probe(epochs=6, lr=0.03)"
@@ -223,14 +225,13 @@ def test_garbage_in_place_of_the_gold_of_b_and_t_changes_no_student(
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_garbage_in_the_table_itself_changes_no_student(lawful: MakeExperiment, store: Store, classes: int) -> None:
-    """The split is fixed and holds no validation rows, for those are drawn with the classes in mind."""
-    need_held_out_rows = {"regularised", "gold-matched"}
-    probe = "probe(epochs=3, lr=0.03, early_stopping=False)"
-    shared = {"train": probe, "weak_train": None, "validation": 0.0, "seeds": (0,)}
+    """The parts are fixed; the validation rows of B are drawn, without a look at its gold."""
+    probe = "probe(epochs=3, lr=0.03)"
+    shared = {"train": probe, "weak_train": None, "seeds": (0,)}
     found = []
     for poisoned in (False, True):
         task = f"words(classes={classes}, fixed=True, poisoned={poisoned})"
-        chosen = [s for s, t in LAWFUL if t == PROBE and s not in need_held_out_rows]
+        chosen = [s for s, t in LAWFUL if t == PROBE]
         experiments = [lawful(s, task=task, **shared) for s in chosen]
         run(store, *experiments)
         targets = [wire(e) for e in experiments]
@@ -500,10 +501,136 @@ def test_own_weak_labels_need_no_rows_of_a_supervisor(tmp_path: Path, store: Sto
         run(store, own(tmp_path, model, task=task, weak="glove"))
 
 
-def test_a_missing_weak_label_is_said_with_its_row(tmp_path: Path, store: Store, model: Path) -> None:
-    with pytest.raises(StepsFailed, match=r"rows of B, B_val, T have no weak label, the first is 'row-\d+'") as failed:
-        run(store, own(write_table(tmp_path, missing=30), model))
-    assert failed.value.by_user
+def test_every_gold_row_is_tested_by_a_student_that_did_not_train_on_it(
+    tmp_path: Path, store: Store, model: Path
+) -> None:
+    target = wire(own(write_table(tmp_path), model))
+    (found,) = run(store, own(write_table(tmp_path), model))
+    assert [s["test_rows"] for s in found["per_seed"]] == [160, 160]
+    assert found["rows"]["T"] == [160, 160]
+    assert found["rows"]["left_out"] == {}
+    for student, splits in zip(target.args["student"], target.args["splits"], strict=True):
+        folds = [store.read(split) for split in splits]
+        assert sorted(store.read(student).ids) == sorted(np.concatenate([f.parts["T"] for f in folds]))
+        for made, split, fold in zip(student.args["labels"], splits, folds, strict=True):
+            assert made.args["split"].key == split.key
+            assert not set(fold.parts["T"]) & set(fold.ids(["B", "B_val"]))
+    table = predictions(store, target.key)
+    assert sorted(table.filter(role="student", seed=0)["id"]) == sorted(f"row-{i + 1}" for i in range(160))
+
+
+def test_rows_without_a_weak_label_train_nobody_and_are_counted(tmp_path: Path, store: Store, model: Path) -> None:
+    (found,) = run(store, own(write_table(tmp_path, missing=30), model))
+    assert [s["test_rows"] for s in found["per_seed"]] == [130, 130]
+    assert found["abstained"]["rows"] == 30
+    assert 0 <= found["abstained"]["student"]["accuracy"][0] <= 1
+    assert sum(map(sum, found["per_class"]["weak"]["confusion"])) == 260
+
+
+def test_without_weak_labels_on_the_test_there_is_a_score_and_no_gain(
+    tmp_path: Path, store: Store, model: Path
+) -> None:
+    task = parted(write_table(tmp_path))
+    rows = [line.split(",") for line in (tmp_path / "mine.csv").read_text().splitlines()]
+    lines = [[t, "" if p == "B" else y, "" if p == "T" else g, p] for t, y, g, p in rows]
+    (tmp_path / "mine.csv").write_text("\n".join(map(",".join, lines)))
+    (found,) = run(store, own(tmp_path, model, task=task))
+    assert found["weak"] is found["gain"] is None
+    assert found["gain_undefined"] == "no test row has a weak label"
+    assert found["student"]["accuracy"][0] > 0.5
+    record = store.record(wire(own(tmp_path, model, task=task)))
+    assert record["note"]["scoring"]["no_ceiling"] == "there is no ceiling: 80 rows of B have no gold to train it on"
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_without_any_gold_students_are_trained_and_nothing_is_scored(
+    tmp_path: Path, store: Store, model: Path, column: bool
+) -> None:
+    lines = [line.split(",") for line in write_table(tmp_path, missing=10).read_text().splitlines()]
+    kept = [[t, "", g] if column else [t, g] for t, _, g in lines[1:]]
+    header = ["text", "label", "guess"] if column else ["text", "guess"]
+    (tmp_path / "mine.csv").write_text("\n".join(map(",".join, [header, *kept])))
+    task = f"table(path={str(tmp_path / 'mine.csv')!r}, weak='guess', classes=['bad', 'good'])"
+    (found,) = run(store, own(tmp_path, model, task=task))
+    assert found["student"] is found["gain"] is found["pgr"] is None
+    assert found["pgr_undefined"] == "no row has gold"
+    assert 0.5 < found["agreement"]["all"][0] <= 1
+    table = predictions(store, wire(own(tmp_path, model, task=task)).key)
+    assert len(table.filter(role="student", seed=0)) == 160
+    assert table["gold"].null_count() == len(table)
+    frame = table_of(finished(store))
+    page = write_report(frame, tmp_path / "report", title="Mine", provenance={}).read_text()
+    assert "Nothing is scored, for no row has gold" in page
+    assert headline(frame) == "No gain for 1 student: no row has gold."
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_poisoned_gold_leaves_a_students_labels_of_a_table_as_they_are(
+    tmp_path: Path, store: Store, model: Path, split: bool
+) -> None:
+    """With validation rows, and with the folds of cross-fitting: gold decides nothing that a student sees."""
+    rng = np.random.default_rng(1)
+    files = []
+    for poisoned in (False, True):
+        path = write_table(tmp_path)
+        task = f"table(path={str(path)!r}, weak='guess')"
+        if split:
+            task = parted(path)
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        if poisoned:
+            gold = rng.permutation([line[1] for line in lines[1:]])
+            lines[1:] = [[line[0], y, *line[2:]] for line, y in zip(lines[1:], gold, strict=True)]
+            path.write_text("\n".join(map(",".join, lines)))
+        run(store, own(path, model, task=task))
+        (target,) = [wire(own(path, model, task=task))]
+        files.append([store.record(s)["files"] for role in ("student", "ceiling") for s in target.args[role]])
+    assert files[0][:2] == files[1][:2]
+    assert files[0][2:] != files[1][2:]
+
+
+def test_a_rare_class_is_scored_at_its_natural_share(tmp_path: Path, store: Store, model: Path) -> None:
+    """9 % complaints: the weak labels are right in 92.75 % of the test rows, and balancing would turn the sign."""
+    rng = np.random.default_rng(0)
+    cells = {("complaint", "complaint"): 16, ("complaint", "fine"): 21, ("fine", "complaint"): 8, ("fine", "fine"): 355}
+    rows = [("T", gold, guess) for (gold, guess), n in cells.items() for _ in range(n)]
+    rows += [("B", "", guess) for guess, n in (("complaint", 46), ("fine", 754)) for _ in range(n)]
+    told = {"complaint": "bad", "fine": "good"}
+    lines = ["id,text,label,guess,part"]
+    for i, (part, gold, guess) in enumerate(rows):
+        words = " ".join(rng.choice(WORDS[5:], size=4))
+        lines.append(f"{i},{words} {told[gold or guess]},{gold},{guess},{part}")
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(lines))
+    task = f"table(path={str(path)!r}, weak='guess', split='part', id='id')"
+    (found,) = run(store, own(path, model, task=task, train="logistic"))
+    assert found["weak"]["accuracy"][0] == pytest.approx(371 / 400)
+    assert found["weak"]["balanced_accuracy"][0] == pytest.approx((16 / 37 + 355 / 363) / 2)
+    assert found["per_class"]["weak"]["confusion"] == [[32, 42], [16, 710]]  # two seeds
+    assert found["per_class"]["weak"]["precision"][0][0] == pytest.approx(16 / 24)
+    assert found["per_class"]["rows"] == [74, 726]
+    assert found["rows"] == {
+        "task": 1200, "A": [0, 0], "A_val": [0, 0], "B": [720, 720], "B_val": [80, 80], "T": [400, 400], "left_out": {}
+    }  # fmt: skip
+    assert found["student"]["accuracy"][0] > 0.9
+    (row,) = table_of(finished(store)).to_dicts()
+    assert (row["scored_at"], row["balance"], row["num_test_per_seed"]) == ("natural", False, 400)
+
+
+def test_two_gold_rows_of_a_class_are_enough(tmp_path: Path, store: Store, model: Path) -> None:
+    path = write_table(tmp_path)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    bad = [i for i, line in enumerate(lines) if line[1] == "bad"]
+    lines = [line for i, line in enumerate(lines) if i not in bad[2:]]
+    path.write_text("\n".join(map(",".join, lines)))
+    (found,) = run(store, own(path, model))
+    assert found["per_class"]["rows"] == [4, 160]
+
+
+def test_balance_is_left_to_the_user_in_research_and_said(make: MakeExperiment, store: Store) -> None:
+    run(store, make(seeds=(0,)), make(seeds=(0,), balance=False))
+    balanced, natural = sorted(table_of(finished(store)).to_dicts(), key=lambda row: row["scored_at"])
+    assert (balanced["scored_at"], natural["scored_at"]) == ("balanced", "natural")
+    assert natural["num_test"] >= balanced["num_test"]
 
 
 def test_own_labels_need_a_column(tmp_path: Path, store: Store, model: Path) -> None:

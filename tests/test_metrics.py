@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,21 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from outgrow.data import Floats, Ints
-from outgrow.metrics import HIGHEST, Interval, Means, Outcomes, agreement, ece_floor, per_example, pgr, plain, scores
+from outgrow.metrics import (
+    HIGHEST,
+    Interval,
+    Means,
+    Outcomes,
+    agreement,
+    balanced_values,
+    class_values,
+    confusion,
+    ece_floor,
+    per_example,
+    pgr,
+    plain,
+    scores,
+)
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CLASSES = pytest.mark.parametrize("num_classes", [2, 3])
@@ -101,6 +116,45 @@ def test_agreement_splits_by_where_the_supervisor_is_right() -> None:
     found = agreement(student, supervisor, gold)
     assert found == {"all": 4 / 5, "supervisor_right": 2 / 3, "supervisor_wrong": 1.0}
     assert math.isnan(agreement(student, gold, gold)["supervisor_wrong"])
+
+
+# --- class by class ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 1000), st.integers(2, 5), st.integers(1, 3))
+def test_balanced_values_average_to_the_mean_recall(seed: int, num_classes: int, num_seeds: int) -> None:
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(num_classes))
+    gold = [rng.choice(num_classes, size=40, p=shares) for _ in range(num_seeds)]
+    said = [np.where(rng.random(40) < 0.6, g, rng.integers(num_classes, size=40)) for g in gold]
+    values = balanced_values([s == g for s, g in zip(said, gold, strict=True)], gold)
+    assert [len(v) for v in values] == [40] * num_seeds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # classes that are predicted and do not occur
+        expected = sk.balanced_accuracy_score(np.concatenate(gold), np.concatenate(said))
+    assert np.concatenate(values).mean() == pytest.approx(expected)
+
+
+def test_balanced_values_spread_as_the_balanced_accuracy_does() -> None:
+    """Their standard error is that of the balanced accuracy over new samples: class counts vary, too."""
+    rng = np.random.default_rng(0)
+    found, errors = [], []
+    for _ in range(600):
+        gold = (rng.random(1000) < 0.1).astype(np.int64)
+        right = rng.random(1000) < np.where(gold == 1, 0.5, 0.97)
+        (values,) = balanced_values([right], [gold])
+        found.append(values.mean())
+        errors.append(values.std() / np.sqrt(1000))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)
+
+
+def test_recall_and_precision_count_their_own_rows() -> None:
+    gold, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 1])
+    values = class_values(said, gold, 4)
+    means = {k: float(np.nanmean(v)) if np.isfinite(v).any() else None for k, v in values.items()}
+    assert [means[f"recall.{c}"] for c in range(4)] == [2 / 3, 1 / 2, 0, None]
+    assert [means[f"precision.{c}"] for c in range(4)] == [2 / 3, 1 / 3, None, None]
+    assert confusion(said, gold, 4) == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
 # --- PGR --------------------------------------------------------------------------------------------------------------

@@ -287,10 +287,17 @@ def of_rows() -> dict[Any, Case]:
         steps.load: lambda: steps.load(TaskSpec.parse("synthetic-gaussian(rows=40, dims=3, teacher_width=2)"), CPU),
         steps.texts: lambda: steps.texts(s.pool),
         steps.split: lambda: [
-            steps.split(s.pool, sizes, seed=1) for sizes in (Sizes(), Sizes(test=12, validation=0.2))
+            steps.split(s.pool, sizes, seed=1)
+            for sizes in (
+                Sizes(),
+                Sizes(test=12, validation=0.2),
+                Sizes(balance=False),
+                Sizes(balance=False, own_labels=True, folds=3, fold=1),
+            )
         ],
         steps.gold: lambda: steps.gold(s.pool, s.split, ("A", "T")),
         steps.weak_column: lambda: steps.weak_column(s.pool, s.split, ("B",)),
+        steps.pooled: lambda: steps.pooled((s.weak, s.votes[1]), (s.split, Split(parts={"T": s.split.parts["A"]}))),
         steps.keep: lambda: steps.keep(s.split, s.weak.take(s.weak.ids[::2])),
         chains.share_of_b: lambda: chains.share_of_b(s.pool, s.split, shares=2, number=1),
         chains.some_of_a: lambda: chains.some_of_a(s.split, share=0.4, seed=2),
@@ -336,6 +343,8 @@ def of_scores() -> dict[Any, Case]:
     halves = np.array_split(s.gold.ids, 2)
     truth = tuple(s.gold.take(ids) for ids in halves)
     weak, student, ceiling = ((v, v) for v in (s.votes[1], s.votes[2], s.votes[0]))
+    few = tuple(s.votes[1].take(ids[::2]) for ids in halves)
+    splits = ((s.split,), (s.split,))
     roles: dict[str, Any] = {"truth": truth, "weak": weak, "seeds": (0, 1)}
 
     def written(given: tuple[Labels, ...]) -> tuple[Answers, ...]:
@@ -346,11 +355,18 @@ def of_scores() -> dict[Any, Case]:
         "truth": written(truth),
         "weak": written(weak),
         "student": written(student),
+        "splits": splits,
         "seeds": (0, 1),
     }
     return {
         steps.compare: lambda: [
-            steps.compare(s.pool, student=student, ceiling=limit, **roles) for limit in (ceiling, ())
+            steps.compare(s.pool, student=student, ceiling=limit, splits=splits, **given)
+            for limit, given in (
+                (ceiling, roles),
+                ((), roles),
+                ((), roles | {"truth": ()}),
+                ((), roles | {"weak": few}),
+            )
         ],
         steps.contrast: lambda: steps.contrast(
             s.pool, reference=student, students=(weak, ceiling), ceilings=(ceiling,), ceiling_of=(0, 0), **roles

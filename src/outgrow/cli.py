@@ -450,13 +450,14 @@ def tasks(
 
 def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
     from outgrow.report.terminal import Column, Line, console, show_table
-    from outgrow.tasks import load
+    from outgrow.tasks import TASKS, load
     from outgrow.tasks.leaks import scan as scan_task
 
     columns = [Column("check", title=True), *(Column(name, number=True) for name in ("figure", "chance", "95 %"))]
     columns += [Column("verdict"), Column("what the figure is", wraps=True)]
     lines = []
-    for f in scan_task(load(spec, runtime)):
+    findings = scan_task(load(spec, runtime), balance=not TASKS[spec.name].facts.natural)
+    for f in findings:
         numbers = ["", "", ""]
         if f.figure is not None:
             numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]

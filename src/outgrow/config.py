@@ -17,17 +17,18 @@ class _Shared:
     weak_train: str | None = None
     """Trainer of the supervisor. Default: the same as the student."""
     supervisor_rows: int | None = None
-    """Rows of A, which train the supervisor. Default: 3/8 of the data."""
+    """Rows of A, which train the supervisor. Default: 3/8 of the data; none for the supervisor ``labels``."""
     transfer_rows: int | None = None
     """Rows of B, which the supervisor labels for the student. Default: 3/8 of the data."""
     test_rows: int | None = None
-    """Rows of T, the test set. Default: 1/4 of the data."""
+    """Rows of T, the test set. Default: 1/4 of the data; of your own table, all gold rows that train nothing."""
     validation: float = 0.1
     """Share of A and of B held out for early stopping."""
     balance: bool = True
-    """Balance the classes of A and B if one exceeds its fair share by more than 10 %. T is always balanced."""
+    """Balance the classes: those of T exactly, those of A and B if one exceeds its fair share by more than 10 %. Your
+    own table is never balanced."""
     ceiling: bool = True
-    """Train ceilings. Turn this off if B has no gold labels; there is no PGR then."""
+    """Train ceilings. Without them there is no PGR; none is trained where rows of B have no gold."""
     use: tuple[str, ...] = ()
     """Load your own losses, strategies, tasks, ... from these Python files. $OUTGROW_USE adds more."""
 

@@ -303,6 +303,8 @@ class Split:
     """
 
     parts: Mapping[str, Ids]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many rows of the pool are in no part, by reason (:data:`outgrow.tasks.splits.LEFT_OUT`)."""
 
     def __post_init__(self) -> None:
         everything = np.concatenate(list(self.parts.values()))
@@ -315,14 +317,14 @@ class Split:
 
     def save(self, folder: Path) -> None:
         """Write ``split.json``."""
-        text = json.dumps({k: v.tolist() for k, v in self.parts.items()})
-        (folder / "split.json").write_text(text, encoding="utf-8")
+        content = {"parts": {k: v.tolist() for k, v in self.parts.items()}, "left_out": dict(self.left_out)}
+        (folder / "split.json").write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        parts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-        return cls(parts={k: _text(v) for k, v in parts.items()})
+        content = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+        return cls(parts={k: _text(v) for k, v in content["parts"].items()}, left_out=content["left_out"])
 
 
 def _text(values: Sequence[str]) -> Ids:

@@ -5,10 +5,12 @@ import functools
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from outgrow import steps
 from outgrow.config import Experiment, Grid
@@ -35,8 +37,8 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, Supervisor, SupervisorSetup, parse_supervisor
-from outgrow.tasks import Sizes, TaskSpec
+from outgrow.supervisors import SUPERVISORS, Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
+from outgrow.tasks import TASKS, Sizes, TaskSpec, load
 
 if TYPE_CHECKING:
     import polars as pl
@@ -71,6 +73,8 @@ _KINDS = (
     "outgrow.train.lm:GenerativeModel",
 )
 _TRANSFER = ("B", "B_val")
+_FOLDS = 5
+"""Students per seed that label each other's training rows, where a table has gold on most of its rows."""
 
 
 def pairs(grid: Grid, accepted: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
@@ -178,6 +182,19 @@ class _Wiring(NamedTuple):
     """The user's files that were loaded."""
 
 
+class _Scoring(NamedTuple):
+    """How students are scored."""
+
+    balance: bool
+    """Whether classes are balanced; if not, they keep the shares that they have in the data."""
+    folds: int = 0
+    """As in :class:`outgrow.tasks.Sizes`."""
+    has_gold: bool = True
+    """Without any, nothing is scored."""
+    no_ceiling: str | None = None
+    """Why no ceiling is trained."""
+
+
 class _Shared(NamedTuple):
     """What experiments share that differ only in strategy."""
 
@@ -185,9 +202,11 @@ class _Shared(NamedTuple):
     """Their fields in canonical spelling."""
     pool: Step
     student: Learner
+    scoring: _Scoring
     setups: tuple[Setup, ...]
-    """One per seed, as are the following."""
+    """One per seed, or one per fold of each seed."""
     truth: tuple[Step, ...]
+    """One per seed, as are the following; empty if there is no gold."""
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
     """For students trained the trainer's own way."""
@@ -205,12 +224,14 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     labels = {
         "truth": shared.truth,
         "weak": shared.weak,
-        "student": tuple([strategy(setup) for setup in shared.setups]),
+        "student": _pooled([strategy(setup) for setup in shared.setups], shared.setups),
         "ceiling": shared.ceiling,
+        "splits": tuple(tuple(s.split for s in shared.setups if s.seed == seed) for seed in shared.known["seeds"]),
     }
-    if experiment.ceiling and (training := _training(experiment.strategy)) is not None:
+    if not shared.scoring.no_ceiling and (training := _training(experiment.strategy)) is not None:
         matched = replace(shared.student, training=training)
-        labels["ceiling"] = tuple([wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups])
+        limits = [wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups]
+        labels["ceiling"] = _pooled(limits, shared.setups)
     seeds = shared.known["seeds"]
     if writes:
         target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
@@ -218,8 +239,21 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
         target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
-    target.note = {"experiment": spelled, "used": wiring.used}
+    target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}
     return target
+
+
+def _pooled(labels: Sequence[Step], setups: Sequence[Setup]) -> tuple[Step, ...]:
+    """One step per seed: its labels of T, from all of its folds."""
+    of_seed: dict[int, list[tuple[Step, Step]]] = {}
+    for made, setup in zip(labels, setups, strict=True):
+        of_seed.setdefault(setup.seed, []).append((made, setup.split))
+    return tuple(
+        Step(steps.pooled, labels=tuple(made for made, _ in folds), splits=tuple(split for _, split in folds))
+        if len(folds) > 1
+        else folds[0][0]
+        for folds in of_seed.values()
+    )
 
 
 def control_contrasts(targets: Iterable[Step]) -> list[Step]:
@@ -264,24 +298,75 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         _check_reads(model, task)
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)
+    scoring, own = _scoring(experiment, task, supervisor), isinstance(supervisor, OwnLabels)
     sizes = Sizes(
-        supervisor=experiment.supervisor_rows,
+        supervisor=None if own else experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
         test=experiment.test_rows,
         validation=experiment.validation,
-        balance=experiment.balance,
+        balance=scoring.balance,
+        own_labels=own,
+        folds=scoring.folds,
     )
-    made = [wiring.setup(pool, _form(task), sizes, supervisor, student, seed) for seed in experiment.seeds]
-    setups = tuple(setup for setup, _ in made)
+    parts = [replace(sizes, fold=fold) for fold in range(max(1, scoring.folds))]
+    made = [wiring.setup(pool, _form(task), s, supervisor, student, seed) for seed in experiment.seeds for s in parts]
+    setups, truth = zip(*made, strict=True)
+    ceiling = [] if scoring.no_ceiling else [wiring.ceiling(pool, s.split, student, s.seed) for s in setups]
+    known = {"task": str(task), "weak": weak, "strong": str(strong), "balance": scoring.balance}
     return _Shared(
-        known={**_spelled(experiment), "task": str(task), "weak": weak, "strong": str(strong)},
+        known={**_spelled(experiment), **known, "ceiling": bool(ceiling)},
         pool=pool,
         student=student,
+        scoring=scoring,
         setups=setups,
-        truth=tuple(truth for _, truth in made),
-        weak=tuple(setup.weak for setup in setups),
-        ceiling=tuple(wiring.ceiling(pool, s.split, student, s.seed) for s in setups if experiment.ceiling),
+        truth=_pooled(truth, setups) if scoring.has_gold else (),
+        weak=_pooled([setup.weak for setup in setups], setups),
+        ceiling=_pooled(ceiling, setups) if ceiling else (),
     )
+
+
+def _scoring(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> _Scoring:
+    """How to score. A table with weak labels of its own is looked at: how much gold it has decides what is possible.
+
+    All its gold is the test. If more rows with a weak label have no gold than have some, the student trains on those;
+    otherwise it is cross-fitted, so that no row is labelled by a student that trained on it. Sizes or parts that the
+    user gives come first.
+    """
+    balance = experiment.balance and not TASKS[task.name].facts.natural
+    no_ceiling = None if experiment.ceiling else "there is no ceiling"
+    if not isinstance(supervisor, OwnLabels) or not TASKS[task.name].facts.natural:
+        return _Scoring(balance, no_ceiling=no_ceiling)
+    seen = _seen(task)
+    if seen.ungolden and no_ceiling is None:
+        no_ceiling = f"there is no ceiling: {seen.ungolden:,} rows of B have no gold to train it on"
+    if seen.is_parted or experiment.transfer_rows or experiment.test_rows:
+        return _Scoring(balance, no_ceiling=no_ceiling)
+    folds = 1 if seen.golden and seen.ungolden >= seen.golden else min(_FOLDS, max(2, seen.groups))
+    return _Scoring(balance, folds=folds, has_gold=seen.golden > 0, no_ceiling=no_ceiling)
+
+
+class _Seen(NamedTuple):
+    """What a table with weak labels of its own holds."""
+
+    golden: int
+    """Rows with gold."""
+    ungolden: int
+    """Rows for B with a weak label and without gold."""
+    groups: int
+    """Groups with rows to test on."""
+    is_parted: bool
+    """Whether a column fixes the parts."""
+
+
+@functools.lru_cache(maxsize=32)
+def _seen(task: TaskSpec) -> _Seen:
+    pool = load(task, Runtime())
+    assert pool.gold is not None
+    known, parts = pool.gold >= 0, pool.meta.get("split")
+    weak = np.asarray(pool.meta.get("weak.0", np.zeros(len(pool))), dtype=np.float64)
+    for_b = ~known & ~np.isnan(weak) & (True if parts is None else parts == "B")
+    groups = np.unique(pool.groups[known] if known.any() else pool.groups)
+    return _Seen(int(known.sum()), int(for_b.sum()), len(groups), parts is not None)
 
 
 def _task(text: str) -> tuple[TaskSpec, Step, Step]:

@@ -17,6 +17,9 @@ __all__ = [
     "Outcomes",
     "Spread",
     "agreement",
+    "balanced_values",
+    "class_values",
+    "confusion",
     "ece_floor",
     "ece_interval",
     "per_example",
@@ -126,6 +129,44 @@ def agreement(student: Ints, supervisor: Ints, gold: Ints) -> dict[str, float]:
         return float(same[rows].mean()) if rows.any() else math.nan
 
     return {"all": mean(np.ones_like(right)), "supervisor_right": mean(right), "supervisor_wrong": mean(~right)}
+
+
+# --- class by class ---------------------------------------------------------------------------------------------------
+
+
+def balanced_values(right: Sequence[NDArray[np.bool_]], gold: Sequence[Ints]) -> list[Floats]:
+    """One value per row, seed by seed, whose mean over all rows and seeds is the balanced accuracy: the mean of the
+    recalls of the classes that occur.
+
+    ``right`` says which rows are right, ``gold`` is their class, both (n,) for each seed. A row counts as far as it
+    moves its class's recall (the recall's influence function), so that an interval of the mean is one of the balanced
+    accuracy, class counts and all (delta method).
+    """
+    classes, every_gold = np.unique(np.concatenate(gold), return_inverse=True)
+    every = np.concatenate(right).astype(np.float64)
+    counts = np.bincount(every_gold)
+    recall = np.bincount(every_gold, weights=every) / counts
+    weight = len(every) / (len(classes) * counts)
+    values = recall.mean() + weight[every_gold] * (every - recall[every_gold])
+    return np.split(values, np.cumsum([len(g) for g in gold])[:-1])
+
+
+def class_values(predicted: Ints, gold: Ints, num_classes: int) -> dict[str, Floats]:
+    """``recall.c`` and ``precision.c`` of every class c, one value per row (n,): 1 where the prediction is right, NaN
+    on rows that do not count, which are those of another class, or those predicted as one."""
+    right = (predicted == gold).astype(np.float64)
+    values = {}
+    for c in range(num_classes):
+        values[f"recall.{c}"] = np.where(gold == c, right, np.nan)
+        values[f"precision.{c}"] = np.where(predicted == c, right, np.nan)
+    return values
+
+
+def confusion(predicted: Ints, gold: Ints, num_classes: int) -> list[list[int]]:
+    """(C, C) How many rows of each class (outer) were predicted as each class (inner)."""
+    flat = np.bincount(gold * num_classes + predicted, minlength=num_classes**2)
+    counts: list[list[int]] = flat.reshape(num_classes, num_classes).tolist()
+    return counts
 
 
 def pgr(weak: float, student: float, ceiling: float) -> float:

@@ -3,6 +3,7 @@
 import ast
 import base64
 import hashlib
+import html
 import inspect
 import io
 import re
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fake_tables import NO_CEILING, TABLES, fake_row, table
+from fake_tables import NO_CEILING, TABLES, UNCOMPARED, fake_row, table
 from outgrow.errors import UserError
 from outgrow.report import run as report
 from outgrow.report.figures import Picture
@@ -112,11 +113,12 @@ def test_no_name_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, *UNCOMPARED])
 def test_every_table_makes_a_page_and_a_terminal_table(name: str, tmp_path: Path) -> None:
-    page = write(TABLES[name], tmp_path)
+    frame = (TABLES | UNCOMPARED)[name]
+    page = write(frame, tmp_path)
     assert all(head in page for head in ("All comparisons", "Controls", "What ran", "Run it again"))
-    text = printed(TABLES[name])
+    text = printed(frame)
     assert all(len(line) <= 110 or len(line.split()) <= 2 for line in text.splitlines())  # a word is never broken
 
 
@@ -309,3 +311,49 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished experiments"):
         report.write_report(pl.DataFrame(), tmp_path, title="", provenance={})
     assert not list(tmp_path.iterdir())
+
+
+# --- what a score counts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_table_is_said_to_be_scored_at_natural_shares_class_by_class(tmp_path: Path) -> None:
+    page, text = write(TABLES["your own"], tmp_path), printed(TABLES["your own"])
+    for said in (page, text):
+        words = " ".join(said.split())
+        assert "cored on 1,000 test rows at natural class shares (fine 90.0 %, " in words
+        assert "no test row is of class 'never'" in html.unescape(words)
+        assert "6 of 1,030 rows were left out: 6 with neither gold nor a weak label" in words
+        assert "24 gold rows without a weak label are in no other score" in words
+        assert "there the student's accuracy is 87.5 [70.0, 96.0] %" in html.unescape(words)
+        assert "5 students per seed, and each is asked only about rows that it did not train on" in words
+        assert "supervisor 71.0 [70.0, 72.0], student 73.0 [72.0, 74.0], ceiling 80.0 [79.0, 81.0]" in words
+        assert "gain +2.0 [+1.0, +3.0] points" in words
+        assert "40.0 [30.0, 50.0]" in words
+        assert "1,710" in words
+        assert "<i>bad" not in page
+    assert page.count("confusion matrix") >= 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_research_task_is_said_to_be_balanced_and_what_that_cost(tmp_path: Path) -> None:
+    page, text = write(TABLES["one pair"], tmp_path), printed(TABLES["one pair"])
+    for said in (page, text):
+        words = " ".join(said.split())
+        assert "cored on 1,000 test rows with exactly balanced classes" in words
+        assert (
+            "1,202 to 1,212 of 3,000 rows were left out: 1,200 to 1,210 to balance the classes (--no-balance" in words
+        )
+    assert "Class by class" not in page
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_gold_the_page_says_that_nothing_is_scored(tmp_path: Path) -> None:
+    frame = UNCOMPARED["no gold"]
+    words = " ".join(write(frame, tmp_path).split())
+    assert "Nothing is scored, for no row has gold: students are trained" in words
+    assert "which agree with the weak labels on 90.0 % of the rows" in words
+    assert report.headline(frame) == "No gain for 1 student: no row has gold."
+    beside = report.headline(UNCOMPARED["no gold beside gold"])
+    assert "above zero in 1 of 1 comparison" in beside
+    assert beside.endswith("No gain for 1 student: no row has gold.")

@@ -1,4 +1,6 @@
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +16,23 @@ PARTS = ("A", "A_val", "B", "B_val", "T")
 
 
 def pool(
-    gold: list[int], groups: Iterable[int] | None = None, num_classes: int = 2, split: list[str] | None = None
+    gold: list[int],
+    groups: Iterable[int] | None = None,
+    num_classes: int = 2,
+    split: list[str] | None = None,
+    weak: list[int] | None = None,
 ) -> Examples:
     groups = range(len(gold)) if groups is None else groups
+    meta: dict[str, Any] = {} if split is None else {"split": np.array(split, dtype=np.str_)}
+    if weak is not None:
+        meta |= {f"weak.{c}": np.where(np.array(weak) < 0, np.nan, np.array(weak) == c) for c in range(num_classes)}
     return Examples(
         ids=np.array([f"row-{i}" for i in range(len(gold))], dtype=np.str_),
         inputs=tuple(f"text {i}" for i in range(len(gold))),
         gold=np.array(gold, dtype=np.int64),
         classes=tuple("abcdefg"[:num_classes]),
         groups=np.array([f"g{g}" for g in groups], dtype=np.str_),
-        meta={} if split is None else {"split": np.array(split, dtype=np.str_)},
+        meta=meta,
     )
 
 
@@ -41,7 +50,8 @@ def check(data: Examples, split: Split, *, balance: bool = True) -> None:
     assert set(everything) <= set(data.ids.tolist())
     groups = [set(data.take(split.parts[part]).groups.tolist()) for part in PARTS]
     assert sum(map(len, groups)) == len(set().union(*groups)), "a group is in two parts"
-    assert len(set(class_counts(data, split, "T"))) == 1, "T is not balanced"
+    assert not balance or len(set(class_counts(data, split, "T"))) == 1, "T is not balanced"
+    assert len(everything) + sum(split.left_out.values()) == len(data), "a row is neither used nor counted"
     for part in ("A", "A_val", "T"):
         gold = data.take(split.parts[part]).gold
         assert gold is not None
@@ -50,7 +60,8 @@ def check(data: Examples, split: Split, *, balance: bool = True) -> None:
         counts = class_counts(data, split, part, f"{part}_val")
         assert not balance or max(counts) <= max(1.1 * sum(counts) / len(counts), min(counts) + 1)
         assert len(split.parts[part])
-    assert min(class_counts(data, split, "A")) > 0, "a class is missing in A"
+    assert not balance or min(class_counts(data, split, "A")) > 0, "a class is missing in A"
+    assert balance or np.count_nonzero(class_counts(data, split, "A", "A_val")) > 1, "there is nothing to learn from A"
 
 
 def possible(data: Examples, sizes: Sizes, seed: int) -> Split:
@@ -123,8 +134,10 @@ def test_an_imbalanced_pool_is_balanced_in_every_part() -> None:
     assert class_counts(data, split, "T") == [25, 25]
     assert class_counts(data, split, "A", "A_val") == [37, 37]
     natural = split_examples(data, Sizes(balance=False), 0)
-    assert class_counts(data, natural, "A", "A_val") == [337, 37]
-    assert class_counts(data, natural, "T") == [25, 25]
+    assert [len(natural.ids(parts)) for parts in (["A", "A_val"], ["B", "B_val"], ["T"])] == [375, 375, 250]
+    assert class_counts(data, natural, "T")[1] < 50
+    assert split.left_out == {"balance": 1000 - 74 - 74 - 50}
+    assert natural.left_out == {}
 
 
 def test_a_slight_imbalance_stays() -> None:
@@ -168,6 +181,108 @@ def test_the_users_own_split_is_kept() -> None:
     assert len(split.ids(["A", "A_val"])) == 40
     assert class_counts(data, split, "T") == [5, 5]
     assert len(split_examples(data, Sizes(supervisor=10), 0).ids(["A", "A_val"])) == 10
+
+
+# --- natural class shares ---------------------------------------------------------------------------------------------
+
+
+@given(pools(), st.integers(0, 3), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_without_balance_no_class_has_a_say(data: Examples, seed: int, fixed: bool) -> None:
+    """Poisoned gold, which rows have any kept: every part is the same, the validation rows of A excepted."""
+    gold = data.gold
+    assert gold is not None
+    if fixed:
+        part = {g: "ABT"[i % 3] for i, g in enumerate(np.unique(data.groups).tolist())}
+        parts = [part[g] if known else "B" for g, known in zip(data.groups.tolist(), gold >= 0, strict=True)]
+        torn = {g for g, p in zip(data.groups.tolist(), parts, strict=True) if p != part[g]}
+        data = replace(data, meta={"split": np.array(["B" if g in torn else part[g] for g in data.groups.tolist()])})
+    split = possible(data, Sizes(balance=False), seed)
+    rng = np.random.default_rng(seed)
+    other = replace(data, gold=np.where(gold < 0, -1, rng.integers(data.num_classes, size=len(data))))
+    again = possible(other, Sizes(balance=False), seed)
+    assert all(np.array_equal(split.parts[part], again.parts[part]) for part in ("B", "B_val", "T"))
+    assert sorted(split.ids(["A", "A_val"])) == sorted(again.ids(["A", "A_val"]))
+    assert set(data.ids[gold >= 0].tolist()) <= set(split.ids(PARTS).tolist())
+
+
+@given(pools(), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_held_out_rows_of_b_are_drawn_whatever_their_gold(data: Examples, seed: int) -> None:
+    """With balance as well, where parts and class counts stay the same."""
+    first = possible(data, Sizes(), seed)
+    used = data.take(first.ids(PARTS))
+    b = np.isin(used.ids, first.ids(["B", "B_val"]))
+    part = np.where(b, "B", np.where(np.isin(used.ids, first.parts["T"]), "T", "A"))
+    assert used.gold is not None
+    other = used.gold.copy()
+    other[b] = np.random.default_rng(seed).permutation(other[b])
+    one, two = (possible(replace(used, gold=gold, meta={"split": part}), Sizes(), seed) for gold in (used.gold, other))
+    assert sorted(one.ids(["B", "B_val"])) == sorted(used.ids[b])
+    assert np.array_equal(one.parts["B_val"], two.parts["B_val"])
+
+
+def test_the_test_gets_every_gold_row_that_trains_nothing() -> None:
+    data = pool([0] * 90 + [1] * 10)
+    split = split_examples(data, Sizes(supervisor=20, transfer=30, balance=False), 0)
+    assert [len(split.ids(p)) for p in (["A", "A_val"], ["B", "B_val"], ["T"])] == [20, 30, 50]
+    asked = split_examples(data, Sizes(supervisor=20, transfer=30, test=10, balance=False), 0)
+    assert len(asked.parts["T"]) == 10
+    assert asked.left_out == {"sizes": 40}
+
+
+def test_own_labels_leave_a_to_the_test() -> None:
+    data = pool([0, 1] * 40, split=["A", "A", "B", "T"] * 20, weak=[0, 1] * 40)
+    split = split_examples(data, Sizes(balance=False, own_labels=True), 0)
+    assert [len(split.parts[p]) for p in PARTS] == [0, 0, 18, 2, 60]
+    drawn = split_examples(replace(data, meta={k: v for k, v in data.meta.items() if k != "split"}),
+                           Sizes(balance=False, own_labels=True, transfer=30), 0)  # fmt: skip
+    assert [len(drawn.parts[p]) for p in PARTS] == [0, 0, 27, 3, 50]
+
+
+def test_own_labels_of_a_research_task_are_tested_on_balanced_classes() -> None:
+    data = pool([0] * 90 + [1] * 30, weak=[0, 1] * 60)
+    split = split_examples(data, Sizes(own_labels=True), 0)
+    assert not len(split.ids(["A", "A_val"]))
+    assert class_counts(data, split, "T") == [18, 18]
+    assert split.left_out == {"balance": 120 - 36 - len(split.ids(["B", "B_val"]))}
+
+
+@given(pools(), st.integers(2, 6), st.integers(0, 3), st.sampled_from([0.0, 0.3]), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_folds_test_every_gold_row_once_and_train_on_all_else(
+    data: Examples, folds: int, seed: int, abstains: float, no_gold: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    weak = np.where(rng.random(len(data)) < abstains, -1, rng.integers(2, size=len(data)))
+    gold = np.full(len(data), -1) if no_gold else data.gold
+    assert gold is not None
+    data = replace(pool(gold.tolist(), None, data.num_classes, weak=weak.tolist()), groups=data.groups)
+    sizes = Sizes(balance=False, own_labels=True, folds=folds)
+    splits = [possible(data, replace(sizes, fold=fold), seed) for fold in range(folds)]
+    tested = np.concatenate([s.parts["T"] for s in splits])
+    assert sorted(tested) == sorted(data.ids[gold >= 0] if (gold >= 0).any() else data.ids)
+    for split in splits:
+        test_groups = set(data.take(split.parts["T"]).groups.tolist())
+        labeled = data.ids[weak >= 0]
+        outside = [g not in test_groups for g in data.take(labeled).groups.tolist()]
+        mixed = set(data.groups[gold >= 0].tolist())
+        assert set(split.ids(["B", "B_val"]).tolist()) <= set(labeled[outside].tolist())
+        trained = set(split.ids(["B", "B_val"]).tolist())
+        others = [i for i, g in zip(labeled.tolist(), data.take(labeled).groups.tolist(), strict=True)
+                  if g not in test_groups and g in mixed]  # fmt: skip
+        assert set(others) <= trained
+    neither = int(((weak < 0) & (gold < 0)).sum()) if (gold >= 0).any() else 0
+    assert splits[0].left_out == ({"no_label": neither} if neither else {})
+
+
+def test_one_fold_tests_on_all_gold_and_trains_on_the_rest() -> None:
+    data = pool([0, 1] * 10 + [-1] * 40, weak=[0, 1] * 30)
+    split = split_examples(data, Sizes(balance=False, own_labels=True, folds=1), 0)
+    assert [len(split.parts[p]) for p in PARTS] == [0, 0, 36, 4, 20]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,27 @@ def test_weak_labels_are_names_or_probabilities(tmp_path: Path, weak: list[str],
     np.testing.assert_allclose(np.stack([meta["weak.0"], meta["weak.1"]], axis=1), expected)
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "mine.jsonl", "mine.parquet"])
+@pytest.mark.parametrize("label", ["gold", None])
+def test_a_table_without_gold_needs_weak_labels_and_classes(tmp_path: Path, name: str, label: str | None) -> None:
+    rows = {"text": ["fine", "awful"], "rule": ["yes", "no"]}
+    path = tmp_path / name
+    match name.partition(".")[2]:
+        case "csv":
+            write(tmp_path, "text,rule\nfine,yes\nawful,no\n")
+        case "jsonl":
+            path.write_text("\n".join(json.dumps({k: v[i] for k, v in rows.items()}) for i in range(2)))
+        case _:
+            pq.write_table(pa.table(rows), path)
+    data = read(path, label=label, weak="rule", classes=("yes", "no"))
+    assert gold(data) == [-1, -1]
+    assert data.classes == ("yes", "no")
+    assert data.meta["weak.0"].tolist() == [1.0, 0.0]
+    expected = f"no column {label!r}" if label else "label=None has no label at all; at least two classes are needed"
+    assert expected in message(path, label=label, weak="rule")
+    assert "did you mean 'rule'" in message(path, label="rul", weak="rule", classes=("yes", "no"))
+
+
 def test_a_big_file_costs_only_the_columns_kept(tmp_path: Path) -> None:
     path = tmp_path / "big.csv"
     with open(path, "w", encoding="utf-8") as file:

@@ -20,6 +20,7 @@ from outgrow.experiment import experiments_of, wire
 from outgrow.metrics import Interval
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
+from outgrow.steps.examples import pooled
 from outgrow.strategies import CONTROLS, canonical_strategy, parse_strategy
 
 __all__ = ["run_board"]
@@ -127,6 +128,10 @@ class _Wired:
                 raise UserError(
                     "a board compares class probabilities and generate writes answers; train with probe or finetune"
                 )
+            if not all(result.args["truth"] for result in made.values()):
+                raise UserError(
+                    "a board scores methods, and one of its tables has no gold; add some, or use outgrow run"
+                )
             first = next(iter(made.values()))
             same = taken.setdefault(first.args["student"][0].key, method)
             if method not in (*named, *controls) and not any(map(_trains, _own(first))):
@@ -178,7 +183,8 @@ def _kind(method: str, result: Step) -> str:
 def _agreements(result: Step) -> list[Step]:
     """Per seed, how the student agrees with the weak labels of B_val; empty if it can only predict T."""
     made = []
-    for student, weak in zip(result.args["student"], result.args["weak"], strict=True):
+    students, weaks = ([fold for s in result.args[name] for fold in _folds(s)] for name in ("student", "weak"))
+    for student, weak in zip(students, weaks, strict=True):
         if "parts" not in student.args or "split" not in weak.args:
             return []
         # A setting that drops rows has a split of its own; all are judged on the rows that the supervisor labeled.
@@ -186,6 +192,11 @@ def _agreements(result: Step) -> list[Step]:
         predicted = Step(student.fn, **{**student.args, "split": split, "parts": ("B_val",)})
         made.append(Step(weak_agreement, labels=predicted, weak=weak, split=split, part="B_val"))
     return made
+
+
+def _folds(labels: Step) -> tuple[Step, ...]:
+    """The labels that were pooled, if they were."""
+    return tuple(labels.args["labels"]) if labels.fn is pooled else (labels,)
 
 
 def _chosen(wired: _Wired, finished: Mapping[tuple[str, Cell], Step], store: Store) -> dict[tuple[str, Cell], str]:

@@ -93,7 +93,7 @@ def measured(row: TableRow, name: str, percent: bool = False) -> str:
     """The number ``name`` of a row with its 95 % interval; no number is "undefined"."""
     if row[name] is None:
         return "undefined"
-    sign = "+" if name in ("gain", "gap", "difference") else ""
+    sign = "+" if name in ("gain", "balanced_gain", "gap", "difference") else ""
     numbers = (row[name], row[f"{name}_low"], row[f"{name}_high"])
     return with_interval(*numbers, form=f"{sign}.1f" if percent else f"{sign}.2f", scale=100 if percent else 1)
 
@@ -159,7 +159,7 @@ def _ranks(rows: Sequence[TableRow], field: str, by: str) -> dict[str, float]:
     ranks = {}
     for model in models:
         own = [r for r in rows if r[field] == model]
-        values = [r[by] for r in own if r[by] is not None] or [r["student_accuracy"] for r in own]
+        values = [r[by] for r in own if r[by] is not None] or [r["student_accuracy"] or 0.0 for r in own]
         ranks[model] = sum(values) / len(values)
     return ranks
 

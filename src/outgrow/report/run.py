@@ -10,6 +10,7 @@ from outgrow.errors import UserError
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
+from outgrow.report.scored import class_sheets, how_scored, print_scoring
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.strategies import CONTROLS
 
@@ -50,7 +51,8 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
     written.parent.mkdir(parents=True, exist_ok=True)
     written.unlink(missing_ok=True)  # written last: the sign that all files are this table's
     table.write_csv(written.parent / "results.csv")
-    shown = figures.show(table, written.parent)
+    compared = table.filter(table["gain"].is_not_null())  # pictures are of students with something to compare with
+    shown = figures.show(compared, written.parent) if len(compared) else figures.Shown({}, {}, {})
     rows = tidy(table)
     students = [r for r in rows if not r["control"]]
     page.write_page(
@@ -61,6 +63,8 @@ def write_report(table: "pl.DataFrame", folder: str | Path, *, title: str, prove
         findings=_findings(rows),
         warnings=[*_warnings(rows), *shown.failures],
         students=students,
+        scored={panel: how_scored(own) for panel, own in grouped(students, "panel").items()},
+        sheets=class_sheets(students),
         reasons=list(dict.fromkeys(r["pgr_undefined"] for r in students if r["pgr"] is None)),
         pictures=shown.pictures,
         tables=shown.tables,
@@ -99,6 +103,7 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
                     "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
                 ] = None
         show_table(console, columns, lines, least=WIDE)
+        print_scoring(rows, console)
     show_text(console, headline(table), "bold")
     for note in (*notes, "± is half a 95 % interval, brackets are 95 % intervals"):
         show_text(console, note, "dim", hanging=2)
@@ -108,6 +113,13 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
     students = [r for r in rows if not r["control"]]
     if not students:
         return ["Only controls were run."]
+    missing = dict.fromkeys(r["gain_undefined"] for r in students if r["gain"] is None)
+    without = [
+        f"No gain for {counted(sum(r['gain'] is None for r in students), 'student')}: {'; '.join(missing)}."
+    ] * bool(missing)
+    students = [r for r in students if r["gain"] is not None]
+    if not students:
+        return without
     of_all = f"of {counted(len(students), 'comparison')}"
     above = sum(r["gain_low"] > 0 for r in students)
     below = sum(r["gain_high"] < 0 for r in students)
@@ -128,7 +140,7 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
             f"In {flagged} {of_all} the student is not shown to be above every control (the 95 % interval of "
             "student minus control, row by row, does not lie above zero)."
         )
-    return said
+    return [*said, *without]
 
 
 def _warnings(rows: Sequence[TableRow]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from outgrow.steps.answers import compare_answers, decode, finetune_lm, gold_answers, shuffle_answers
 from outgrow.steps.compare import against_controls, compare, contrast, weak_agreement
-from outgrow.steps.examples import gold, keep, load, split, texts, weak_column
+from outgrow.steps.examples import gold, keep, load, pooled, split, texts, weak_column
 from outgrow.steps.fit import (
     embed,
     embed_bf16,
@@ -32,6 +32,7 @@ __all__ = [
     "gold_answers",
     "keep",
     "load",
+    "pooled",
     "predict_finetuned",
     "predict_probe",
     "relabel",

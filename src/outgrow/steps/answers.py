@@ -15,7 +15,7 @@ from outgrow.errors import UserError
 from outgrow.metrics import Means, Outcomes, plain
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
-from outgrow.steps.compare import gain_gap_and_pgr
+from outgrow.steps.compare import gain_gap_and_pgr, rows_used
 from outgrow.train.settings import GenerateSettings
 
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
@@ -76,7 +76,7 @@ def shuffle_answers(answers: Answers, seed: int) -> Answers:
     return Answers(ids=answers.ids, texts=texts, source=f"shuffled {answers.source}")
 
 
-@step(version=2, said="score")
+@step(version=3, said="score")
 def compare_answers(
     pool: Examples,
     truth: tuple[Answers, ...],
@@ -84,6 +84,7 @@ def compare_answers(
     student: tuple[Answers, ...],
     ceiling: tuple[Answers, ...],
     seeds: tuple[int, ...],
+    splits: tuple[tuple[Split, ...], ...] = (),
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows, by exact match with the ``truth``.
 
@@ -103,6 +104,8 @@ def compare_answers(
         per_seed.append({"seed": seed, "test_rows": len(test), **scored})
     means = Means(outcomes)
     result = {
+        "classes": [],
+        "rows": rows_used(len(pool), splits),
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": None,

@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from outgrow.data import Answers, Examples, Floats, Labels, Split
+from outgrow.data import Answers, Examples, Floats, Ids, Ints, Labels, Split, hardened
 from outgrow.engine.graph import step
+from outgrow.errors import UserError
 from outgrow.metrics import (
     HIGHEST,
     Interval,
     Means,
     Outcomes,
     agreement,
+    balanced_values,
+    class_values,
+    confusion,
     ece_floor,
     ece_interval,
     per_example,
@@ -21,12 +25,15 @@ from outgrow.metrics import (
     scores,
 )
 
-__all__ = ["against_controls", "compare", "contrast", "gain_gap_and_pgr", "weak_agreement"]
+__all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_and_pgr", "rows_used", "weak_agreement"]
 
+MOST_CLASSES = 100
+"""Recall, precision and the confusion matrix are kept for at most so many classes."""
+_COMPARED = ("accuracy", "balanced_accuracy")
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=2)
+@step(version=3)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -34,50 +41,137 @@ def compare(
     student: tuple[Labels, ...],
     ceiling: tuple[Labels, ...],
     seeds: tuple[int, ...],
+    splits: tuple[tuple[Split, ...], ...] = (),
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
-    One element of each tuple per seed. Intervals are those of :class:`outgrow.metrics.Means`. ``ece_floor`` is the
-    calibration error that perfect calibration would show on as many rows; the lower end of ``ece`` is lower by it.
+    One element of each tuple per seed; of ``splits``, which say how many rows went where, those of all folds.
+    All are scored on the test rows that the supervisor labelled. If it labelled none, there is neither its score nor
+    gain, gap or PGR; if there is no ``truth``, there is no score at all. Accuracy weighs every row alike;
+    ``balanced_accuracy`` is the mean recall of the classes. Intervals are those of :class:`outgrow.metrics.Means`.
+    ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
+    is lower by it.
     """
+    rows = {"classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    if not truth:
+        return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}
+    tests = [_labelled(t, w) for t, w in zip(truth, weak, strict=True)]
+    if not sum(map(len, tests)):
+        roles.pop("weak")
+        tests = list(truth)
+    abstained = [t.take(t.ids[~np.isin(t.ids, test.ids)]) for t, test in zip(truth, tests, strict=True)]
     outcomes, per_seed = [], []
+    probs = {
+        role: [of.take(t.ids).probs for of, t in zip(labels, tests, strict=True)] for role, labels in roles.items()
+    }
     for i, seed in enumerate(seeds):
-        test = truth[i]
-        right = test.hard
-        probs = {role: labels[i].take(test.ids).probs for role, labels in roles.items()}
-        outcomes.append(_outcomes(texts.take(test.ids).groups, probs, right))
-        scored: dict[str, Any] = {role: scores(p, right) | {"ece_floor": ece_floor(p)} for role, p in probs.items()}
-        same = agreement(probs["student"].argmax(axis=1), probs["weak"].argmax(axis=1), right)
+        said, right = {role: p[i] for role, p in probs.items()}, tests[i].hard
+        outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
+        scored: dict[str, Any] = {
+            role: {**scores(p, right), "balanced_accuracy": _balanced(p, right), "ece_floor": ece_floor(p)}
+            for role, p in said.items()
+        }
         accuracy = [scored[role]["accuracy"] for role in roles]
-        recovered = pgr(*accuracy) if ceiling else None
-        per_seed.append({"seed": seed, "test_rows": len(test), **scored, "agreement": same, "pgr": recovered})
-    means = Means(outcomes, {f"{a}.accuracy": f"{b}.accuracy" for a, b in _same(roles).items()})
-    rarest = min(float(np.bincount(t.hard, minlength=t.probs.shape[1]).min() / len(t)) for t in truth)
+        same = agreement(hardened(said["student"]), hardened(said["weak"]), right) if "weak" in roles else None
+        recovered = pgr(*accuracy) if len(roles) == 3 else None
+        per_seed.append({"seed": seed, "test_rows": len(right), **scored, "agreement": same, "pgr": recovered})
+    outcomes = _with_balance(outcomes, probs, [t.hard for t in tests])
+    same_labels = _same(roles)
+    means = Means(outcomes, {f"{a}.{k}": f"{b}.{k}" for a, b in same_labels.items() for k in _COMPARED})
+    shares = np.bincount(np.concatenate([t.hard for t in tests]), minlength=texts.num_classes) / sum(map(len, tests))
     result = {
-        "test_rows": sum(len(t) for t in truth),
-        "test_rows_per_seed": len(truth[0]),
-        "num_classes": truth[0].probs.shape[1],
-        "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in truth),
+        **rows,
+        "test_rows": sum(map(len, tests)),
+        "test_rows_per_seed": len(tests[0]),
+        "num_classes": texts.num_classes,
+        "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in tests),
+        "weak": None,
+        "gain_undefined": None if "weak" in roles else "no test row has a weak label",
         "over_majority": means.difference("student.accuracy", "majority").interval(-1.0, 1.0),
-        "agreement": {k: means.rate(f"agreement.{k}") for k in ("all", "supervisor_right", "supervisor_wrong")},
-        **{role: _role_scores(role, means, per_seed, rarest) for role in roles},
-        **gain_gap_and_pgr(means, bool(ceiling)),
+        **_against_weak(means, "weak" in roles),
+        **{role: _role_scores(role, means, per_seed, shares) for role in roles},
+        **gain_gap_and_pgr(means, bool(ceiling), "weak" in roles),
+        "per_class": _per_class([o.groups for o in outcomes], probs, [t.hard for t in tests]),
+        "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,
     }
     plained: dict[str, Any] = plain(result)
     return plained
 
 
+def _labelled(truth: Labels, weak: Labels) -> Labels:
+    """The test rows that the supervisor labelled."""
+    return truth.take(truth.ids[np.isin(truth.ids, weak.ids)])
+
+
+def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, Any]:
+    """The result without gold: how often the student says what the supervisor says, where that says anything."""
+    same = [s.take(w.ids).hard == w.hard for s, w in zip(student, weak, strict=True)]
+    nothing = dict.fromkeys(
+        (
+            "majority",
+            "over_majority",
+            "gain",
+            "balanced_gain",
+            "weak",
+            "student",
+            "gap",
+            "pgr",
+            "per_class",
+            "abstained",
+        )
+    )
+    agreed = float(np.mean(np.concatenate(same))) if sum(map(len, same)) else None
+    return {
+        **nothing,
+        "test_rows": 0,
+        "test_rows_per_seed": 0,
+        "gain_undefined": "no row has gold",
+        "pgr_undefined": "no row has gold",
+        "agreement": {"all": [agreed, None, None], "supervisor_right": None, "supervisor_wrong": None},
+        "per_seed": [],
+    }
+
+
+def rows_used(num_rows: int, splits: Sequence[Sequence[Split]]) -> dict[str, Any]:
+    """How many rows the task has and which it was made of: ``[fewest, most]`` over seeds of each part and of the rows
+    that were ``left_out``, by reason. With folds, T is all of them, and the others are those of one fold."""
+
+    if not splits:
+        return {"task": num_rows, "left_out": {}}
+
+    def spread(counts: Sequence[int]) -> list[int]:
+        return [min(counts), max(counts)]
+
+    parts = {p: spread([len(s.parts[p]) for folds in splits for s in folds]) for p in ("A", "A_val", "B", "B_val")}
+    parts["T"] = spread([sum(len(s.parts["T"]) for s in folds) for folds in splits])
+    firsts = [folds[0].left_out for folds in splits]
+    reasons = dict.fromkeys(reason for left in firsts for reason in left)
+    return {"task": num_rows, **parts, "left_out": {r: spread([left.get(r, 0) for left in firsts]) for r in reasons}}
+
+
 def _outcomes(groups: Any, probs: Mapping[str, Floats], right: Any) -> Outcomes:
     values = {f"{role}.{k}": v for role, p in probs.items() for k, v in per_example(p, right).items()}
-    supervisor = probs["weak"].argmax(axis=1)
-    same = (probs["student"].argmax(axis=1) == supervisor).astype(np.float64)
-    values["agreement.all"] = same
-    values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
-    values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
+    if "weak" in probs:
+        supervisor = probs["weak"].argmax(axis=1)
+        same = (probs["student"].argmax(axis=1) == supervisor).astype(np.float64)
+        values["agreement.all"] = same
+        values["agreement.supervisor_right"] = np.where(supervisor == right, same, np.nan)
+        values["agreement.supervisor_wrong"] = np.where(supervisor != right, same, np.nan)
     values["majority"] = _majority(right)
     return Outcomes(groups=groups, values=values)
+
+
+def _against_weak(means: Means, has_weak: bool) -> dict[str, Any]:
+    kinds = ("all", "supervisor_right", "supervisor_wrong")
+    if not has_weak:
+        return {"balanced_gain": None, "agreement": dict.fromkeys(kinds)}
+    balanced = means.spread({"student.balanced_accuracy": 1.0, "weak.balanced_accuracy": -1.0})
+    return {
+        "balanced_gain": balanced.interval(-1.0, 1.0),
+        "agreement": {k: means.rate(f"agreement.{k}") for k in kinds},
+    }
 
 
 def _majority(right: Any) -> Floats:
@@ -95,19 +189,72 @@ def _same(given: Mapping[str, Sequence[Labels]]) -> dict[str, str]:
     return found
 
 
-def _role_scores(role: str, means: Means, per_seed: Sequence[Mapping[str, Any]], rarest: float) -> dict[str, Any]:
+def _role_scores(role: str, means: Means, per_seed: Sequence[Mapping[str, Any]], shares: Floats) -> dict[str, Any]:
     summary: dict[str, Any] = {
         name: means.rate(f"{role}.{name}", highest=HIGHEST.get(name, 1.0)) for name in ("accuracy", "xent", "brier")
     }
-    summary["auroc"] = means.area(f"{role}.auroc", rarest) if rarest else [None] * 3
+    there = shares[shares > 0]  # a mean of recalls is known as well as if it came from fewer, equally many rows of each
+    summary["balanced_accuracy"] = means.rate(f"{role}.balanced_accuracy", share=len(there) ** 2 / (1 / there).sum())
+    summary["auroc"] = means.area(f"{role}.auroc", shares.min()) if shares.all() else [None] * 3
     floor = float(np.mean([s[role]["ece_floor"] for s in per_seed]))
     summary["ece"] = ece_interval(means.spread({f"{role}.ece": 1.0}), floor)
     return summary | {"ece_floor": floor}
 
 
-def gain_gap_and_pgr(means: Means, has_ceiling: bool) -> dict[str, Any]:
+# --- class by class ---------------------------------------------------------------------------------------------------
+
+
+def _balanced(probs: Floats, gold: Ints) -> float:
+    return float(balanced_values([hardened(probs) == gold], [gold])[0].mean())
+
+
+def _with_balance(
+    outcomes: Sequence[Outcomes], probs: Mapping[str, Sequence[Floats]], gold: Sequence[Ints]
+) -> list[Outcomes]:
+    """The outcomes with what each row contributes to each role's balanced accuracy."""
+    made = [dict(o.values) for o in outcomes]
+    for role, of_seeds in probs.items():
+        right = [hardened(p) == g for p, g in zip(of_seeds, gold, strict=True)]
+        for values, balanced in zip(made, balanced_values(right, gold), strict=True):
+            values[f"{role}.balanced_accuracy"] = balanced
+    return [Outcomes(groups=o.groups, values=values) for o, values in zip(outcomes, made, strict=True)]
+
+
+def _per_class(
+    groups: Sequence[Ids], probs: Mapping[str, Sequence[Floats]], gold: Sequence[Ints]
+) -> dict[str, Any] | None:
+    """Of each role ``recall`` and ``precision`` of each class with intervals, and the ``confusion`` matrix, over all
+    seeds; None for more than :data:`MOST_CLASSES` classes."""
+    num_classes = next(iter(probs.values()))[0].shape[1]
+    if num_classes > MOST_CLASSES:
+        return None
+    made: dict[str, Any] = {"rows": np.bincount(np.concatenate(gold), minlength=num_classes).tolist()}
+    for role, of_seeds in probs.items():
+        said = [hardened(p) for p in of_seeds]
+        values = [class_values(s, g, num_classes) for s, g in zip(said, gold, strict=True)]
+        means = Means([Outcomes(groups=g, values=v) for g, v in zip(groups, values, strict=True)])
+        made[role] = {
+            **{k: [means.rate(f"{k}.{c}") for c in range(num_classes)] for k in ("recall", "precision")},
+            "confusion": confusion(np.concatenate(said), np.concatenate(gold), num_classes),
+        }
+    return made
+
+
+def _where_weak_abstains(texts: Examples, tests: Sequence[Labels], student: Sequence[Labels]) -> dict[str, Any] | None:
+    """The student's accuracy on the test rows that the supervisor did not label, which are in no other score."""
+    if not sum(map(len, tests)):
+        return None
+    right = [_right(s.take(t.ids), t) for s, t in zip(student, tests, strict=True)]
+    groups = [texts.take(t.ids).groups for t in tests]
+    means = Means([Outcomes(groups=g, values={"right": r}) for g, r in zip(groups, right, strict=True)])
+    return {"rows": len(tests[0]), "student": {"accuracy": means.rate("right")}}
+
+
+def gain_gap_and_pgr(means: Means, has_ceiling: bool, has_weak: bool = True) -> dict[str, Any]:
     """``gain``, ``gap``, ``pgr`` and, where there is none, the reason ``pgr_undefined``, from means of accuracies."""
     weak, student, ceiling = (f"{role}.accuracy" for role in ("weak", "student", "ceiling"))
+    if not has_weak:
+        return {"gain": None, "gap": None, "pgr": None, "pgr_undefined": "no test row has a weak label"}
     gain = means.difference(student, weak).interval(-1.0, 1.0)
     if not has_ceiling:
         return {"gain": gain, "gap": None, "pgr": None, "pgr_undefined": "there is no ceiling"}
@@ -139,6 +286,9 @@ def contrast(
     given = {"weak": weak, "reference": reference}
     given |= {f"ceiling {number}": ceiling for number, ceiling in enumerate(ceilings)}
     given |= {f"student {number}": student for number, student in enumerate(students)}
+    truth = tuple(_labelled(t, w) for t, w in zip(truth, weak, strict=True))
+    if not all(map(len, truth)):
+        raise UserError("no test row has a weak label to compare with; add some, or use outgrow run")
     outcomes = []
     for i in range(len(seeds)):
         test = truth[i]
@@ -174,7 +324,7 @@ def contrast(
     return plained
 
 
-@step(version=1)
+@step(version=1, said="compare with controls")
 def against_controls(
     texts: Examples,
     truth: tuple[Labels | Answers, ...],

@@ -4,6 +4,8 @@ Gold reaches a step only through :func:`gold` (and the class balance that :func:
 made of is derived from ``texts``, ``split`` and labels of a supervisor. A test walks every strategy's graph for it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from outgrow.data import Examples, Labels, Split
@@ -13,7 +15,7 @@ from outgrow.runtime import Runtime
 from outgrow.tasks import Sizes, TaskSpec, split_examples
 from outgrow.tasks import load as load_task
 
-__all__ = ["gold", "keep", "load", "split", "texts", "weak_column"]
+__all__ = ["gold", "keep", "load", "pooled", "split", "texts", "weak_column"]
 
 _TRANSFER = ("B", "B_val")
 
@@ -30,7 +32,7 @@ def texts(pool: Examples) -> Examples:
     return pool.without_gold()
 
 
-@step(version=1, said="split rows")
+@step(version=2, said="split rows")
 def split(pool: Examples, sizes: Sizes, seed: int) -> Split:
     """Who trains the supervisor, who is labelled by it, who is the test."""
     return split_examples(pool, sizes, seed)
@@ -54,18 +56,28 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     return Labels.from_classes(chosen.ids, chosen.gold, pool.num_classes, "gold")
 
 
-@step(version=1, said="take weak labels")
+@step(version=2, said="take weak labels")
 def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
-    """The user's own weak labels, from a column of the table."""
+    """The user's own weak labels, from a column of the table, on the rows of some parts that have one.
+
+    Only rows with a label are in B, see :class:`outgrow.tasks.Sizes`. Rows of T may lack one: they are left out here,
+    and their number is said where the others are scored.
+    """
     chosen = pool.take(split.ids(parts))
     columns = [chosen.meta.get(f"weak.{c}") for c in range(pool.num_classes)]
     if any(c is None for c in columns):
         raise UserError("the task has no weak labels of its own; name their column: table(..., weak='column')")
     probs = np.stack([np.asarray(c, dtype=np.float32) for c in columns], axis=1)
-    if missing := int(np.isnan(probs).any(axis=1).sum()):
-        first = chosen.ids[np.isnan(probs).any(axis=1)][0]
-        raise UserError(f"{missing} rows of {', '.join(parts)} have no weak label, the first is {str(first)!r}")
-    return Labels(ids=chosen.ids, probs=probs, source="weak column")
+    given = ~np.isnan(probs).any(axis=1)
+    return Labels(ids=chosen.ids[given], probs=probs[given], source="weak column")
+
+
+@step(version=1, said="join folds")
+def pooled(labels: tuple[Labels, ...], splits: tuple[Split, ...]) -> Labels:
+    """Labels of the tests of several splits as one: what each fold's own student says of its own rows."""
+    kept = [of.take(ids[np.isin(ids, of.ids)]) for of, s in zip(labels, splits, strict=True) for ids in [s.parts["T"]]]
+    ids, probs = (np.concatenate(arrays) for arrays in zip(*((k.ids, k.probs) for k in kept), strict=True))
+    return Labels(ids=ids, probs=probs, source=labels[0].source)
 
 
 @step(version=1, said="drop rows")
@@ -76,4 +88,4 @@ def keep(split: Split, labels: Labels) -> Split:
         parts[name] = split.parts[name][np.isin(split.parts[name], labels.ids)]
     if not len(parts["B"]):
         raise UserError(f"no row of B is left to train a student on after {labels.source}; let it keep more")
-    return Split(parts=parts)
+    return replace(split, parts=parts)

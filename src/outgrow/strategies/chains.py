@@ -183,7 +183,7 @@ def share_of_b(texts: Examples, split: Split, shares: int, number: int) -> Split
         parts[name] = ids[_shares(texts.groups[positions(ids, texts.ids)], shares) == number]
     if not len(parts["B"]):
         raise UserError(f"B has too few groups of rows for {shares} fresh shares; use fewer models, or fresh=False")
-    return Split(parts=parts)
+    return replace(split, parts=parts)
 
 
 def _shares(groups: Ids, shares: int) -> Ints:
@@ -201,7 +201,7 @@ def some_of_a(split: Split, share: float, seed: int) -> Split:
     """The split with a random share of A; with the same seed, a smaller share lies within a larger one."""
     ids = split.parts["A"]
     drawn = np.sort(np.random.default_rng(seed).permutation(len(ids))[: max(2, round(share * len(ids)))])
-    return Split(parts={**split.parts, "A": ids[drawn]})
+    return replace(split, parts={**split.parts, "A": ids[drawn]})
 
 
 @step(version=1)

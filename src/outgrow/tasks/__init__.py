@@ -3,9 +3,10 @@
 from outgrow.tasks import catalogue as _catalogue
 from outgrow.tasks import table as _table
 from outgrow.tasks.registry import TASKS, TaskSpec, describe, limited, load, task, tasks_table, where_from
-from outgrow.tasks.splits import Sizes, split_examples
+from outgrow.tasks.splits import LEFT_OUT, Sizes, split_examples
 
 __all__ = [
+    "LEFT_OUT",
     "TASKS",
     "Sizes",
     "TaskSpec",

@@ -44,12 +44,13 @@ class Finding(NamedTuple):
     """What the figure is, in a few words; or why the check does not apply."""
 
 
-def scan(data: Examples, split: Split | None = None, seed: int = 0) -> list[Finding]:
+def scan(data: Examples, split: Split | None = None, seed: int = 0, balance: bool = True) -> list[Finding]:
     """Run every check of the list in the docs, on at most 10,000 rows (whole groups, drawn at random).
 
     Args:
         data: a task's pool with gold.
         split: the split to check; by default the one that an experiment with this seed makes.
+        balance: whether that experiment balances the classes.
         seed: of the split, the draw of rows and the order of shuffled answers.
 
     Raises:
@@ -58,7 +59,7 @@ def scan(data: Examples, split: Split | None = None, seed: int = 0) -> list[Find
     assert data.gold is not None, "a scan needs gold"
     if len(np.unique(data.gold[data.gold >= 0])) < 2:
         raise UserError("a scan needs gold of at least two classes; add labels, or scan another task")
-    split = split or split_examples(data, Sizes(), seed)
+    split = split or split_examples(data, Sizes(balance=balance), seed)
     kept = _sampled(data, data.gold >= 0, seed)
     return [*_across_parts(data, split, seed), *_answers(kept, seed), *_surface(kept), _places(kept)]
 

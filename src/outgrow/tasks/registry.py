@@ -111,6 +111,9 @@ class TaskFacts:
     """What the columns of the logits are: ``choice`` for candidates, ``image`` for classes of images."""
     classes: tuple[str, ...] | None = None
     """Class names in order, if the task fixes them."""
+    natural: bool = False
+    """Whether the class shares of the data matter to its user, as those of a table do: parts then keep them, and the
+    test is every labeled row that trained nothing. Otherwise classes are balanced, exactly in the test."""
     rows: int | None = None
     """Number of rows with the default options, if known."""
     traps: str = ""

@@ -1,7 +1,10 @@
-"""The split of a pool into supervision A, transfer B and test T: balanced, whole groups, from ids and a seed alone."""
+"""The split of a pool into supervision A, transfer B and test T: whole groups, from ids and a seed alone.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A research task is balanced. A user's table keeps its class shares, and classes play no part in its split at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,25 +12,36 @@ import numpy.typing as npt
 from outgrow.data import Examples, Ids, Ints, Split
 from outgrow.errors import UserError
 
-__all__ = ["Sizes", "split_examples"]
+__all__ = ["LEFT_OUT", "Sizes", "split_examples"]
 
 Counts = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _PARTS = ("A", "B", "T")
 _SHARES = np.array([0.375, 0.375, 0.25])
+_OWN_SHARES = np.array([0, 0.375, 0.625])
+"""Without a supervisor to train, the rows of A serve the test."""
 _ROLES = {"A": "supervisor", "B": "transfer", "T": "test"}
 _IMBALANCE = 1.1
 """A class with more than 1.1 times its fair share is an imbalance: the paper's 55 %, for any number of classes."""
 
+LEFT_OUT = {
+    "balance": "to balance the classes (--no-balance keeps them)",
+    "sizes": "beyond the sizes asked for, or in groups that fit no part whole",
+    "unknown": "without gold in a group of A or T",
+    "abstained": "with gold but without a weak label, in a group of B",
+    "no_label": "with neither gold nor a weak label",
+}
+"""Why a row is in no part."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Rows of each part, counted after balancing; for T rounded down to a multiple of the number of classes.
+    """Rows of each part, counted after balancing; a balanced T is rounded down to a multiple of the number of classes.
 
     A size that is None is a share of the pool's labeled rows: 0.375 for A, 0.375 for B, 0.25 for T, or less if the
-    given sizes leave less. A given size is met exactly or is an error; a share is met as closely as groups and balance
-    allow.
+    given sizes leave less; without balance T gets every labeled row that A and B leave. A given size is met exactly or
+    is an error; a share is met as closely as groups and balance allow.
     """
 
     supervisor: int | None = None
@@ -38,7 +52,16 @@ class Sizes:
     validation: float = 0.1
     """Share of A that becomes A_val, and of B that becomes B_val; 0 for none."""
     balance: bool = True
-    """Balance A and B if a class has more than 1.1 times its fair share (55 % of two). T is always balanced."""
+    """Balance T exactly, and A and B if a class has more than 1.1 times its fair share (55 % of two). Without it, the
+    parts are drawn without a look at the classes."""
+    own_labels: bool = False
+    """The weak labels are columns of the table: there is no A, its rows serve the test, and B has only rows with a weak
+    label."""
+    folds: int = 0
+    """With own labels, test on every labeled row (on all rows if none is labeled), and put all other rows into B. Their
+    groups are dealt to so many folds; T is one of them. 0 makes parts of the sizes above."""
+    fold: int = 0
+    """Which fold is T, counted from 0."""
 
     def __post_init__(self) -> None:
         for role in _ROLES.values():
@@ -52,36 +75,99 @@ class Sizes:
 def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
     """Split a pool into A, A_val, B, B_val and T, with no group in two of them.
 
-    T has the same number of rows of each class. A and B are balanced if a class exceeds 1.1 times its fair share (the
-    paper's 55 %), by dropping rows of the larger classes at random. Rows with unknown gold go to B only; the gold of B
-    is used for balancing and for nothing else. A meta column ``split`` (A, B or T per row) fixes the parts; a given
-    size then draws from that part. Validation rows are taken out of A and B, at least one each.
+    If ``sizes`` ask for balance, T has the same number of rows of each class, and A and B are balanced if a class
+    exceeds 1.1 times its fair share (the paper's 55 %), by dropping rows of the larger classes at random; this is the
+    only use that is made of the gold of B. Otherwise every part is drawn without a look at the classes. Rows with
+    unknown gold go to B only. A meta column ``split`` (A, B or T per row) fixes the parts; a given size then draws from
+    that part. Validation rows are taken out of A and B, at least one each; those of B whatever their gold is.
 
     The result depends on the rows and the seed, not on the order of the rows; ids come sorted. Groups are placed in
     random order where they fit what a part still needs; if that leaves a part short, the largest groups go first.
 
     Raises:
-        UserError: one line with the numbers, if there are too few groups, a part lacks a class, the sizes are larger
-            than the data, or the user's own ``split`` tears a group apart.
+        UserError: one line with the numbers, if there are too few groups, a part lacks rows or a balanced part a class,
+            the sizes are larger than the data, or the user's own ``split`` tears a group apart.
     """
     assert examples.gold is not None, "a split needs gold"
     order = np.argsort(examples.ids)
-    pool = _Pool.of(examples, order)
-    rng = np.random.Generator(np.random.PCG64(seed))
+    pool = _Pool.of(examples, order, own_labels=sizes.own_labels)
     _check_enough_groups(pool, sizes)
-    needs = _needs(pool, sizes)
-    room = needs.copy()
-    room[[0, 2], -1] = len(pool.gold)  # a group goes to A or T whatever it holds of unknown gold; those rows stay out
-    home = _assigned(pool.counts, room, pool.allowed, rng)
-    rows = {part: _drawn(pool, np.flatnonzero(home == p), needs[p], part, sizes, rng) for p, part in enumerate(_PARTS)}
-    _check_classes(rows, pool)
-    _check_sizes(rows, pool, sizes)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    rows = _folded(pool, sizes, rng) if sizes.folds else _dealt(pool, sizes, rng)
     parts = {}
     for part in ("A", "B"):
         parts[part], parts[f"{part}_val"] = _carved(pool, rows[part], part, sizes.validation, rng)
     parts["T"] = rows["T"]
     ids = examples.ids[order]
-    return Split(parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")})
+    return Split(
+        parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")},
+        left_out=_left_out(pool, rows, sizes),
+    )
+
+
+def _dealt(pool: "_Pool", sizes: Sizes, rng: np.random.Generator) -> dict[str, Ints]:
+    """The rows of A, B and T by their sizes."""
+    seen = pool if sizes.balance else pool.blind()
+    needs = _needs(seen, sizes)
+    room = needs.copy()
+    room[[0, 2], -1] = len(seen.gold)  # a group goes to A or T whatever it holds of unknown gold; those rows stay out
+    home = _assigned(seen.counts, room, seen.allowed, rng)
+    if not sizes.balance and sizes.test is None:  # the test gets all that trains nothing
+        home[(home < 0) & seen.allowed[:, 2]] = 2
+    rows = {part: _drawn(seen, np.flatnonzero(home == p), needs[p], part, sizes, rng) for p, part in enumerate(_PARTS)}
+    (_check_classes if sizes.balance else _check_rows)(rows, pool, sizes)
+    _check_sizes(rows, seen, sizes)
+    return rows
+
+
+def _folded(pool: "_Pool", sizes: Sizes, rng: np.random.Generator) -> dict[str, Ints]:
+    """T: the labeled rows of one fold's groups. B: what has a weak label in all other groups. A: nothing."""
+    tested = _tested(pool)
+    rows_of = np.bincount(pool.group[tested], minlength=len(pool.counts))
+    home = np.full(len(pool.counts), -1, dtype=np.int64)
+    filled = [0] * sizes.folds
+    for group in rng.permutation(len(home)).tolist():
+        if rows_of[group]:  # to the fold with the fewest rows so far
+            home[group] = int(np.argmin(filled))
+            filled[home[group]] += int(rows_of[group])
+    inside = home[pool.group] == sizes.fold
+    rows = {"A": np.empty(0, dtype=np.int64), "B": np.flatnonzero(~inside & pool.labeled)}
+    rows["T"] = np.flatnonzero(inside & tested)
+    if not len(rows["B"]) or not len(rows["T"]):
+        raise UserError(
+            f"the table has {int(tested.sum())} rows to test on, in {int((rows_of > 0).sum())} groups, and "
+            f"{int(pool.labeled.sum())} with a weak label; at least one of another group must have a weak label"
+        )
+    return rows
+
+
+def _tested(pool: "_Pool") -> Bools:
+    """(n,) The rows that folds are made of: those with gold, or all if there is none."""
+    known = pool.gold < len(pool.classes)
+    return known if known.any() else np.ones_like(known)
+
+
+def _left_out(pool: "_Pool", rows: Mapping[str, Ints], sizes: Sizes) -> dict[str, int]:
+    """How many rows are in no part, by reason: one of the keys of :data:`LEFT_OUT`. Nothing is listed as 0."""
+    out = np.ones(len(pool.gold), dtype=np.bool_)
+    if sizes.folds > 1:  # every fold is a test once, and trains in the other folds
+        out = ~(pool.labeled | _tested(pool))
+    out[np.concatenate([rows[part] for part in _PARTS])] = False
+    known = pool.gold < len(pool.classes)
+    counts = {"no_label": int((out & ~known & ~pool.labeled).sum())}
+    counts["abstained"] = int((out & known & ~pool.labeled).sum())
+    counts["unknown"] = int((out & ~known & pool.labeled).sum())
+    rest = int((out & known & pool.labeled).sum())
+    if sizes.balance and not sizes.folds:
+        plain = replace(sizes, balance=False)
+        try:
+            wanted = _needs(pool.blind(), plain)[:, 0]
+        except UserError:  # what was asked for is more than there is, and fails elsewhere
+            wanted = np.zeros(len(_PARTS), dtype=np.int64)
+        there = [int(known[rows[part]].sum()) for part in _PARTS]
+        counts["balance"] = min(rest, sum(max(0, int(w) - n) for w, n in zip(wanted, there, strict=True)))
+    counts["sizes"] = rest - counts.get("balance", 0)
+    return {reason: count for reason, count in counts.items() if count}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +185,11 @@ class _Pool:
     fixed: bool
     """Whether the user fixed the parts."""
     classes: Sequence[str]
+    labeled: Bools
+    """(n,) rows that may train a student: all of them, unless the weak labels are the table's own."""
 
     @classmethod
-    def of(cls, examples: Examples, order: Ints) -> "_Pool":
+    def of(cls, examples: Examples, order: Ints, own_labels: bool) -> "_Pool":
         assert examples.gold is not None
         names, group = np.unique(examples.groups[order], return_inverse=True)
         num_classes = examples.num_classes
@@ -111,11 +199,29 @@ class _Pool:
         allowed = np.ones((len(names), len(_PARTS)), dtype=np.bool_)
         if fixed:
             part = np.searchsorted(_PARTS, examples.meta["split"][order])
+            part[own_labels & (part == 0)] = 2  # nobody learns from A, so that its rows serve the test
             allowed = _counted(group, part, len(names), len(_PARTS)) > 0
             _check_not_torn(names, allowed)
         has_gold = counts[:, :-1].any(axis=1)
-        allowed = allowed & np.stack([has_gold, np.ones_like(has_gold), has_gold], axis=1)
-        return cls(gold=gold, group=group, counts=counts, allowed=allowed, fixed=fixed, classes=examples.classes)
+        in_a = np.zeros_like(has_gold) if own_labels else has_gold
+        labeled = np.ones(len(gold), dtype=np.bool_)
+        if own_labels and "weak.0" in examples.meta:
+            labeled = ~np.isnan(np.asarray(examples.meta["weak.0"], dtype=np.float64))[order]
+        return cls(
+            gold=gold,
+            group=group,
+            counts=counts,
+            allowed=allowed & np.stack([in_a, np.ones_like(has_gold), has_gold], axis=1),
+            fixed=fixed,
+            classes=examples.classes,
+            labeled=labeled,
+        )
+
+    def blind(self) -> "_Pool":
+        """The same with a single class, which all known rows have: what draws from it cannot look at gold."""
+        counts = np.stack([self.counts[:, :-1].sum(axis=1), self.counts[:, -1]], axis=1)
+        gold = (self.gold == len(self.classes)).astype(np.int64)
+        return replace(self, gold=gold, counts=counts, classes=("any class",))
 
 
 def _counted(rows: Ints, columns: Ints, num_rows: int, num_columns: int) -> Counts:
@@ -136,16 +242,19 @@ def _needs(pool: _Pool, sizes: Sizes) -> Counts:
         there = (pool.counts * pool.allowed[:, [p]]).sum(axis=0)
         left = there if pool.fixed else there - needs.sum(axis=0)
         needs[p] = _need_asked(left, asked[p], _PARTS[p], pool, sizes)
-    shared = [p for p in asked if asked[p] is None]
+    shares = _OWN_SHARES if sizes.own_labels else _SHARES
+    shared = [p for p in asked if asked[p] is None and shares[p] > 0]
     left = pool.counts.sum(axis=0) - needs.sum(axis=0)
     for p in shared:
         if pool.fixed:
             share = (pool.counts * pool.allowed[:, [p]]).sum(axis=0)
         else:
-            most = np.minimum(pool.counts.sum(axis=0) * _SHARES[p], left * _SHARES[p] / _SHARES[shared].sum())
+            most = np.minimum(pool.counts.sum(axis=0) * shares[p], left * shares[p] / shares[shared].sum())
             share = np.where(left >= len(shared), np.maximum(1, np.floor(most)), np.floor(most)).astype(np.int64)
             share[-1] = left[-1]
         needs[p] = _balanced(share, _PARTS[p], sizes)
+    if not sizes.balance and sizes.test is None and not pool.fixed:
+        needs[2, :-1] = left[:-1] - needs[shared, :-1].sum(axis=0) + needs[2, :-1]  # all that A and B leave
     return needs
 
 
@@ -161,16 +270,15 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
     need = _apportioned(usable, size)
     known = int(need[:-1].sum())
     if part == "T":
-        known -= known % num_classes
-    if part == "T" or (sizes.balance and _is_imbalanced(need[:-1])):
+        known -= known % num_classes  # a single class, and nothing to round, if T is not balanced
+    if sizes.balance and (part == "T" or _is_imbalanced(need[:-1])):
         need[:-1] = _apportioned(np.ones(num_classes, dtype=np.int64), known)
     short = np.flatnonzero(need[:-1] > left[:-1])
     if len(short):
         c = int(short[0])
-        free = "" if part == "T" else ", or set balance=False"
         raise UserError(
             f"{_ROLES[part]}_rows={size} balanced ones need {need[c]} of class {pool.classes[c]!r}, but part {part} "
-            f"has only {left[c]}; ask for fewer{free}"
+            f"has only {left[c]}; ask for fewer, or keep the class shares as they are (balance=False)"
         )
     return need
 
@@ -178,7 +286,7 @@ def _need_asked(left: Counts, size: int, part: str, pool: _Pool, sizes: Sizes) -
 def _balanced(share: Counts, part: str, sizes: Sizes) -> Counts:
     """Counts of each class; if the part has to be balanced, the larger classes are cut to the smallest."""
     known = share[:-1]
-    if part == "T":
+    if part == "T" and sizes.balance:
         return np.append(np.full_like(known, known.min()), 0)
     if sizes.balance and _is_imbalanced(known):
         known = np.minimum(known, known.min())
@@ -247,6 +355,10 @@ def _placed(order: Ints, counts: Counts, needs: Counts, allowed: Bools) -> tuple
 def _drawn(pool: _Pool, groups: Ints, need: Counts, part: str, sizes: Sizes, rng: np.random.Generator) -> Ints:
     """The rows of a part's groups that it keeps: at most ``need`` of each class, balanced where it has to be."""
     rows = np.flatnonzero(np.isin(pool.group, groups))
+    if part == "B":
+        rows = rows[pool.labeled[rows]]
+    if not sizes.balance and getattr(sizes, _ROLES[part]) is None:  # nothing limits it: whole groups, every known row
+        return rows if part == "B" else rows[pool.gold[rows] == 0]
     there = np.bincount(pool.gold[rows], minlength=len(need))
     keep = np.minimum(there, need)
     if part != "T" and not (sizes.balance and _is_imbalanced(keep[:-1])):
@@ -260,11 +372,15 @@ def _drawn(pool: _Pool, groups: Ints, need: Counts, part: str, sizes: Sizes, rng
 
 
 def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Rows for training and for validation, whole groups each; every row is kept."""
+    """Rows for training and for validation, whole groups each; every row is kept.
+
+    Those of A keep the class shares. Those of B are drawn as if all rows were of one class, for its gold is unseen.
+    """
     if share == 0 or not len(rows):
         return rows, rows[:0]
     names, group = np.unique(pool.group[rows], return_inverse=True)
-    counts = _counted(group, pool.gold[rows], len(names), pool.counts.shape[1])
+    gold = pool.gold[rows] if part == "A" else np.zeros(len(rows), dtype=np.int64)
+    counts = _counted(group, gold, len(names), pool.counts.shape[1])
     total = counts.sum(axis=0)
     need = _apportioned(total, max(1, round(share * int(total.sum()))))
     everywhere = np.ones((len(names), 2), dtype=np.bool_)
@@ -276,7 +392,7 @@ def _carved(pool: _Pool, rows: Ints, part: str, share: float, rng: np.random.Gen
         if len(names) < 2 or not spare.any():
             raise UserError(
                 f"part {part} has {len(names)} groups and cannot spare one for validation without losing a class; "
-                "use smaller groups or more rows, or set validation=0"
+                "use smaller groups or more rows, or hold out no rows (validation=0)"
             )
         home = np.zeros(len(names), dtype=np.int64)
         home[min(np.flatnonzero(spare), key=lambda g: int(counts[g].sum()))] = 1
@@ -307,11 +423,26 @@ def _check_not_torn(names: Ids, parts: Bools) -> None:
         )
 
 
-def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
+def _check_rows(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
+    """Without balance: T has rows to score, B rows to train on, and A something to tell apart. A class may be rare."""
+    for part in ("B", "T"):
+        if not len(rows[part]):
+            kind = "" if part == "B" else "labeled "
+            raise UserError(f"part {part} has no {kind}rows; add some, use smaller groups, or ask for other sizes")
+    classes = np.unique(pool.gold[rows["A"]])
+    if pool.allowed[:, 0].any() and len(classes) < 2:
+        raise UserError(
+            f"part A has gold rows of {len(classes)} {'class' if len(classes) == 1 else 'classes'}, and a supervisor "
+            "needs two to tell apart; add gold, fix the parts with a column (split='...'), or bring weak labels of "
+            "your own (weak='labels')"
+        )
+
+
+def _check_classes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
     num_classes = len(pool.classes)
     total = pool.counts.sum(axis=0)
     for part in _PARTS:
-        if part == "A" and pool.fixed and not pool.allowed[:, 0].any():
+        if part == "A" and not pool.allowed[:, 0].any():
             continue  # the user has weak labels and no rows for a supervisor to learn from
         gold = pool.gold[rows[part]]
         missing = set(range(num_classes)) - set(gold.tolist())
@@ -320,7 +451,7 @@ def _check_classes(rows: dict[str, Ints], pool: _Pool) -> None:
             raise UserError(
                 f"class {pool.classes[rarest]!r} is missing in part {part} (the pool has {total[rarest]} rows of it in "
                 f"{int((pool.counts[:, rarest] > 0).sum())} groups, and each of A, B and T needs some); "
-                "add rows of it, use smaller groups, or remove the class"
+                "add rows of it, use smaller groups, remove the class, or keep the class shares (balance=False)"
             )
 
 
@@ -330,7 +461,8 @@ def _check_sizes(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
         size: int | None = getattr(sizes, _ROLES[part])
         wanted = size if size is None or part != "T" else size - size % num_classes
         if wanted is not None and len(rows[part]) < wanted:
+            some = " with a weak label" if part == "B" and not pool.labeled.all() else ""
             raise UserError(
-                f"{_ROLES[part]}_rows={size} were asked for, but whole groups give only {len(rows[part])}; "
+                f"{_ROLES[part]}_rows={size} were asked for, but whole groups give only {len(rows[part])}{some}; "
                 "ask for fewer, or use smaller groups"
             )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from outgrow.archives import known_sha256
 from outgrow.data import Examples
-from outgrow.errors import UserError
+from outgrow.errors import UserError, nearest
 from outgrow.tasks.readers import ENDINGS, Row, existing_file, format_of, no_column, read_rows, shown
 from outgrow.tasks.registry import task
 
@@ -46,12 +46,13 @@ def _content(options: Mapping[str, Any]) -> str:
     licence="yours",
     source=f"a file of yours: {ENDINGS}",
     about="Your own texts and classes.",
+    natural=True,
 )
 def table(
     *,
     path: str,
     text: str = "text",
-    label: str = "label",
+    label: str | None = "label",
     weak: str | None = None,
     id: str | None = None,
     group: str | None = None,
@@ -65,7 +66,8 @@ def table(
     Args:
         path: the file; its ending says the format.
         text: column of the texts. Numbers in a CSV are texts as well.
-        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. Empty if gold is
+        label: column of the gold classes: text, whole numbers (``1.0`` is ``1``) or true/false. None, or a name that no
+            column resembles, if there is no gold at all; ``weak`` and ``classes`` are then needed. Empty if gold is
             unknown; such a row can only go to part B.
         weak: column of your own weak labels, empty where there is none: class names, or for two classes the
             probability of the second one. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). If the
@@ -86,9 +88,10 @@ def table(
     file = existing_file(path)
     names = {"text": text, "label": label, "weak": weak, "id": id, "group": group, "split": split}
     columns = {role: column for role, column in names.items() if column is not None}
+    may_lack = label if weak is not None and classes is not None else None
     problems = _Problems(file=file)
     found = _Columns(columns=columns, problems=problems)
-    for row in _rows(file, sorted(set(columns.values())), delimiter, encoding, problems):
+    for row in _rows(file, sorted(set(columns.values())), may_lack, delimiter, encoding, problems):
         found.add(row)
     return found.examples(classes)
 
@@ -120,9 +123,15 @@ class _Problems:
 
 
 def _rows(
-    file: Path, wanted: Sequence[str], delimiter: str | None, encoding: str, problems: _Problems
+    file: Path,
+    wanted: Sequence[str],
+    may_lack: str | None,
+    delimiter: str | None,
+    encoding: str,
+    problems: _Problems,
 ) -> Iterator[Row]:
-    """The wanted columns of each row. An object of JSON may lack some, but not every one of them."""
+    """The wanted columns of each row, except one that may be missing if no other resembles it. An object of JSON may
+    lack some, but not every one of them."""
     kind = format_of(file)
     seen: dict[str, None] = {}
 
@@ -132,12 +141,15 @@ def _rows(
                 seen.update(dict.fromkeys(there))
             seen.update(dict.fromkeys(column for column in wanted if column in there))
         else:
-            _check_header(there, wanted, delimiter or ("\t" if kind == "tsv" else ","), file)
+            lacks = may_lack not in there and not nearest(may_lack or "", there)
+            needed = [column for column in wanted if not lacks or column != may_lack]
+            _check_header(there, needed, delimiter or ("\t" if kind == "tsv" else ","), file)
+            return needed
         return wanted
 
     yield from read_rows(file, chosen, delimiter=delimiter, encoding=encoding, bad_row=problems.add)
     for column in wanted:
-        if seen and column not in seen:
+        if seen and column not in seen and (column != may_lack or nearest(column, list(seen))):
             raise no_column(str(file), list(seen), column)
 
 
@@ -182,11 +194,11 @@ class _Columns:
         self.num_rows += 1
         self.lines.append(row.number)
         self.unit = row.unit
-        values = {role: row.values[column] for role, column in self.columns.items()}
+        values = {role: row.values.get(column) for role, column in self.columns.items()}
         text = self._text(values["text"])
         name = self._id(values["id"]) if "id" in values else f"row-{self.num_rows}"
         self.ids.setdefault(name, row.number)
-        label = self._class_name("label", values["label"])
+        label = self._class_name("label", values.get("label"))
         self.texts.append(text)
         self.labels.append(label)
         self.groups.append(self._group(values["group"]) if "group" in values else self._group_of(text, name))
@@ -265,6 +277,7 @@ class _Columns:
             self.problems.check()
             raise UserError(f"{self.problems.file}: it has no rows")
         names = self._classes(classes)
+        self._check_classes(names, classes is not None and "weak" in self.columns)
         number = {name: c for c, name in enumerate(names)}
         gold = np.array([-1 if label is None else number.get(label, -2) for label in self.labels], dtype=np.int64)
         self._note_unknown(np.flatnonzero(gold == -2), "label", self.labels, names)
@@ -275,11 +288,6 @@ class _Columns:
         if "split" in self.columns:
             meta["split"] = np.array(self.parts, dtype=np.str_)
         self.problems.check()
-        present = np.unique(gold[gold >= 0])
-        if len(present) < 2:
-            only = f"only the class {names[present[0]]!r}" if len(present) else "no label at all"
-            where = f"{self.problems.file}: column {self.columns['label']!r}"
-            raise UserError(f"{where} has {only}; at least two classes are needed")
         return Examples(
             ids=np.array(list(self.ids), dtype=np.str_),
             inputs=tuple(self.texts),
@@ -288,6 +296,20 @@ class _Columns:
             groups=np.array(self.groups, dtype=np.str_),
             meta=meta,
         )
+
+    def _check_classes(self, names: tuple[str, ...], may_lack_gold: bool) -> None:
+        labels = set(self.labels)
+        present = [name for name in names if name in labels]
+        if len(present) < 2 and not may_lack_gold:
+            self.problems.check()
+            only = f"only the class {present[0]!r}" if present else "no label at all"
+            raise UserError(
+                f"{self.problems.file}: {self._label_column()} has {only}; at least two classes are needed, or weak "
+                "labels and the names of all classes: weak='...', classes=['...', '...']"
+            )
+
+    def _label_column(self) -> str:
+        return f"column {self.columns['label']!r}" if "label" in self.columns else "label=None"
 
     def _classes(self, given: tuple[str | int | bool, ...] | None) -> tuple[str, ...]:
         if given is not None:
@@ -298,7 +320,7 @@ class _Columns:
         found = {label for label in self.labels if label is not None}
         labeled = sum(label is not None for label in self.labels)
         if len(found) > max(_MAX_NAMED_CLASSES, labeled // 2):
-            where = f"{self.problems.file}: column {self.columns['label']!r}"
+            where = f"{self.problems.file}: {self._label_column()}"
             raise UserError(
                 f"{where} has {len(found)} different values in {labeled} rows, too many to be classes; "
                 "name the column of the classes with label='...'"

@@ -252,6 +252,7 @@ _COLUMNS = {name: _COLUMNS[name] for name in ("label", "weak", "id", "group", "s
     licence="yours",
     source="a folder of yours with one sub-folder per class, or a table that names the images",
     about="Your own images and classes.",
+    natural=True,
     traps="Images that show the same form a group; near-duplicates (frames of one film, one patient) do not: name them "
     "with group.",
     further=_COLUMNS,

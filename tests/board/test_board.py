@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outgrow import steps
+from outgrow import cli, steps
 from outgrow.board import methods
 from outgrow.board.methods import default_methods, settings_of, short_name
 from outgrow.board.run import run_board
@@ -682,3 +682,72 @@ def test_heat_maps_tell_undefined_from_failed_from_zero() -> None:
         svg = figures.render(chart).svg
         assert "×" in svg
         assert "good" in svg
+
+
+# ---- every sentence a board can print
+
+SENTENCES = (
+    r"(Better|Worse) than naive on tasks like these(, among (?:primary methods|the others))?: (.+)\.",
+    r"No method is shown to be better than naive on tasks like these(, among (?:primary methods|the others))?\.",
+    r"On these very tasks, the 95 % interval of the mean difference lies above zero for "
+    r"(\d+) of (\d+) methods?(?: \(.+?\))? and below zero for (\d+)(?: \(.+\))?, not corrected for the number of "
+    r"methods(; one seed, so no variation between seeds is in it)?\.",
+    r"With (\d+) tasks? this test cannot give a p below [\d.]+; that(?:, corrected for (\d+) primary methods,)? is too "
+    r"large for any verdict\. You need at least (\d+) tasks before a method that wins on "
+    r"every one could be called better\.",
+)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 4, 6, 9])
+@pytest.mark.parametrize("primary", [(), ("up",), ("up", "down", "flat")])
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_every_finding_says_what_the_table_holds(num_tasks: int, primary: tuple[str, ...], seeds: int) -> None:
+    """Each sentence is one of those above, and each of its numbers and names is counted again here."""
+    effects = {"up": 0.05, "down": -0.05, "flat": 0.0, "other": 0.05}
+    board = replace(board_of(effects, num_tasks, seed=3, primary=primary), seeds=seeds)
+    tested = [row for row in board.rows if row.method in effects]
+    families = {"": tested}
+    if primary:
+        families = {", among primary methods": [r for r in tested if r.method in primary]}
+        families[", among the others"] = [r for r in tested if r.method not in primary]
+    expected = set()
+    for which, rows in families.items():
+        for verdict, sign in (("Better", 1), ("Worse", -1)):
+            sure = [r for r in rows if r.p_adjusted is not None and r.p_adjusted <= 0.05]
+            names = [r.method for r in sure if r.difference and sign * r.difference.value > 0]
+            if names:
+                expected.add((verdict, which, ", ".join(names)))
+            elif sign > 0:
+                expected.add(("No", which, ""))
+    seen = set()
+    for said in findings(board):
+        better, none, fixed, few = (re.fullmatch(pattern, said) for pattern in SENTENCES)
+        assert sum(map(bool, (better, none, fixed, few))) == 1, said
+        if better:
+            seen.add((better[1], better[2] or "", better[3]))
+        if none:
+            seen.add(("No", none[1] or "", ""))
+        if fixed:
+            ends = [r.on_these_tasks for r in tested if r.on_these_tasks]
+            counts = sum(e.low > 0 for e in ends), len(tested), sum(e.high < 0 for e in ends)
+            assert tuple(map(int, fixed.groups()[:3])) == counts
+            assert bool(fixed[4]) == (seeds == 1)
+        if few:
+            assert int(few[1]) == num_tasks
+            assert 2.0 ** (1 - num_tasks) * max(len(primary), 1) > 0.05
+            assert (
+                2.0 ** (1 - int(few[3])) * max(len(primary), 1)
+                <= 0.05
+                < 2.0 ** (2 - int(few[3])) * max(len(primary), 1)
+            )
+    assert seen == expected
+    assert not re.search("credibl|significant|has learned", " ".join([*findings(board), *notes(board)]))
+
+
+def test_a_page_names_the_command_that_ran_also_where_a_recipe_gave_it(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.setattr("sys.argv", ["experiments/recipe.py", "--offline"])
+    with pytest.raises(SystemExit):
+        cli.main(["ls", "--store", str(store.root)])
+    assert cli._command() == f"outgrow ls --store {store.root}"

@@ -168,9 +168,7 @@ class _Wired:
 def _primary(methods: Sequence[str]) -> tuple[str, ...]:
     for method in methods:
         if method == ALL or canonical_strategy(method) == REFERENCE:
-            raise UserError(
-                f"{method} is no primary method: name single ones other than {REFERENCE}, such as confidence"
-            )
+            raise UserError(f"{method} is no primary method: name single ones other than {REFERENCE}")
     return tuple(dict.fromkeys(map(canonical_strategy, methods)))
 
 

@@ -1,14 +1,29 @@
 """How and where a step runs: all that does not change its result, and so is never part of its key."""
 
 import os
+import platform
+import re
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from outgrow.errors import UserError
 
-__all__ = ["Report", "Runtime", "accepted_licenses", "cache_folder"]
+__all__ = [
+    "Report",
+    "Runtime",
+    "abandoned",
+    "accepted_licenses",
+    "beside",
+    "cache_folder",
+    "owned",
+    "remove",
+    "user_path",
+]
 
 Report = Callable[[int, int, str], None]
 """Told how far a step is: done, total, unit (such as "texts")."""
@@ -59,6 +74,10 @@ class Runtime:
     """Where a long step keeps its checkpoints. The runner sets it, and removes it when the step is done."""
 
     def __post_init__(self) -> None:
+        for name in ("microbatch", "tokens_at_once"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} is {getattr(self, name)}; give 0 for the default, or a number above it")
         if self.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
             raise UserError(
                 "--shard needs several processes, and this is one; start "
@@ -103,5 +122,77 @@ def accepted_licenses() -> frozenset[str]:
 def cache_folder() -> Path:
     """Where fetched weights and data are kept: ``$OUTGROW_CACHE``, else ``~/.cache/outgrow``."""
     if chosen := os.environ.get("OUTGROW_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outgrow"
+        return user_path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache")) / "outgrow"
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with ``~`` and ``~name`` read as home folders.
+
+    Raises:
+        UserError: if there is no such home, or it holds a zero character.
+    """
+    if "\0" in text:
+        raise UserError(f"{text!r} is no path: it holds a zero character")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: {text.partition('/')[0]} names no home folder here; write the path in full") from None
+
+
+# --- temporary files --------------------------------------------------------------------------------------------------
+
+_OWNER = re.compile(r"~([\w-]+)~(\d+)~")
+_DAY = 86_400.0
+
+
+def owned(what: str) -> str:
+    """``what`` with the machine and process that it belongs to, so that what a killed process leaves is known."""
+    return f"{what}~{_machine()}~{os.getpid()}~"
+
+
+def _machine() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node()) or "host"
+
+
+def abandoned(paths: Iterable[Path]) -> list[Path]:
+    """Those that :func:`owned` names and whose process is gone; of another machine: those a day old."""
+    return [path for path in paths if (found := _OWNER.search(path.name)) and _is_gone(path, found[1], int(found[2]))]
+
+
+def _is_gone(path: Path, machine: str, process: int) -> bool:
+    if machine != _machine():
+        try:
+            return time.time() - path.lstat().st_mtime > _DAY
+        except FileNotFoundError:
+            return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it runs, as somebody else
+        pass
+    return False
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A path beside ``place`` to write to, which becomes ``place`` when the block ends: the old content or the new,
+    never half of one. What fails leaves nothing, and what killed processes left there is removed."""
+    for left in abandoned(place.parent.glob("*~*~*")):
+        remove(left)
+    unfinished = place.with_name(owned(place.name))
+    try:
+        yield unfinished
+        unfinished.replace(place)
+    finally:
+        if os.path.lexists(unfinished):
+            remove(unfinished)

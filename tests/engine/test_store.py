@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from outgrow.data import Examples, Features, Labels, Split
+from outgrow.engine import values
 from outgrow.engine.graph import Step, step
 from outgrow.engine.store import Damaged, OtherEdition, Store
 from outgrow.errors import UserError
@@ -343,8 +344,12 @@ def test_the_record_is_written_last(any_store: Store, monkeypatch: pytest.Monkey
     class Stopped(BaseException):
         pass
 
-    original = {name: getattr(any_store.fs, name) for name in ("put_file", "mv")}
-    for at in range(6):  # three files, each put and moved
+    if any_store.is_local:  # prepared beside, then renamed as a whole
+        places: list[tuple[Any, str]] = [(values, "save"), (Path, "write_text"), (Path, "rename")]
+    else:
+        places = [(any_store.fs, "put_file"), (any_store.fs, "mv")]
+    original = {name: getattr(place, name) for place, name in places}
+    for at in range(3 if any_store.is_local else 6):  # three files, each put and moved
         count = 0
 
         def counted(name: str, at: int = at) -> Callable[..., Any]:
@@ -357,16 +362,18 @@ def test_the_record_is_written_last(any_store: Store, monkeypatch: pytest.Monkey
 
             return call
 
-        for name in original:
-            monkeypatch.setattr(any_store.fs, name, counted(name))
+        for place, name in places:
+            monkeypatch.setattr(place, name, counted(name))
         with pytest.raises(Stopped):
             any_store.write(ONE, EXAMPLES, {})
         assert not any_store.is_done(ONE)
         assert list(any_store.folders()) == []
-    for name in original:
-        monkeypatch.setattr(any_store.fs, name, original[name])
+    for place, name in places:
+        monkeypatch.setattr(place, name, original[name])
     any_store.write(ONE, EXAMPLES, {})
     assert plain_of(any_store.read(ONE)) == plain_of(EXAMPLES)
+    if any_store.is_local:
+        assert list(any_store.unfinished.iterdir()) == []
 
 
 # --- what the disk refuses --------------------------------------------------------------------------------------------
@@ -388,7 +395,7 @@ def test_a_full_or_read_only_disk_is_one_line(
         raise OSError(number, "refused")
 
     store.write(Step(made, name="before"), 1, {})
-    monkeypatch.setattr(store.fs, "put_file", refuse)
+    monkeypatch.setattr(values, "save", refuse)
     with pytest.raises(UserError, match=said) as error:
         store.write(ONE, LABELS, {})
     assert "\n" not in str(error.value)

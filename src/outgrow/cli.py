@@ -3,7 +3,9 @@
 import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +15,14 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from outgrow.config import PRESETS, Grid
-from outgrow.errors import UserError
+from outgrow.errors import UserError, disk_problem, printable, without_secrets
 from outgrow.runtime import Report, Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from outgrow.config import Experiment
-    from outgrow.engine.store import Store
+    from outgrow.engine.store import Damaged, Store
     from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
@@ -172,7 +174,7 @@ def board(
         made = run_board(grid, opened, machine, progress, tune=tune)
     if made.experiments:
         results = table_of([opened.record(target) for target in made.experiments])
-        command = shlex.join(["outgrow", *sys.argv[1:]])
+        command = _command()
         title = "Methods of weak-to-strong generalization, compared"
         facts = provenance(results, opened, [], command, made.outcome)
         print_board(made, _console())
@@ -266,11 +268,15 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     for rows in sorted(set(table["num_test_per_seed"])):
         if warning := small_test_warning(rows):
             print(f"warning: {warning}", file=sys.stderr)
-    facts = provenance(table, store, grids, shlex.join(["outgrow", *sys.argv[1:]]), outcome)
+    facts = provenance(table, store, grids, _command(), outcome)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
         print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
     print(f"report: {page}")
+
+
+def _command() -> str:
+    return without_secrets(shlex.join(["outgrow", *sys.argv[1:]]))
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -285,23 +291,27 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
     """
     from collections import defaultdict
 
+    from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store
     from outgrow.results import finished, table_of
 
     opened = open_store(store)
+    unread: list[Damaged] = []
     if steps:
         seconds: dict[str, list[float]] = defaultdict(list)
-        for record in opened.records():
+        for record in opened.records(unread=unread):
             seconds[record["fn"]].append(record["seconds"])
+        _warn_of_unread(unread)
         _print_rows(["step", "stored", "seconds"], [[k, str(len(v)), f"{sum(v):.1f}"] for k, v in seconds.items()])
         return
     rows = [
         [r["key"][:12], r["task"], f"{r['weak']} > {r['strong']}", r["strategy"], r["train"], _interval(r, "pgr")]
-        for r in table_of(finished(opened)).to_dicts()
+        for r in table_of(finished(opened, unread)).to_dicts()
     ]
-    _warn_of_other_editions(opened)
+    _warn_of_unread(unread)
     if not rows:
-        print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
+        more = f"; {len(unread)} records cannot be read" if unread else "; `outgrow run` makes some"
+        print(f"no finished experiments in {opened.root}{more}")
     else:
         _print_rows(["key", "task", "pair", "strategy", "train", "PGR"], rows)
 
@@ -320,21 +330,25 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
     from outgrow.experiment import open_store
 
     record = open_store(store).find(key)
-    print(to_yaml(_grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False))
+    text = to_yaml(_grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False)
+    print(printable(without_secrets(text)))
 
 
 @app.command
 def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
     """Write a report on everything in the store."""
+    from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
     from outgrow.results import finished, table_of
 
     use_files(use)
     opened = open_store(store)
-    table = table_of(finished(opened))
+    unread: list[Damaged] = []
+    table = table_of(finished(opened, unread))
+    _warn_of_unread(unread)
     if table.is_empty():
-        raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
-    _warn_of_other_editions(opened)
+        more = f"{len(unread)} records cannot be read" if unread else "`outgrow run` makes some"
+        raise UserError(f"no finished experiments in {opened.root}; {more}")
     _print_report(table, opened, folder, [], None)
 
 
@@ -398,7 +412,7 @@ def _print_task(found: dict[str, Any]) -> None:
     ]
     _print_rows([found["task"], ""], rows)
     for example in found["examples"]:
-        print(f"\n[{example['id']}] {example['class']}\n{example['text']}")
+        print(printable(f"\n[{example['id']}] {example['class']}\n{example['text']}"))
 
 
 def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
@@ -481,7 +495,7 @@ def doctor(*, store: StorePlace = None, machine: Annotated[Machine, Flat] = _DEF
 
     findings = examine(machine, open_store(store))
     for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}")
+        print(printable(f"{'ok  ' if finding.ok else 'BAD '} {finding.what}: {finding.found}"))
     if not all(f.ok for f in findings):
         sys.exit(1)
 
@@ -518,6 +532,25 @@ def _warn_of_other_editions(store: "Store", function: str | None = None) -> None
         )
 
 
+def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
+    from outgrow.engine.store import OtherEdition
+
+    others = sum(isinstance(damage, OtherEdition) for damage in unread)
+    if others:
+        print(
+            f"warning: {others} results of another edition of Outgrow are not used; `outgrow clean --old` removes them",
+            file=sys.stderr,
+        )
+    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
+        print(
+            printable(
+                f"warning: {len(damaged)} records cannot be read and are left out, the first: {damaged[0]}; run the "
+                "same command again to mend them, `outgrow doctor` counts them"
+            ),
+            file=sys.stderr,
+        )
+
+
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
@@ -535,7 +568,7 @@ def _print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     _console().print(table)
 
 
@@ -555,8 +588,15 @@ def _grid_of_record(record: dict[str, Any]) -> Grid:
         raise UserError(
             f"{record['fn']}/{record['key'][:12]} is one step of an experiment; pick an experiment from `outgrow ls`"
         )
-    fields = record["note"]["experiment"]
-    return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
+    try:
+        fields = record["note"]["experiment"]
+        return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{record['fn']}/{record['key'][:12]} is no experiment of this edition ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
@@ -627,20 +667,57 @@ def _exit_code() -> Iterator[list[int]]:
     """Print errors the user can fix as one line; the list holds the exit code afterwards."""
     code = [0]
     try:
-        yield code
+        with _stopped_by_signals():
+            yield code
+            sys.stdout.flush()  # a full disk or a closed pipe may show only now
     except (UserError, CycloptsError) as error:
-        print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         code[0] = 2
-    except KeyboardInterrupt:
-        print("outgrow: interrupted. Finished steps are kept; run the same command again to continue", file=sys.stderr)
-        code[0] = 130
+    except KeyboardInterrupt as stop:
+        _say("interrupted. Finished steps are kept; run the same command again to continue")
+        code[0] = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         code[0] = 1
     except Exception as error:
-        from outgrow.engine.runner import StepsFailed
+        code[0] = _failure(error)
 
-        if not isinstance(error, StepsFailed):
-            raise
+
+def _failure(error: Exception) -> int:
+    from outgrow.engine.runner import StepsFailed
+
+    if isinstance(error, StepsFailed):
         for line in error.lines:
-            print(f"outgrow: {line}", file=sys.stderr)
-        code[0] = 2 if error.by_user else 1
+            _say(line)
+        return 2 if error.by_user else 1
+    if problem := disk_problem(error, getattr(error, "filename", None) or "the output", "see `outgrow doctor`"):
+        _say(str(problem))
+        return 2
+    import traceback
+
+    print(without_secrets("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    return 1
+
+
+def _say(line: str) -> None:
+    print(f"outgrow: {printable(without_secrets(' '.join(line.split())))}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """A terminal that closes and a scheduler that ends its job stop a command as Ctrl-C does: said, and tidied up."""
+
+    def stop(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

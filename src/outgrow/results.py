@@ -1,10 +1,11 @@
 """The store as data frames: one row per experiment, or one per test example."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from outgrow.data import Answers, Labels
-from outgrow.engine.store import Record, Store
+from outgrow.engine.store import Damaged, Record, Store
 from outgrow.strategies import CONTROLS
 
 if TYPE_CHECKING:
@@ -16,10 +17,17 @@ _ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
-def finished(store: Store) -> Iterator[Record]:
-    """The records of all finished experiments in the store."""
+def finished(store: Store, unread: list[Damaged] | None = None) -> Iterator[Record]:
+    """The records of all finished experiments in the store. Those that cannot be read are added to ``unread``."""
     for function in ("compare", "compare_answers"):
-        yield from store.records(function)
+        for record in store.records(function, unread):
+            try:
+                _row(record)
+            except Damaged as damage:
+                if unread is not None:
+                    unread.append(damage)
+            else:
+                yield record
 
 
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
@@ -33,6 +41,9 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     over all seeds).
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
+
+    Raises:
+        Damaged: if a record is not one of an experiment.
     """
     import polars as pl
 
@@ -47,6 +58,33 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
 
 
 def _row(record: Record) -> dict[str, Any]:
+    """Records come from files that others may have written: each value is held to what a table can show."""
+    if not record["note"]:
+        return {}
+    try:
+        row = _columns(record)
+        for name, value in row.items():
+            if not _fits(name, value):
+                raise ValueError(f"{name} is {str(value)[:40]!r}")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(
+            f"{record['fn']}/{record['key'][:12]} is no experiment of this edition ({type(error).__name__}: {error})"
+        ) from None
+    return row
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
+
+
+_TEXTS = ("task", "weak", "strong", "strategy", "train", "weak_train", "seeds", "use", "key", "finished")
+
+
+def _columns(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
@@ -68,6 +106,8 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _spread(name: str, value: list[float | None] | None) -> dict[str, float | None]:
     middle, low, high = value or (None, None, None)
+    if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in (middle, low, high)):
+        raise TypeError(f"{name} holds what is no number")
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 

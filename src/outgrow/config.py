@@ -43,7 +43,8 @@ class _Shared:
         for name in ("supervisor_rows", "transfer_rows", "test_rows"):
             rows = getattr(self, name)
             if rows is not None and rows < 2:
-                raise UserError(f"--{name.replace('_', '-')} is {rows}, which is too small; ask for at least 2 rows, or leave it out")
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is {rows}, which is too small; ask for at least 2 rows, or leave it out")
         if not 0 <= self.validation < 1:  # also NaN
             raise UserError(f"--validation is {self.validation}; it must be a share from 0 to below 1")
 

@@ -180,7 +180,9 @@ def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[st
             yield f"{len(finished)} results removed from {store.root}"
     elif results or old:
         raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
-    yield from _removed((p for p in cache_folder().glob("**/.*") if p.is_dir()), "half-fetched")
+    hidden = list(cache_folder().glob("**/.*"))
+    old_style = (p for p in hidden if p.is_dir() and "~" not in p.name)
+    yield from _removed([*old_style, *abandoned(hidden)], "half-fetched")
     if cache:
         yield from _removed(map(cache_folder().joinpath, ("archives", "models", "sets")), "fetched")
 

@@ -188,8 +188,8 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
         except UserError:
             raise
         except (*_DAMAGE, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, gzip.BadGzipFile):
-                raise  # of the disk; bz2 and gzip have one without a number
+            if disk_problem(error, "", ""):
+                raise
             raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
         if missing:
             raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")

@@ -16,8 +16,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, line: object = "") -> None:
-        """``line`` is what the user reads."""
-        super().__init__(without_secrets(str(line)))
+        """``line`` is what the user reads; line feeds in it, such as those of a library's message, become spaces."""
+        super().__init__(without_secrets(_LINE_FEED.sub(" ", str(line).strip())))
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -32,6 +32,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = nearest(name[:200], known)  # the comparison is quadratic
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name[:200]!r}; {hint}")
+
+
+_LINE_FEED = re.compile(r"\s*[\n\r]\s*")
 
 
 # --- safe to show -----------------------------------------------------------------------------------------------------

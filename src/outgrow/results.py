@@ -62,7 +62,7 @@ def _row(record: Record) -> dict[str, Any]:
     if not record["note"]:
         return {}
     try:
-        row = _columns(record)
+        row = dict.fromkeys(_TEXTS) | _columns(record)
         for name, value in row.items():
             if not _fits(name, value):
                 raise ValueError(f"{name} is {str(value)[:40]!r}")

@@ -97,7 +97,9 @@ class ModelSpec:
         config = user_path(self.source) / "config.json"
         if self.reader is not None or self.source in PACKAGED or not config.is_file():
             return False
-        named = settings_of(config, self.source).get("architectures") or ("ForCausalLM",)
+        named = settings_of(config, self.source).get("architectures") or ["ForCausalLM"]
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            raise UserError(f"architectures in {config} is no list of names; save the model again")
         return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
 
     def check_language_model(self, what: str) -> None:

@@ -327,7 +327,7 @@ PIECES = (
 
 def mutated(text: str, rng: random.Random) -> str:
     """A text with a few pieces put in, taken out, doubled, or exchanged for others."""
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice([1, 1, 2, 4])):
         at, to = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
         to = min(to, at + 30)
         middle = rng.choice(["", rng.choice(PIECES), text[at:to] * 2, rng.choice(PIECES) + text[at:to]])
@@ -338,7 +338,7 @@ def mutated(text: str, rng: random.Random) -> str:
 def mangled(content: bytes, rng: random.Random) -> bytes:
     """Bytes with a few changed, cut out, put in, or their end cut off."""
     changed = bytearray(content)
-    for _ in range(rng.randint(1, 6)):
+    for _ in range(rng.choice([1, 1, 2, 6])):
         at = rng.randrange(len(changed) + 1)
         match rng.randrange(6):
             case 0 if changed:
@@ -415,9 +415,9 @@ def spelling_case(base: Path) -> Case:
     kinds: Sequence[tuple[Callable[[str], Any], str]] = (
         (parse_strategy, "confidence(loss=LogConf(alpha=0.5, warmup=0.1))"),
         (parse_trainer, "probe(l2=0.5, epochs=3, view='mean')"),
-        (parse_trainer, "finetune(epochs=2, lr=5e-5, words=(' no', ' yes'))"),
+        (parse_trainer, "finetune(epochs=2, lr=5e-5, head='words', words=(' no', ' yes'))"),
         (LOSSES.parse, "LogConf(alpha=0.5)"),
-        (parse_supervisor, "errors(rate=0.1)"),
+        (parse_supervisor, "errors(accuracy=0.9)"),
         (ModelSpec.parse, "random-features(width=8, seed=1)"),
         (TaskSpec.parse, "synthetic-gaussian(rows=40, dims=3)"),
     )

@@ -276,7 +276,7 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 
 def _command() -> str:
-    return without_secrets(shlex.join(["outgrow", *sys.argv[1:]]))
+    return shlex.join(["outgrow", *sys.argv[1:]])
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def to_yaml(*grids: Grid) -> str:
 
 
 _MOST_BYTES = 1 << 20
-_MOST_NODES = 20_000  # with every alias written out
+_MOST_NODES = 10_000  # with every alias written out
 _MOST_DEPTH = 20
 
 
@@ -211,6 +211,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:  # a path with a zero character or half a character
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
     if len(text) > _MOST_BYTES:
         raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; is it a file of grids?")
     try:
@@ -242,7 +244,7 @@ def _load(text: str) -> "tuple[Any, yaml.Node]":
     depth = 0  # followed in the stream of events, since the tree itself is made by recursion
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_DEPTH or count > 2 * _MOST_NODES:
+        if depth > _MOST_DEPTH or count > _MOST_NODES:
             raise refuse("is nested too deeply or too long", event.start_mark)
 
     class Loader(yaml.SafeLoader):

@@ -91,5 +91,5 @@ def disk_problem(error: BaseException, where: str, mend: str) -> UserError | Non
         assert number is not None
         name = getattr(error, "filename", None)
         what = f"{where} ({name})" if isinstance(name, str) and name != where else where
-        return UserError(f"cannot write to {what}: {os.strerror(number)}; {mend}")
+        return UserError(f"cannot use {what}: {os.strerror(number)}; {mend}")
     return None

@@ -384,8 +384,8 @@ def test_the_record_is_written_last(any_store: Store, monkeypatch: pytest.Monkey
     [
         (errno.ENOSPC, "no space left"),
         (errno.EDQUOT, "no space left"),
-        (errno.EROFS, "cannot write"),
-        (errno.EACCES, "cannot write"),
+        (errno.EROFS, "cannot use"),
+        (errno.EACCES, "cannot use"),
     ],
 )
 def test_a_full_or_read_only_disk_is_one_line(

@@ -168,6 +168,7 @@ def board(
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
+    _check_folder(out, "--out")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
@@ -241,6 +242,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
+    _check_folder(report, "--report")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     _warn_of_other_editions(opened, "load")
@@ -273,6 +275,13 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     if outcome is not None:
         print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
     print(f"report: {page}")
+
+
+def _check_folder(folder: Path, flag: str) -> None:
+    """Fail now, not hours into the run, if the folder to write to can be none."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so {folder} can be no folder; name another with {flag}")
 
 
 def _command() -> str:

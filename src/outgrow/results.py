@@ -62,7 +62,7 @@ def _row(record: Record) -> dict[str, Any]:
     if not record["note"]:
         return {}
     try:
-        row = dict.fromkeys(_TEXTS) | _columns(record)
+        row = dict.fromkeys((*_TEXTS, *_NUMBERS)) | _columns(record)
         for name, value in row.items():
             if not _fits(name, value):
                 raise ValueError(f"{name} is {str(value)[:40]!r}")
@@ -76,11 +76,15 @@ def _row(record: Record) -> dict[str, Any]:
 def _fits(name: str, value: Any) -> bool:
     if name in _TEXTS:
         return isinstance(value, str)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, str | int)
+    if isinstance(value, int | float):
+        return math.isfinite(value) and abs(value) < 2**53
+    return (value is None or isinstance(value, str)) and name not in _NUMBERS
 
 
+_NUMBERS = (
+    *("num_seeds", "num_test", "num_test_per_seed", "num_classes", "majority"),
+    *("student_accuracy", "student_accuracy_low", "student_accuracy_high"),
+)
 _TEXTS = ("task", "weak", "strong", "strategy", "train", "weak_train", "seeds", "use", "key", "finished")
 
 

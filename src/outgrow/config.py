@@ -4,7 +4,7 @@ import re
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import UserError, unknown_name
 
@@ -229,7 +229,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [_grid(grid, where, path) for grid, where in zip(grids, nodes, strict=True)]
 
 
-def _load(text: str) -> "tuple[Any, yaml.Node]":
+def _load(text: str) -> tuple[Any, Any]:
     """The content of a YAML text and its tree. Numbers, true, false and null are what they look like and all else is
     text: no dates, no ``1:30`` in base sixty, no octal ``010``, no ``on`` for true, no key given twice.
 
@@ -248,8 +248,6 @@ def _load(text: str) -> "tuple[Any, yaml.Node]":
             raise refuse("is nested too deeply or too long", event.start_mark)
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
         def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep=True)
@@ -257,6 +255,7 @@ def _load(text: str) -> "tuple[Any, yaml.Node]":
                 kind = str(node.tag).rpartition(":")[2]
                 raise refuse(f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
 
+    Loader.yaml_implicit_resolvers = {}
     for tag, pattern, first in _SCALARS:
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, list(first))
     loader = Loader(text)

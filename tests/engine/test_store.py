@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -459,6 +461,20 @@ def test_a_result_of_another_edition_is_recognised_and_never_read(tmp_path: Path
     assert list(store.records()) == []
     assert store.of_other_editions() == store.of_other_editions("test_store.made") == [store.folder(ONE)]
     assert store.of_other_editions("load") == []
+
+
+def test_row_groups_that_claim_other_rows_are_no_parquet(tmp_path: Path) -> None:
+    """Arrow reads a group of 17 thousand million rows to its end, which takes hours."""
+    LABELS.save(tmp_path)
+    about = pq.read_metadata(tmp_path / "labels.parquet")
+    assert values.read_parquet(tmp_path / "labels.parquet").num_rows == about.num_rows
+    claimed = SimpleNamespace(
+        num_rows=about.num_rows, num_row_groups=1, row_group=lambda i: SimpleNamespace(num_rows=7**9)
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pq, "read_metadata", lambda path: claimed)
+        with pytest.raises(ValueError, match="do not add up"):
+            values.read_parquet(tmp_path / "labels.parquet")
 
 
 # --- results of a user's steps ----------------------------------------------------------------------------------------

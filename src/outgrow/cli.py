@@ -319,7 +319,7 @@ def ls(*, store: StorePlace = None, steps: Annotated[bool, Parameter(negative=()
     ]
     _warn_of_unread(unread)
     if not rows:
-        more = f"; {len(unread)} records cannot be read" if unread else "; `outgrow run` makes some"
+        more = f"; {_records(len(unread))} cannot be read" if unread else "; `outgrow run` makes some"
         print(f"no finished experiments in {opened.root}{more}")
     else:
         _print_rows(["key", "task", "pair", "strategy", "train", "PGR"], rows)
@@ -356,7 +356,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     table = table_of(finished(opened, unread))
     _warn_of_unread(unread)
     if table.is_empty():
-        more = f"{len(unread)} records cannot be read" if unread else "`outgrow run` makes some"
+        more = f"{_records(len(unread))} cannot be read" if unread else "`outgrow run` makes some"
         raise UserError(f"no finished experiments in {opened.root}; {more}")
     _print_report(table, opened, folder, [], None)
 
@@ -553,11 +553,15 @@ def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
     if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
         print(
             printable(
-                f"warning: {len(damaged)} records cannot be read and are left out, the first: {damaged[0]}; run the "
+                f"warning: {_records(len(damaged))} cannot be read and left out, the first: {damaged[0]}; run the "
                 "same command again to mend them, `outgrow doctor` counts them"
             ),
             file=sys.stderr,
         )
+
+
+def _records(number: int) -> str:
+    return f"{number} record{'s' * (number > 1)}"
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

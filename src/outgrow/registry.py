@@ -440,7 +440,7 @@ def use(path: str | Path) -> UsedFile:
     Raises:
         UserError: if it is no Python file that can be loaded, or its name is that of a module loaded already.
     """
-    file = user_path(path).resolve()
+    file = user_path(str(path)).resolve()
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError(f"{path} cannot be used: name a Python file such as my_losses.py, of letters, digits and '_'")
     try:

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from cyclopts.config import Dict
 
 from outgrow.config import PRESETS, Grid
 from outgrow.errors import UserError, disk_problem, printable, without_secrets
-from outgrow.runtime import Report, Runtime
+from outgrow.runtime import Report, Runtime, check_folder, stopped_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,7 +167,7 @@ def board(
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
-    _check_folder(out, "--out")
+    check_folder(out, "--out")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
@@ -242,7 +241,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
-    _check_folder(report, "--report")
+    check_folder(report, "--report")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     _warn_of_other_editions(opened, "load")
@@ -275,13 +274,6 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
     if outcome is not None:
         print(f"{outcome.ran} steps run, {outcome.reused} reused, {clock(outcome.seconds)}")
     print(f"report: {page}")
-
-
-def _check_folder(folder: Path, flag: str) -> None:
-    """Fail now, not hours into the run, if the folder to write to can be none."""
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise UserError(f"{there} is a file, so {folder} can be no folder; name another with {flag}")
 
 
 def _command() -> str:
@@ -336,10 +328,10 @@ def show(key: str, /, *, store: StorePlace = None, config: Annotated[bool, Param
     import json
 
     from outgrow.config import to_yaml
-    from outgrow.experiment import open_store
+    from outgrow.experiment import grid_of_record, open_store
 
     record = open_store(store).find(key)
-    text = to_yaml(_grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False)
+    text = to_yaml(grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False)
     print(printable(without_secrets(text)))
 
 
@@ -553,7 +545,7 @@ def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
     if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
         print(
             printable(
-                f"warning: {_records(len(damaged))} cannot be read and left out, the first: {damaged[0]}; run the "
+                f"warning: left out {_records(len(damaged))} that cannot be read, the first: {damaged[0]}; run the "
                 "same command again to mend them, `outgrow doctor` counts them"
             ),
             file=sys.stderr,
@@ -593,25 +585,6 @@ def _console() -> "Console":
     return console if console.is_terminal else Console(width=160)
 
 
-def _grid_of_record(record: dict[str, Any]) -> Grid:
-    from outgrow.config import Experiment
-    from outgrow.experiment import grid_of
-
-    if not record["note"]:
-        raise UserError(
-            f"{record['fn']}/{record['key'][:12]} is one step of an experiment; pick an experiment from `outgrow ls`"
-        )
-    try:
-        fields = record["note"]["experiment"]
-        return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{record['fn']}/{record['key'][:12]} is no experiment of this edition ({type(error).__name__}: {error})"
-        ) from None
-
-
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
     """The fields that ``--config`` sets, by file, preset, or result. Flags on the command line override them."""
     from dataclasses import asdict
@@ -632,10 +605,10 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 
         fields = read_grid(Path(value))
     else:
-        from outgrow.experiment import open_store
+        from outgrow.experiment import grid_of_record, open_store
 
         stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
-        fields = asdict(_grid_of_record(open_store(stores[0] if stores else None).find(value)))
+        fields = asdict(grid_of_record(open_store(stores[0] if stores else None).find(value)))
     return {k.replace("_", "-"): list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
 
 
@@ -680,7 +653,7 @@ def _exit_code() -> Iterator[list[int]]:
     """Print errors the user can fix as one line; the list holds the exit code afterwards."""
     code = [0]
     try:
-        with _stopped_by_signals():
+        with stopped_by_signals():
             yield code
             sys.stdout.flush()  # a full disk or a closed pipe may show only now
     except (UserError, CycloptsError) as error:
@@ -714,23 +687,3 @@ def _failure(error: Exception) -> int:
 
 def _say(line: str) -> None:
     print(f"outgrow: {printable(without_secrets(' '.join(line.split())))}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """A terminal that closes and a scheduler that ends its job stop a command as Ctrl-C does: said, and tidied up."""
-
-    def stop(number: int, _: Any) -> None:
-        raise KeyboardInterrupt(number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

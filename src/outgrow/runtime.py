@@ -4,7 +4,9 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +22,10 @@ __all__ = [
     "accepted_licenses",
     "beside",
     "cache_folder",
+    "check_folder",
     "owned",
     "remove",
+    "stopped_by_signals",
     "user_path",
 ]
 
@@ -196,3 +200,34 @@ def beside(place: Path) -> Iterator[Path]:
     finally:
         if os.path.lexists(unfinished):
             remove(unfinished)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Fail now, not hours into the run, if the folder to write to can be none.
+
+    Raises:
+        UserError: if a file stands there or above; ``flag`` names another place.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so {folder} can be no folder; name another with {flag}")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """A terminal that closes and a scheduler that ends its job stop a command as Ctrl-C does: said, and tidied up."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -734,17 +734,15 @@ def import_all(base: Path) -> None:
         look(base / "first")
         return [name for name in sys.modules if not name.startswith("_")]
 
-    for name in json.loads(in_child(names)[1]):
+    ended, text = in_child(names)
+    assert ended == "done", text
+    for name in json.loads(text):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 
 
 def torture(*, kills: int, cases: int, others: int, seed: int, only: str = "") -> dict[str, Tally]:
     """Every fault, and what came of it. ``others``: trials of damage, races and full disks."""
-    import outgrow.experiment  # before the forks
-    import outgrow.models.probe
-    import outgrow.tasks  # noqa: F401
-
     rng, found = random.Random(seed), {}
     with tempfile.TemporaryDirectory(prefix="torture-") as temporary:
         base = Path(temporary)

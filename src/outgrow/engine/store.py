@@ -314,11 +314,13 @@ class Store:
 
     def _read_record(self, folder: str) -> Record:
         try:
-            wrapped = json.loads(self._record_file(f"{folder}/record.json"), parse_constant=_refuse)
+            content = self._record_file(f"{folder}/record.json")
+            wrapped = json.loads(content, parse_constant=_refuse)
             record: Record = wrapped["record"]
             if wrapped["sha256"] != _digest(record):
                 raise Damaged(f"{folder}/record.json was altered")
-            json.dumps(record, ensure_ascii=False).encode()  # half characters could not be written to a page
+            if b"\xed" in content or b"\\ud" in content.lower():  # half characters could not be written to a page
+                json.dumps(record, ensure_ascii=False).encode()
             if record.get("edition") != EDITION:
                 raise OtherEdition(
                     f"{folder} was stored by another edition of Outgrow; `outgrow clean --old` removes it"

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow check docs bench fix
+.PHONY: demo test slow check docs bench torture fix
 
 demo: $(READY)
 	$(BIN)/outgrow run
@@ -31,6 +31,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/finetuning.py
 	$(BIN)/python benchmarks/finetuning.py --what predict
 	$(BIN)/python benchmarks/finetuning.py --what extract
+
+torture: $(READY)
+	$(BIN)/python benchmarks/torture.py --kills 300 --cases 100000
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .

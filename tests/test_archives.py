@@ -290,6 +290,33 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path, put: Callable[..., Pat
         assert not (tmp_path / "out").exists()
 
 
+def zip_with(path: Path, **changed: int) -> Path:
+    """A zip whose one member says something else of itself, in both of its headers."""
+    content = bytearray(put_zip(path, {"a": b"x" * 2000}).read_bytes())
+    for at, name in ((content.index(b"PK\3\4") + 6, "local"), (content.index(b"PK\1\2") + 8, "central")):
+        assert name
+        content[at] |= changed.get("flags", 0)
+        content[at + 2] = changed.get("method", content[at + 2])
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("changed", [{"flags": 1}, {"method": 99}, {"method": 12}, {"method": 14}])
+def test_encryption_and_unknown_methods_are_one_line(tmp_path: Path, changed: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="damaged") as error:
+        unpack(zip_with(tmp_path / "odd.zip", **changed), ["a"], tmp_path / "out", max_bytes=10**6)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("put", [put_zip, put_tar])
+@pytest.mark.parametrize("names", [["a" * 300], ["a/" * 3000 + "b"], ["a", "a/b"], ["a/b", "a"]])
+def test_names_that_no_disk_takes_are_one_line(tmp_path: Path, put: Callable[..., Path], names: list[str]) -> None:
+    archive = put(tmp_path / "archive", dict.fromkeys(names, b"x"))
+    with pytest.raises(UserError):
+        unpack(archive, names, tmp_path / "out", max_bytes=10**6)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_new_folder_is_complete_or_absent(tmp_path: Path) -> None:
     def fail_halfway() -> None:
         with new_folder(tmp_path / "x") as folder:

@@ -1,6 +1,8 @@
 """The command line: what a user types, what comes back, and one line for everything that is wrong."""
 
 import errno
+import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,6 +120,58 @@ def test_doctor_finds_a_damaged_result_and_run_mends_it(call: Call, words: list[
     assert "1 damaged" in out
 
 
+def test_records_that_cannot_be_read_are_counted_and_shown_as_such(call: Call, words: list[str]) -> None:
+    call("run", *words)
+    [first, *others] = [Path(folder) / "record.json" for folder in open_store("outgrow-store").folders("compare")]
+    whole = first.read_text(encoding="utf-8")
+    first.write_text(whole.replace('"version": ', '"version": 1'))
+    for command in ("ls", "report"):
+        code, out, err = call(command)
+        assert code == 0
+        assert "left out 1 record that cannot be read, the first: " in err
+        assert "run the same command again to mend them" in " ".join(err.split())
+        assert first.parent.name[:12] not in out
+    code, _, err = call("show", first.parent.name)
+    assert code == 2
+    assert "was altered" in one_line(err)
+    for other in others:
+        other.write_text("{}")
+    code, out, err = call("ls")
+    assert f"{1 + len(others)} records cannot be read" in out
+    code, _, err = call("report")
+    assert code == 2
+    assert f"no finished experiments in outgrow-store; {1 + len(others)} records cannot be read" in err
+
+
+OTHER_FORMS: list[Callable[[Any], Any]] = [
+    lambda record: record["result"].pop("gain"),
+    lambda record: record["result"].update(student=7),
+    lambda record: record["result"]["student"].update(accuracy=[None, 0.1, 0.2]),
+    lambda record: record["result"].update(majority="most"),
+    lambda record: record["note"]["experiment"].pop("task"),
+    lambda record: record["note"]["experiment"].update(task=["x"]),
+    lambda record: record.update(note=[1]),
+    lambda record: record.update(seconds="long"),
+    lambda record: record["result"].update(num_classes=10**30),
+    lambda record: record["result"].update(majority=float("nan")),
+    lambda record: record["result"].update(pgr_undefined="\ud800"),
+]
+
+
+def test_a_record_of_another_form_is_left_out_even_with_a_checksum_that_fits(call: Call, words: list[str]) -> None:
+    call("run", *words, "--no-controls")
+    [place] = [Path(folder) / "record.json" for folder in open_store("outgrow-store").folders("compare")][:1]
+    whole = place.read_text()
+    for change in OTHER_FORMS:
+        record = json.loads(whole)["record"]
+        change(record)
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        place.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "record": record}))
+        code, _, err = call("ls")
+        assert code == 0
+        assert "1 record that cannot be read" in err
+
+
 def test_doctor_says_loudly_that_a_gpu_asked_for_is_not_used(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -159,6 +213,13 @@ def test_clean_removes_leftovers_and_keeps_results(call: Call, words: list[str],
         (["run", "--sedes", "3"], "--seeds"),
         (["run", "--seeds", "0"], "at least 1"),
         (["run", "--seeds", "many"], "--seeds"),
+        (["run", "--seeds", "1000000000"], "at most 10,000"),
+        (["run", "--first-seed", "-1"], "--first-seed is -1"),
+        (["run", "--microbatch", "-2"], "--microbatch is -2"),
+        (["run", "--report", __file__], "can be no folder; name another with --report"),
+        (["run", "--store", __file__], "is a file; name a folder with --store"),
+        (["run", "--use", "~nosuchuser/my.py"], "names no home folder"),
+        (["run", "--ladder", "~nosuchuser/x,minilm-l6"], "names no home folder"),
         (["rum"], "run"),
         (["run", "--device", "tpu"], "unknown device 'tpu'"),
         (["run", "--ladder", "hf:org/name@main,minilm-l6"], "pinned"),

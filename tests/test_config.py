@@ -1,6 +1,7 @@
 """Presets: one name in Python, YAML and on the command line, and the training that the released code does."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,78 @@ def test_released_training_is_a_plain_loop_with_adam_and_cosine_annealing(tmp_pa
     told = predict(folder, found, texts, Runtime(device="cpu"))
     np.testing.assert_allclose(told, wanted, atol=1e-4)
     assert np.abs(told - 0.5).max() > 0.1  # it has learned
+
+
+# --- YAML that is refused, or means what it says ----------------------------------------------------------------------
+
+
+def bomb() -> str:
+    """Lists of ten aliases of the list before: 426 bytes that mean ten thousand million entries."""
+    lines = ["- &z0 [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"- &z{i} [{','.join([f'*z{i - 1}'] * 10)}]" for i in range(1, 10)]
+    return "\n".join(lines)
+
+
+REFUSED = {
+    "seeds: !!int abc": "'abc' is no int",
+    "balance: !!bool maybe": "'maybe' is no bool",
+    "validation: !!float abc": "'abc' is no float",
+    "seeds: !!timestamp abc": "'abc' is no timestamp",
+    "seeds: 2020-13-45": "seeds must be of type int, not '2020-13-45'",
+    "seeds: 1:30": "seeds must be of type int, not '1:30'",
+    "seeds: 010": "seeds must be of type int, not '010'",
+    "balance: on": "balance must be of type bool, not 'on'",
+    "seeds: 2\nseeds: 3": "line 2: 'seeds' is given twice",
+    "- task: [x]\n  ? task\n  : [y]": "line 2: 'task' is given twice",
+    "seeds: 1000000000": "at most 10,000",
+    "seeds: " + "9" * 300: "at most 10,000",
+    "seeds: " + "9" * 5000: "is no int",
+    "first_seed: -1": "--first-seed is -1",
+    "first_seed: 5000000000": "--first-seed is 5000000000",
+    "supervisor_rows: -5": "--supervisor-rows is -5",
+    "validation: .nan": "must be of type float",
+    "validation: 1": "a share from 0 to below 1",
+    "task: &a [*a]": "contains itself",
+    "task: &a {x: *a}": "contains itself",
+    "task: " + "[" * 5000: "nested too deeply",
+    "task: " + "{a: " * 5000: "nested too deeply",
+    bomb(): "more than 10,000 entries long",
+    "task: [" + "x," * 30_000 + "]": "too long",
+    "task: !!python/object/apply:os.system ['touch PWNED']": "could not determine a constructor",
+    "task: !!python/name:os.system": "could not determine a constructor",
+    "1: 2": "unknown field '1'",
+    "~: 2": "unknown field 'None'",
+    "? [a]\n: b": "unhashable",
+    "- null": "expected field: value",
+    "a: 1\n---\nb: 2": "another document",
+    "hello": "expected field: value, found 'hello'",
+    "null": "is empty",
+    'task: "a\x00b"': "special characters are not allowed",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:30])
+def test_yaml_that_means_nothing_is_one_line_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(text)
+    began = time.monotonic()
+    with pytest.raises(UserError) as error:
+        read_sweep(tmp_path / "grid.yaml")
+    assert REFUSED[text] in str(error.value)
+    assert "grid.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    assert time.monotonic() - began < 2
+    assert not Path("PWNED").exists()
+
+
+def test_yaml_means_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "\ufefftask: &t [x, 'on']\nstrategy: *t\nvalidation: 1e-1\nseeds: 1_000\nbalance: False\nweak_train: ~"
+    )
+    [grid] = read_sweep(file)
+    assert (grid.task, grid.strategy, grid.validation, grid.seeds) == (("x", "on"), ("x", "on"), 0.1, 1000)
+    assert grid.balance is False
+    assert grid.weak_train is None
+    file.write_text("<<: {seeds: 3}\ntask: [x]")
+    assert read_sweep(file)[0].seeds == 3

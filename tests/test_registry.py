@@ -101,6 +101,10 @@ BAD = [
     "naive(loss=LogConf(0.5))", "naive(loss=LogConf(**{'alpha': 1}))", "naive(loss=Xent, loss=Xent)", "naive(loss=\0)",
     "naive(a\n=1", "1naive", "-naive", "naive; naive", "naive(loss='Xent)", "naive(loss=" + "(" * 300 + ")" * 300 + ")",
     "naive(loss=-'a')", "naive(loss={[]: 1})", "naive(loss=" + "-" * 50_000 + "1)", "naive(loss=LogConf(alpha=1e999))",
+    "naive(loss=Xent)(loss=Xent)", "naive.x(loss=Xent)", "naive(loss=Xent).x(loss=Xent)", "naive[0](loss=Xent)",
+    "naive(loss=Xent)[0](loss=Xent)", "naive(loss=Xent)+naive(loss=Xent)", "naive(loss=Xent)#", "[0](loss=Xent)",
+    "naive(loss=LogConf(alpha=1)(alpha=2))", "naive(loss=LogConf.x(alpha=1))", "naive(loss=Xent)\n(loss=Xent)",
+    "naive(loss='C:\\data')", ".x(loss=Xent)", "naive(" + "[" * 5000 + ")", "naive" * 50_000,
 ]  # fmt: skip
 
 

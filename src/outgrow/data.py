@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from outgrow.engine.values import read_parquet
 from outgrow.errors import UserError
 
 __all__ = [
@@ -163,9 +164,7 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        import pyarrow.parquet as pq
-
-        table, notes = pq.read_table(folder / "examples.parquet"), folder / "notes.json"
+        table, notes = read_parquet(folder / "examples.parquet"), folder / "notes.json"
         meta = {name.removeprefix("meta."): table[name] for name in table.column_names if name.startswith("meta.")}
         return cls(
             ids=_text(table["id"].to_pylist()),
@@ -229,9 +228,7 @@ class Labels:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(folder / "labels.parquet")
+        table = read_parquet(folder / "labels.parquet")
         num_classes = len(table.column_names) - 1
         probs = np.stack([table[f"p{c}"].to_numpy() for c in range(num_classes)], axis=1)
         source = (table.schema.metadata or {}).get(b"source", b"").decode()

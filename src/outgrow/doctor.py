@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -16,7 +17,7 @@ from outgrow.errors import UserError, counted
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
-from outgrow.runtime import Runtime, cache_folder
+from outgrow.runtime import Runtime, abandoned, cache_folder, remove
 from outgrow.tasks import TaskSpec, load, tasks_table
 
 __all__ = ["Finding", "clean", "examine", "pull"]
@@ -159,10 +160,15 @@ def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[st
     Raises:
         UserError: if results lie where they cannot be removed from here.
     """
+    prepared = [*store.unfinished.glob("*~*~*"), *Path(tempfile.gettempdir()).glob("outgrow~*~*~*")]
+    yield from _removed(abandoned(prepared), "left by killed runs")
+    yield from _removed(set(store.unfinished.glob("*")) - set(prepared), "unfinished work of killed runs")
     if store.is_local:
         root, finished = Path(store.path), {Path(f) for f in store.folders()}
         steps = (p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished)
-        yield from _removed([root / "unfinished", *steps], "left by killed runs")
+        yield from _removed(steps, "left by killed runs")
+        stray = (f for folder in finished for f in folder.glob(".*"))  # as earlier versions prepared them
+        yield from _removed(stray, "left by killed runs")
         if old:
             others = store.of_other_editions()
             for other in others:
@@ -174,18 +180,23 @@ def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[st
             yield f"{counted(len(finished), 'result')} removed from {store.root}"
     elif results or old:
         raise UserError(f"{store.root} is not on this machine; remove its results with the tools of that place")
-    yield from _removed((p for p in cache_folder().glob("**/.*") if p.is_dir()), "half-fetched")
+    hidden = list(cache_folder().glob("**/.*"))
+    old_style = (p for p in hidden if p.is_dir() and "~" not in p.name)
+    yield from _removed([*old_style, *abandoned(hidden)], "half-fetched")
     if cache:
         yield from _removed(map(cache_folder().joinpath, ("archives", "models", "sets")), "fetched")
 
 
 def _removed(folders: Iterable[Path], what: str) -> Iterator[str]:
     for folder in list(folders):
-        if folder.exists():  # one may lie inside another
+        if os.path.lexists(folder):  # one may lie inside another
             size = _size(folder)
-            shutil.rmtree(folder)
+            remove(folder)
+            if os.path.lexists(folder):
+                raise UserError(f"cannot remove {folder} ({what}); is it yours? Remove it by hand")
             yield f"removed {folder} ({what}, {size})"
 
 
 def _size(folder: Path) -> str:
-    return megabytes(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))
+    files = [folder] if folder.is_file() else folder.rglob("*")
+    return megabytes(sum(f.lstat().st_size for f in files if f.is_file()))

@@ -18,7 +18,7 @@ from outgrow.engine import runner
 from outgrow.engine.graph import Step, forget
 from outgrow.engine.progress import Progress
 from outgrow.engine.runner import Monitor, Outcome, Plan
-from outgrow.engine.store import Store
+from outgrow.engine.store import Record, Store
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec, ladder
 from outgrow.registry import use, used_files
@@ -49,6 +49,7 @@ __all__ = [
     "control_contrasts",
     "experiments_of",
     "grid_of",
+    "grid_of_record",
     "open_store",
     "pairs",
     "plan",
@@ -116,6 +117,24 @@ def grid_of(experiment: Experiment) -> Grid:
     single = {name: (getattr(experiment, name),) for name in ("task", "weak", "strong", "strategy", "train")}
     kept = {f.name: getattr(experiment, f.name) for f in fields(Experiment) if f.name in {g.name for g in fields(Grid)}}
     return Grid(**{**kept, **single, "seeds": len(experiment.seeds), "first_seed": first, "controls": False})
+
+
+def grid_of_record(record: Record) -> Grid:
+    """The grid that reruns a stored experiment.
+
+    Raises:
+        UserError: if the record is one of a step, or holds no experiment of this edition.
+    """
+    name = f"{record['fn']}/{record['key'][:12]}"
+    if not record["note"]:
+        raise UserError(f"{name} is one step of an experiment; pick an experiment from `outgrow ls`")
+    try:
+        fields = record["note"]["experiment"]
+        return grid_of(Experiment(**{**fields, "seeds": tuple(fields["seeds"])}))
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{name} is no experiment of this edition ({type(error).__name__}: {error})") from None
 
 
 def use_files(paths: Iterable[str]) -> None:

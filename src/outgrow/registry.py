@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -21,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Protocol, Type
 
 from outgrow import identity
 from outgrow.errors import UserError, unknown_name
+from outgrow.runtime import user_path
 
 __all__ = [
     "REGISTRIES",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _CALL = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_MOST_CHARACTERS = 100_000
 _Class = TypeVar("_Class", bound=type[Any])
 _Value = TypeVar("_Value")
 
@@ -297,12 +300,15 @@ def spell_call(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _read(text: str, kind: str) -> tuple[str, ast.Call]:
-    match = _CALL.fullmatch(text)
+    match = _CALL.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
     if match is None:
-        raise UserError(f"cannot read the {kind} {text!r}; write a name, or a call such as name(option=1)")
+        shown = text if len(text) <= 200 else f"{text[:200]}..."
+        raise UserError(f"cannot read the {kind} {shown!r}; write a name, or a call such as name(option=1)")
     name, arguments = match.groups()
     try:
-        call = ast.parse(f"f({arguments or ''})", mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of 'C:\\data', on a line that nobody wrote
+            call = ast.parse(f"f({arguments or ''})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: thousands of nested brackets
         call = None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):  # the second: f(a=1)(b=2)
@@ -434,7 +440,7 @@ def use(path: str | Path) -> UsedFile:
     Raises:
         UserError: if it is no Python file that can be loaded, or its name is that of a module loaded already.
     """
-    file = Path(path).expanduser().resolve()
+    file = user_path(str(path)).resolve()
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError(f"{path} cannot be used: name a Python file such as my_losses.py, of letters, digits and '_'")
     try:

@@ -1,13 +1,15 @@
 """The store as data frames: one row per experiment, or one per test example."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from outgrow.data import Answers, Labels
-from outgrow.engine.store import Record, Store
+from outgrow.engine.store import Damaged, Record, Store
 from outgrow.strategies import CONTROLS, is_control
 
 if TYPE_CHECKING:
@@ -19,10 +21,20 @@ ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "balanced_accuracy", "auroc", "xent", "brier", "ece", "legal")
 
 
-def finished(store: Store) -> Iterator[Record]:
-    """The records of all finished experiments in the store, and of what holds students against their controls."""
+def finished(store: Store, unread: list[Damaged] | None = None) -> Iterator[Record]:
+    """The records of all finished experiments in the store, and of what holds students against their controls.
+
+    Those that cannot be read are added to ``unread``.
+    """
     for function in ("compare", "compare_answers", "against_controls"):
-        yield from store.records(function)
+        for record in store.records(function, unread):
+            try:
+                _row(record, _against(record) if function == "against_controls" else {})
+            except Damaged as damage:
+                if unread is not None:
+                    unread.append(damage)
+            else:
+                yield record
 
 
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
@@ -48,11 +60,14 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
+
+    Raises:
+        Damaged: if a record is not one of an experiment.
     """
     import polars as pl
 
     records = list(records)
-    against = {_student(r): r["result"] for r in records if r["fn"] == "against_controls"}
+    against = {_student(r): _against(r) for r in records if r["fn"] == "against_controls"}
     rows = [_row(r, against.get(_student(r), {})) for r in records if r["note"]]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
@@ -68,7 +83,50 @@ def _student(record: Record) -> str:
     return repr([record["args"][name] for name in ("truth", "student")])
 
 
+def _against(record: Record) -> dict[str, Any]:
+    """What a record of ``against_controls`` adds to the row of its student."""
+    with _held(record):
+        return {k: v for name, value in record["result"].items() for k, v in _spread(f"over_{name}", value).items()}
+
+
 def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
+    """Records come from files that others may have written: each value is held to what a table can show."""
+    if not record["note"]:
+        return {}
+    with _held(record):
+        row: dict[str, Any] = {**dict.fromkeys((*_TEXTS, *_NUMBERS)), **_columns(record), **against}
+        unscored = row["gain_undefined"] is not None
+        for name, value in row.items():
+            if not _fits(name, value) and not (unscored and name in _SCORED and value is None):
+                raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return row
+
+
+@contextmanager
+def _held(record: Record) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(
+            f"{record['fn']}/{record['key'][:12]} is no experiment of this edition ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    if isinstance(value, int | float):
+        return math.isfinite(value) and abs(value) < 2**53
+    return (value is None or isinstance(value, str)) and name not in (*_NUMBERS, *_SCORED)
+
+
+_NUMBERS = ("num_seeds", "num_test", "num_test_per_seed", "folds")
+_SCORED = ("majority", "student_accuracy", "student_accuracy_low", "student_accuracy_high")
+"""Numbers, unless nothing was scored."""
+_TEXTS = ("task", "weak", "strong", "strategy", "train", "weak_train", "seeds", "use", "key", "finished")
+
+
+def _columns(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
@@ -92,7 +150,7 @@ def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
     row["per_class"] = None
     if result.get("per_class"):
         row["per_class"] = json.dumps({k: result[k] for k in ("classes", "abstained")} | result["per_class"])
-    for name, value in {"majority": result["over_majority"], **dict.fromkeys(CONTROLS), **against}.items():
+    for name, value in {"majority": result["over_majority"], **dict.fromkeys(CONTROLS)}.items():
         row |= _spread(f"over_{name}", value)
     row["notes"] = "\n".join(result.get("notes", ()))
     row |= _spread("learned", result.get("learned"))
@@ -110,6 +168,8 @@ def _reading(result: Mapping[str, Any], role: str) -> dict[str, int | None]:
 
 def _spread(name: str, value: list[float | None] | None) -> dict[str, float | None]:
     middle, low, high = value or (None, None, None)
+    if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in (middle, low, high)):
+        raise TypeError(f"{name} holds what is no number")
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 

@@ -1,14 +1,33 @@
 """How and where a step runs: all that does not change its result, and so is never part of its key."""
 
 import os
+import platform
+import re
+import shutil
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from outgrow.errors import UserError
 
-__all__ = ["Report", "Runtime", "accepted_licenses", "cache_folder"]
+__all__ = [
+    "Report",
+    "Runtime",
+    "abandoned",
+    "accepted_licenses",
+    "beside",
+    "cache_folder",
+    "check_folder",
+    "owned",
+    "remove",
+    "stopped_by_signals",
+    "user_path",
+]
 
 Report = Callable[[int, int, str], None]
 """Told how far a step is: done, total, unit (such as "texts")."""
@@ -59,6 +78,10 @@ class Runtime:
     """Where a long step keeps its checkpoints. The runner sets it, and removes it when the step is done."""
 
     def __post_init__(self) -> None:
+        for name in ("microbatch", "tokens_at_once"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} is {getattr(self, name)}; give 0 for the default, or a number above it")
         if self.shard and int(os.environ.get("WORLD_SIZE", "1")) < 2:
             raise UserError(
                 "shard=True needs several processes, and this is one; start "
@@ -103,5 +126,108 @@ def accepted_licenses() -> frozenset[str]:
 def cache_folder() -> Path:
     """Where fetched weights and data are kept: ``$OUTGROW_CACHE``, else ``~/.cache/outgrow``."""
     if chosen := os.environ.get("OUTGROW_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outgrow"
+        return user_path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or user_path("~/.cache")) / "outgrow"
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with ``~`` and ``~name`` read as home folders.
+
+    Raises:
+        UserError: if there is no such home, or it holds a zero character.
+    """
+    if "\0" in text:
+        raise UserError(f"{text!r} is no path: it holds a zero character")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: {text.partition('/')[0]} names no home folder here; write the path in full") from None
+
+
+# --- temporary files --------------------------------------------------------------------------------------------------
+
+_OWNER = re.compile(r"~([\w-]+)~(\d+)~")
+_DAY = 86_400.0
+
+
+def owned(what: str) -> str:
+    """``what`` with the machine and process that it belongs to, so that what a killed process leaves is known."""
+    return f"{what}~{_machine()}~{os.getpid()}~"
+
+
+def _machine() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node()) or "host"
+
+
+def abandoned(paths: Iterable[Path]) -> list[Path]:
+    """Those that :func:`owned` names and whose process is gone; of another machine: those a day old."""
+    return [path for path in paths if (found := _OWNER.search(path.name)) and _is_gone(path, found[1], int(found[2]))]
+
+
+def _is_gone(path: Path, machine: str, process: int) -> bool:
+    if machine != _machine():
+        try:
+            return time.time() - path.lstat().st_mtime > _DAY
+        except FileNotFoundError:
+            return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it runs, as somebody else
+        pass
+    return False
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A path beside ``place`` to write to, which becomes ``place`` when the block ends: the old content or the new,
+    never half of one. What fails leaves nothing, and what killed processes left there is removed."""
+    for left in abandoned(place.parent.glob("*~*~*")):
+        remove(left)
+    unfinished = place.with_name(owned(place.name))
+    try:
+        yield unfinished
+        unfinished.replace(place)
+    finally:
+        if os.path.lexists(unfinished):
+            remove(unfinished)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Fail now, not hours into the run, if the folder to write to can be none.
+
+    Raises:
+        UserError: if a file stands there or above; ``flag`` names another place.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so {folder} can be no folder; name another with {flag}")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """A terminal that closes and a scheduler that ends its job stop a command as Ctrl-C does: said, and tidied up."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from outgrow.data import Split
-from outgrow.engine import runner
+from outgrow.engine import runner, values
 from outgrow.engine.graph import Content, Step, step
 from outgrow.engine.runner import Monitor, Outcome, StepsFailed, plan, run
 from outgrow.engine.store import Store
@@ -514,11 +514,11 @@ def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_chain(root: str, instants: int = 0) -> None:
-    """Four steps in a row. The instants to die at: in a step, before and after each file operation."""
+    """Four steps in a row. The instants to die at: in a step, before and after each stage of storing."""
     store = Store(root, ["outgrow.data:Split"])
     BEFORE_DEATH[:] = [instants] if instants else []
-    for name in ("put_file", "mv", "makedirs") if instants else ():
-        setattr(store.fs, name, deadly(getattr(store.fs, name)))
+    for place, name in ((values, "save"), (Path, "write_text"), (Path, "rename")) if instants else ():
+        setattr(place, name, deadly(getattr(place, name)))
     target = None
     for place in range(4):
         target = Step(link, before=target, place=place)
@@ -562,10 +562,10 @@ def in_own_process(call: str) -> "subprocess.Popen[str]":
 
 
 def test_killed_at_any_instant_a_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    """Each of four steps dies in its function, and before and after each of five file operations."""
+    """Each of four steps dies in its function, and before and after each of the four stages of storing."""
     out, _ = in_own_process(f"die_and_go_on({str(tmp_path)!r})").communicate(timeout=60)
     last = json.loads(out)
-    assert last == 4 * (1 + 2 * 5) + 1
+    assert last == 4 * (1 + 2 * 4) + 1
     whole = stored(tmp_path / "whole")
     assert len(whole) == 4
     assert all(stored(tmp_path / str(instant)) == whole for instant in range(1, last + 1))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 
+from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
@@ -87,6 +89,19 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f / "config.json", text_config={"_attn_implementation": {"": "kernels-community/attn@v1"}}),
         "asks for the kernel",
     ),
+    "an attention by its inner name": (
+        lambda f: edit(f / "config.json", _attn_implementation_internal="org/kernel"),
+        "asks for the kernel 'org/kernel'",
+    ),
+    "an attention that is looked for on the hub": (
+        lambda f: edit(f / "config.json", _attn_implementation="flash_attention_2"),
+        "asks for the kernel 'flash_attention_2'",
+    ),
+    "quantized weights": (
+        lambda f: edit(f / "config.json", quantization_config={"quant_method": "mxfp4"}),
+        r"says that the weights are quantized \(mxfp4\)",
+    ),
+    "settings that are a list": (lambda f: (f / "config.json").write_text("[1]"), "holds no JSON object"),
     "experts of the hub": (lambda f: edit(f / "config.json", experts_implementation="sonicmoe"), "kernel 'sonicmoe'"),
     "settings that are no JSON": (lambda f: (f / "config.json").write_text("{"), "is not valid JSON"),
 }
@@ -104,6 +119,34 @@ def test_a_folder_that_leads_out_is_refused_in_one_line(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(copied))
     with pytest.raises(UserError, match=said):
         ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(CPU)
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "weights cut off": lambda f: cut(f / "model.safetensors"),
+    "weights that are text": lambda f: (f / "model.safetensors").write_text("weights"),
+    "weights of another size": lambda f: edit(f / "config.json", hidden_size=12, intermediate_size=7),
+    "no heads": lambda f: edit(f / "config.json", num_attention_heads=0),
+    "a size that is text": lambda f: edit(f / "config.json", hidden_size="large"),
+    "an unknown kind of model": lambda f: edit(f / "config.json", model_type="nosuch"),
+    "a tokenizer that is none": lambda f: (f / "tokenizer.json").write_text('{"model": 1}'),
+    "a tokenizer cut off": lambda f: cut(f / "tokenizer.json"),
+}
+
+
+def cut(file: Path) -> int:
+    return file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_model_is_one_line(copied: Path, what: str) -> None:
+    BROKEN[what](copied)
+    examples = Examples(
+        ids=np.array(["a"]), inputs=("text",), gold=None, classes=("x", "y"), groups=np.array(["a"]), meta={}
+    )
+    with pytest.raises(UserError) as caught:
+        ModelSpec.parse(str(copied)).embed(examples, 8, CPU)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "additional_chat_templates/x.jinja", "bpe.codes", "spiece.model"])

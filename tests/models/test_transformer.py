@@ -255,7 +255,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m", "bert")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         load_classifier(folder, 2, max_tokens=20)
 
 

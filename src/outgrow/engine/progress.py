@@ -7,7 +7,7 @@ from typing import Self
 
 from outgrow.engine.graph import Step
 from outgrow.engine.runner import Monitor, Plan
-from outgrow.errors import counted
+from outgrow.errors import counted, printable, without_secrets
 
 __all__ = ["Progress"]
 
@@ -116,7 +116,7 @@ class Progress(Monitor):
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self.console.print(line, markup=False)
+        self.console.print(printable(without_secrets(line)), markup=False)
 
 
 def described(steps: list[Step]) -> str:

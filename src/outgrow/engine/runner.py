@@ -13,7 +13,6 @@ import math
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -22,11 +21,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from outgrow.engine.git import checkout
 from outgrow.engine.graph import Step, canonical, in_order
-from outgrow.engine.store import Damaged, Store
-from outgrow.errors import UserError, counted
+from outgrow.engine.store import Damaged, Store, Unreachable
+from outgrow.errors import UserError, counted, disk_problem, without_secrets
 from outgrow.runtime import Runtime
 
 __all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "machine_rate", "plan", "run"]
@@ -96,7 +97,8 @@ class StepsFailed(Exception):
     def lines(self) -> list[str]:
         """What went wrong, one line per distinct failure."""
         errors = self.outcome.failed.values()
-        counts = Counter(str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
+        said = (str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}" for e in errors)
+        counts = Counter(map(without_secrets, said))
         lines = [f"{line} ({n} steps)" if n > 1 else line for line, n in counts.items()]
         if self.outcome.skipped:
             further = counted(self.outcome.skipped, "further step")
@@ -198,9 +200,10 @@ def run(targets: Iterable[Step], store: Store, runtime: Runtime, monitor: Monito
 
     Raises:
         StepsFailed: if a step failed, after everything else is done.
-        UserError: at once if the store cannot be written.
+        Unreachable: at once if the store cannot be read or written.
     """
     began = time.monotonic()
+    store.drop_abandoned()
     scheduler = _Scheduler(list(targets), store, runtime, monitor or Monitor())
     scheduler.drop_damaged_targets()
     pending, reused = _sorted(scheduler.targets, store)
@@ -306,6 +309,8 @@ class _Scheduler:
                 extra, results = self._taken(first, arguments[0])
                 named = {"runtime": runtime} if first.function.takes_runtime else {}
                 results = results or [first.fn(**arguments[0], **named)]
+        except Unreachable:  # no step could be read or stored
+            raise
         except Exception as error:
             if len(steps) > 1:  # find the one at fault, so that the others succeed
                 return [s for step in steps for s in self._execute([step])]
@@ -353,9 +358,11 @@ class _Scheduler:
         return facts, []
 
     def _fail(self, step: Step, error: Exception) -> None:
+        error = disk_problem(error, "the disk", "see `outgrow doctor`") or error
         self.failed[step.key] = error
         if not isinstance(error, UserError):  # a user's mistake is reported once, at the end
-            self.monitor.say("".join(traceback.format_exception(error)).rstrip() + f"\n{step} failed")
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            self.monitor.say(without_secrets(f"{trace}\n{step} failed"))
 
     def _resolved(self, value: Any) -> Any:
         match value:
@@ -435,25 +442,12 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names if n in installed}}
 
 
-@functools.cache
-def _git() -> str | None:
-    """The git commit of the current folder, with ``+`` if files differ from it."""
-
-    def ask(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _facts() -> dict[str, Any]:
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "peak_memory_bytes": kib * (1 if sys.platform == "darwin" else 1024),
         "versions": _versions(),
-        "git": _git(),
+        "git": checkout(Path.cwd()),
         "host": {"system": platform.platform(), "machine": platform.machine()},
     }

@@ -9,13 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from outgrow.archives import hub_unreachable, known_sha256
 from outgrow.errors import UserError
 
-__all__ = ["folder_content", "from_hub", "reads_images", "settings_of"]
+__all__ = ["folder_content", "from_hub", "reading_model", "reads_images", "settings_of"]
 
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "bpe.codes")
 """What transformers reads: weights, settings, tokenizer. Never pickles, never code."""
@@ -24,9 +25,10 @@ _TEMPLATES = "additional_chat_templates/*.jinja"
 _SETTINGS = ("config*.json", "tokenizer_config.json", "*processor_config.json", "*.safetensors.index.json")
 _NAME_FILES = ("weight_map", "transformers_weights", "fast_tokenizer_files")
 """Settings whose values are names of files to load."""
-_NAME_KERNELS = ("attn_implementation", "experts_implementation")
-_KERNELS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3", "batched_mm", "grouped_mm")
-"""Those that are installed with torch or as a package; any other name can be a repository of the hub to run."""
+_NAMES_KERNEL = re.compile(r"implementation|kernel", re.IGNORECASE)
+"""Transformers sets every setting as an attribute, so also ``_attn_implementation_internal`` chooses a kernel."""
+_KERNELS = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")
+"""Those that come with torch. Any other name is looked for on the hub, flash_attention_2 where it is not installed."""
 
 
 def folder_content(path: Path, text: str) -> str:
@@ -55,15 +57,39 @@ def reads_images(path: Path) -> bool:
 
 
 def settings_of(path: Path, text: str) -> Any:
-    """The content of a JSON file in the model folder that the user calls ``text``.
+    """The JSON object in a file of the model folder that the user calls ``text``.
 
     Raises:
-        UserError: if it is no JSON.
+        UserError: if it holds none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} in {text} is not valid JSON ({error}); save the model again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} in {text} holds no JSON object; save the model again")
+    return content
+
+
+@contextmanager
+def reading_model(folder: Path) -> Iterator[None]:
+    """Turn whatever a library says of a model's files into one line: each has errors of its own, in Rust and Python.
+
+    Raises:
+        UserError: if the files cannot be read as a model.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of a library in Rust
+            raise
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"the model in {folder} cannot be loaded ({type(error).__name__}: {said[:300]}); its settings, tokenizer "
+            "or weights are broken or do not fit each other, or transformers does not know it; save or fetch it again"
+        ) from error
 
 
 def from_hub(repo: str, revision: str, offline: bool) -> Path:
@@ -124,7 +150,12 @@ def _check(path: Path, text: str) -> None:
     known = _files(path)
     for file in sorted({file for pattern in _SETTINGS for file in path.glob(pattern)}):
         for keys, value in _strings(settings_of(file, text)):
-            if any(key.lstrip("_") in _NAME_KERNELS for key in keys) and value not in _KERNELS:
+            if "quantization_config" in keys and keys[-1] == "quant_method":
+                raise UserError(
+                    f"{file.name} in {text} says that the weights are quantized ({value}), which needs kernels that "
+                    "would be fetched and run; save the model in plain float32 or bfloat16"
+                )
+            if any(_NAMES_KERNEL.search(key) for key in keys) and value not in _KERNELS:
                 raise UserError(
                     f"{file.name} in {text} asks for the kernel {value!r}, which would be fetched and run; remove that "
                     f"line, or name one of {', '.join(_KERNELS)}"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from outgrow.errors import UserError
 from outgrow.models.base import MODELS, Array, model
-from outgrow.models.folder import reads_images
+from outgrow.models.folder import reading_model, reads_images
 from outgrow.models.image_files import open_picture
 from outgrow.models.packaged import model_folder
 from outgrow.registry import Range
@@ -149,9 +149,10 @@ def _lite(folder: Path, size: int, device: str) -> tuple[_Prepare, _Forward]:
 
     from outgrow.models.efficientnet_lite import SCALES, EfficientNetLite
 
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["name"]
-    net = EfficientNetLite(SCALES[name])
-    net.load_state_dict(load_file(folder / "model.safetensors"))
+    with reading_model(folder):
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["name"]
+        net = EfficientNetLite(SCALES[name])
+        net.load_state_dict(load_file(folder / "model.safetensors"))
     net = net.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def prepare(images: Sequence["Image"]) -> "Tensor":
@@ -234,10 +235,12 @@ def _load(folder: Path) -> tuple[Any, Any]:
             f"the model in {folder} reads no images (it has no preprocessor_config.json); take one that does"
         )
     safe = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(folder, **safe)
+    with reading_model(folder):
+        config = AutoConfig.from_pretrained(folder, **safe)
     if config.get_text_config() is not config:
         raise UserError(f"the model in {folder} reads images and texts ({config.model_type}); take one of images alone")
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):  # a pooler that a checkpoint lacks is drawn at random
+    # A pooler that a checkpoint lacks is drawn at random.
+    with reading_model(folder), quiet_transformers(), torch.random.fork_rng(devices=[]):
         processor = AutoImageProcessor.from_pretrained(folder, **safe)
         body, info = AutoModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from outgrow.runtime import beside
 
 __all__ = ["SECONDS", "KeptRows"]
 
@@ -54,9 +55,8 @@ class KeptRows:
         if time.monotonic() - self.last < SECONDS:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f"rows.{os.getpid()}.tmp"
-        save_file({"rows": out[self.kept : done].copy()}, beside, metadata={"identity": self.identity})
-        beside.replace(self._path(self.kept))
+        with beside(self._path(self.kept)) as unfinished:
+            save_file({"rows": out[self.kept : done].copy()}, unfinished, metadata={"identity": self.identity})
         self.kept, self.last = done, time.monotonic()
 
     def _path(self, first: int) -> Path:

@@ -1,5 +1,6 @@
 """One spelling for a model, wherever it comes from, and the ladders of packaged ones."""
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,7 @@ from outgrow.models.images import Pictures, embed_images
 from outgrow.models.packaged import PACKAGED, content_id, model_folder
 from outgrow.models.settings import VIEWS
 from outgrow.registry import spell_call
-from outgrow.runtime import Runtime, accepted_licenses
+from outgrow.runtime import Runtime, accepted_licenses, user_path
 
 __all__ = ["LADDERS", "LANGUAGE_MODELS", "ModelSpec", "ladder"]
 
@@ -76,7 +77,7 @@ class ModelSpec:
                 )
             return cls(text, text)
         if "/" in text or text.startswith((".", "~")):
-            return cls(text, folder_content(Path(text).expanduser(), text))
+            return cls(text, folder_content(user_path(text), text))
         if text not in PACKAGED:
             raise unknown_name("model", name, {*PACKAGED, *MODELS, *instead})
         return cls(text, content_id(text))
@@ -105,10 +106,12 @@ class ModelSpec:
         hub model is taken to be one."""
         if self.source in LANGUAGE_MODELS or self.source.startswith("hf:"):
             return True
-        config = Path(self.source).expanduser() / "config.json"
+        config = user_path(self.source) / "config.json"
         if self.reader is not None or self.source in PACKAGED or not config.is_file():
             return False
-        named = settings_of(config, self.source).get("architectures") or ("ForCausalLM",)
+        named = settings_of(config, self.source).get("architectures") or ["ForCausalLM"]
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            raise UserError(f"architectures in {config} is no list of names; save the model again")
         return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named)
 
     def check_language_model(self, what: str) -> None:
@@ -127,7 +130,7 @@ class ModelSpec:
             return self.reader.reads
         if self.source.startswith("hf:"):
             return None
-        is_image = self.source not in PACKAGED and reads_images(Path(self.source).expanduser())
+        is_image = self.source not in PACKAGED and reads_images(user_path(self.source))
         return "image" if is_image else "text"
 
     def folder(self, runtime: Runtime) -> Path:
@@ -140,7 +143,7 @@ class ModelSpec:
             return from_hub(match[1], match[2], runtime.offline)
         if (name := self.source.partition("(")[0]) in PACKAGED:
             return model_folder(name, runtime)
-        path = Path(self.source).expanduser()
+        path = user_path(self.source)
         if folder_content(path, self.source) != self.content:
             raise UserError(f"the model folder {self.source} changed during the run; start again")
         return path
@@ -249,8 +252,8 @@ def _reader_content(reader: Any) -> str:
     parts = [spell_call(name, options), f"v{getattr(kind, 'version', 1)}"]
     if name in PACKAGED:
         parts.append(content_id(name))
-    paths = (Path(value).expanduser() for value in options.values() if isinstance(value, str))
-    parts += [known_sha256(path) for path in paths if path.is_file()]
+    paths = (os.path.expanduser(value) for value in options.values() if isinstance(value, str))
+    parts += [known_sha256(Path(path)) for path in paths if os.path.isfile(path)]
     if digest := source_digest(kind):
         parts += [code_name(kind), digest]
     return " ".join(parts)

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from outgrow.archives import known_sha256
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.base import NotFinite
+from outgrow.models.folder import reading_model
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.resume import KeptRows
 from outgrow.runtime import Report, Runtime
@@ -35,6 +36,7 @@ __all__ = [
     "compile_layers",
     "extract",
     "load_classifier",
+    "load_config",
     "load_language_model",
     "load_tokenizer",
     "measure_cut",
@@ -72,7 +74,16 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in ``folder``. Code in the folder is never run."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+    with reading_model(folder):
+        return AutoTokenizer.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+
+
+def load_config(folder: Path) -> Any:
+    """The settings of the model in ``folder``. Code in the folder is never run."""
+    from transformers import AutoConfig
+
+    with reading_model(folder):
+        return AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[Tokens]:
@@ -403,9 +414,9 @@ def _load_with_words(folder: Path, words: Sequence[str], *, dropout: bool = Fals
     Raises:
         UserError: as in :func:`_load_body`; if the model is an encoder; if a word is not exactly one token.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if _is_encoder(AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)):
+    if _is_encoder(load_config(folder)):
         raise UserError(f"the model in {folder} is an encoder and has no unembedding to take words from; use head=zero")
     tokenizer = load_tokenizer(folder)
     tokens = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
@@ -426,9 +437,9 @@ def load_language_model(folder: Path) -> Any:
     Raises:
         UserError: as for a classifier, and for an encoder, which cannot write.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if _is_encoder(AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)):
+    if _is_encoder(load_config(folder)):
         raise UserError(f"the model in {folder} is an encoder, which cannot write; take a decoder (GPT-2, Llama)")
     return _load(AutoModelForCausalLM, folder, dropout=False)
 
@@ -475,9 +486,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _load(auto: Any, folder: Path, dropout: bool) -> Any:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(_existing(folder), local_files_only=True, trust_remote_code=False)
+    config = load_config(folder)
     if config.is_encoder_decoder:
         raise UserError(f"the model in {folder} is an encoder-decoder; use an encoder or a decoder")
     if not dropout:
@@ -486,7 +495,8 @@ def _load(auto: Any, folder: Path, dropout: bool) -> Any:
             if "drop" in name and isinstance(value, float):
                 setattr(config, name, 0.0)
     config.use_cache = False
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):  # a pooler that a checkpoint lacks is drawn at random
+    # A pooler that a checkpoint lacks is drawn at random.
+    with reading_model(folder), quiet_transformers(), torch.random.fork_rng(devices=[]):
         model, info = auto.from_pretrained(
             folder,
             config=config,

@@ -4,7 +4,6 @@ import base64
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import jinja2
 
 from outgrow.report.rows import grouped, measured
-from outgrow.runtime import cache_folder
+from outgrow.runtime import beside, cache_folder
 
 __all__ = ["code_files", "fingerprint", "is_current", "javascript", "write_page"]
 
@@ -31,7 +30,8 @@ def write_page(page: Path, template: str, inputs: str, **shown: Any) -> Path:
     script = javascript() + (_TEMPLATES / "start.js").read_text(encoding="utf-8")
     digest = _base64(hashlib.sha256(script.encode()).digest())
     text = _templates().get_template(template).render(inputs=inputs, script=script, digest=digest, **shown)
-    _replace(page, text)
+    with beside(page) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     return page
 
 
@@ -82,12 +82,6 @@ def javascript() -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-        _replace(path, bundle.replace("</script", "<\\/script"))
+        with beside(path) as unfinished:
+            unfinished.write_text(bundle.replace("</script", "<\\/script"), encoding="utf-8")
     return path.read_text(encoding="utf-8")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

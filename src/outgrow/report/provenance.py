@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from outgrow.config import Grid, to_yaml
 from outgrow.engine.runner import Outcome
 from outgrow.engine.store import Store
+from outgrow.errors import without_secrets
 from outgrow.models.packaged import models_table
 from outgrow.registry import used_files
 from outgrow.report.rows import TableRow
@@ -27,8 +28,8 @@ def provenance(
     names = {task.partition("(")[0] for task in table["task"]}
     licences += [(t["name"], t["licence"]) for t in tasks_table() if t["name"] in names]
     return {
-        "command": command,
-        "config": to_yaml(*grids) if grids else "",
+        "command": without_secrets(command),
+        "config": without_secrets(to_yaml(*grids)) if grids else "",
         "files": {file.path: f"sha256 {file.sha256}" for file in used_files()},
         "versions": record["versions"],
         "host": record["host"],

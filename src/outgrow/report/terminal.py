@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
+from outgrow.errors import printable, without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -115,7 +117,9 @@ def _say(console: "Console", line: str, style: str = "") -> None:
     """One line. What is longer than the console, the terminal wraps: cut or broken, it could not be copied."""
     from rich.text import Text
 
-    console.print(Text(line.rstrip()), style=style, overflow="ignore", crop=False, no_wrap=True)
+    console.print(
+        Text(printable(without_secrets(line.rstrip()))), style=style, overflow="ignore", crop=False, no_wrap=True
+    )
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from outgrow.archives import hub_unreachable, known_sha256, new_folder, writing
 from outgrow.errors import UserError
-from outgrow.runtime import Runtime, cache_folder
+from outgrow.runtime import Runtime, beside, cache_folder, user_path
 from outgrow.tasks.readers import first_line, no_column, read_rows, shown
 
 __all__ = ["CONVERTED", "Empty", "HubRow", "HubSet", "Place", "commit_of", "identity", "place_of", "read"]
@@ -228,10 +228,8 @@ def commit_of(source: HubSet, place: Place) -> str:
         raise _missing(source, place, f"the hub was asked for its commit and said: {first_line(error)}") from error
     if commit is None or not _COMMIT.fullmatch(commit):
         raise _missing(source, place, f"the hub knows no commit {place.revision}")
-    with writing(kept.parent):
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
-        temporary.write_text(commit, encoding="utf-8")
-        os.replace(temporary, kept)
+    with writing(kept.parent), beside(kept) as unfinished:
+        unfinished.write_text(commit, encoding="utf-8")
     return commit
 
 
@@ -257,7 +255,7 @@ def _local(source: HubSet, options: Mapping[str, Any]) -> Files | None:
     named = chosen or (None if wants_hub else os.environ.get("OUTGROW_DATA_DIR"))
     if not named:
         return None
-    folder = Path(named).expanduser()
+    folder = user_path(named)
     if not folder.is_dir():
         origin = "data_dir" if chosen else "OUTGROW_DATA_DIR"
         raise UserError(f"{source.name}: {origin}={named!r} is no folder; name the folder that holds the data sets")

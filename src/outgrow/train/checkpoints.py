@@ -6,7 +6,6 @@ Only numbers and JSON are read; nothing in a checkpoint can run.
 
 import json
 import logging
-import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from outgrow.runtime import abandoned, owned, remove
 from outgrow.train import distributed
 
 __all__ = ["SECONDS", "Best", "Position", "identity_of", "read", "restore", "snapshot", "trained", "write"]
@@ -83,10 +83,29 @@ def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.
     If the model is cut, every rank must call. Processes on several machines must share ``folder``, or nothing is kept.
     """
     ranks = distributed.size() if distributed.is_cut(model) else 1
-    beside = folder / f"{_NAME}-{os.getpid()}.tmp"
+    place = folder / f"{_NAME}-{position.update:09}"
+    unfinished = folder / owned(place.name)
     if ranks > 1:
-        beside = distributed.broadcast(beside)
-    beside.mkdir(parents=True, exist_ok=True)
+        unfinished = distributed.broadcast(unfinished)
+    if distributed.rank() == 0:
+        for left in abandoned(folder.glob("*~*~*")):  # each as large as model and optimizer
+            remove(left)
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        about = {"identity": identity, **_about(position)}
+        file = unfinished / f"{distributed.rank()}-of-{ranks}.safetensors"
+        save_file(_tensors(model, optimizer, position), file, metadata=about)
+        if ranks > 1:
+            distributed.barrier()
+        if distributed.rank() == 0:
+            _put_in_place(unfinished, place, ranks)
+    finally:
+        if distributed.rank() == 0:
+            remove(unfinished)
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, Tensor]:
+    """What this rank writes."""
     tensors = {f"weights.{name}": tensor for name, tensor in snapshot(model).items()}
     for name, parameter in trained(model).items():
         for key, value in optimizer.state[parameter].items():
@@ -96,23 +115,22 @@ def write(folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.
         tensors |= {f"best.{name}": tensor for name, tensor in position.best.state.items()}
     if position.memory is not None and distributed.rank() == 0:
         tensors["memory"] = position.memory.to("cpu")
+    return tensors
+
+
+def _about(position: Position) -> dict[str, str]:
     said = {key: value for key, value in vars(position).items() if key not in ("best", "memory")}
     best = position.best and {"agreement": position.best.agreement, "cross_entropy": position.best.cross_entropy}
-    about = {"identity": identity, "position": json.dumps(said), "best": json.dumps(best)}
-    save_file(tensors, beside / f"{distributed.rank()}-of-{ranks}.safetensors", metadata=about)
-    if ranks > 1:
-        distributed.barrier()
-    if distributed.rank() == 0:
-        _put_in_place(beside, folder / f"{_NAME}-{position.update:09}", ranks)
+    return {"position": json.dumps(said), "best": json.dumps(best)}
 
 
-def _put_in_place(beside: Path, place: Path, ranks: int) -> None:
-    if len(list(beside.iterdir())) < ranks:
-        _log.warning("no checkpoint: not all processes see the folder %s; use a store on a shared disk", beside.parent)
+def _put_in_place(unfinished: Path, place: Path, ranks: int) -> None:
+    if len(list(unfinished.iterdir())) < ranks:
+        _log.warning("no checkpoint: not all processes see the folder %s; use a store on a shared disk", place.parent)
         return
     shutil.rmtree(place, ignore_errors=True)
-    beside.replace(place)
-    for other in beside.parent.glob(f"{_NAME}-*[0-9]"):
+    unfinished.replace(place)
+    for other in place.parent.glob(f"{_NAME}-*[0-9]"):
         if other != place:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from outgrow.errors import UserError
 from outgrow.models.packing import layers_of
+from outgrow.models.transformer import load_config
 from outgrow.runtime import Runtime
 from outgrow.train import distributed
 from outgrow.train.settings import FinetuneSettings
@@ -174,12 +175,12 @@ def fewer_tokens(model: nn.Module, tokens: int, whole: int, runtime: Runtime) ->
 
 def _shapes(folder: Path, settings: FinetuneSettings) -> Any:
     """The model's body on the meta device, with adapters if the settings ask for them."""
-    from transformers import AttentionInterface, AutoConfig, AutoModel
+    from transformers import AttentionInterface, AutoModel
 
     from outgrow.train.model import with_adapters
 
     AttentionInterface.register(_NAME, _attention)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = load_config(folder)
     config.use_cache = False
     with torch.device("meta"):
         body = AutoModel.from_config(config)

@@ -21,7 +21,7 @@ from outgrow.data import Examples, Ids, Ints
 from outgrow.errors import UserError, unknown_name
 from outgrow.models.image_files import SUFFIXES, fingerprint, open_picture
 from outgrow.registry import Range
-from outgrow.runtime import Runtime, cache_folder
+from outgrow.runtime import Runtime, cache_folder, user_path
 from outgrow.tasks.hub import HubRow, HubSet, Place, identity, place_of, read
 from outgrow.tasks.registry import TASKS, Task, TaskFacts, options_of, task
 from outgrow.tasks.table import table
@@ -209,7 +209,7 @@ def _in_rows(records: Sequence[HubRow], gold: npt.NDArray[Any], classes: tuple[s
 
 def _imagenet_folder(data_dir: str) -> Path | None:
     """The folder of class folders; None if it holds Parquet files."""
-    folder = Path(data_dir).expanduser()
+    folder = user_path(data_dir)
     if not folder.is_dir():
         raise UserError(
             f"imagenet: {data_dir!r} is no folder; the data may not be passed on, so get the validation images where "
@@ -227,7 +227,7 @@ def _imagenet_folder(data_dir: str) -> Path | None:
 
 
 def _images_content(options: Mapping[str, Any]) -> str:
-    place = Path(options["path"]).expanduser()
+    place = user_path(options["path"])
     if place.is_dir():
         head, listed = "folder", list(_files_below(place).items())
     else:
@@ -271,7 +271,7 @@ def images(*, path: str, image: str = "path", **columns: Any) -> Examples:
         UserError: one line with the file: damaged, of a format that is not read, missing, or outside the table's
             folder.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     if not place.is_dir():
         return _from_table(table(path=path, text=image, **columns), place, columns["group"])
     classes = columns.pop("classes")

@@ -46,6 +46,7 @@ def test_the_example_is_short_and_runs(title: str, text: str, tmp_path: Path) ->
             {".svg", ".png"} if title == "A figure" else {".csv"}
         )
     else:
-        assert "student %" in said
+        assert "student" in said
+        assert "± is half a 95 % interval" in said
     assert "--use my.py" in (report / "index.html").read_text(encoding="utf-8")
     assert not (set(os.listdir(tmp_path)) - {"my.py", "outgrow-store", "outgrow-report", "__pycache__"})

@@ -1,10 +1,8 @@
 """The command ``outgrow``. Each command parses its options, calls one library function, and prints."""
 
-import ast
 import contextlib
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from outgrow.config import Experiment
     from outgrow.engine.store import Damaged, Store
-    from outgrow.tasks import TaskSpec
 
 __all__ = ["main"]
 
@@ -251,6 +248,8 @@ def plan(
     from outgrow import experiment
     from outgrow.config import read_sweep
     from outgrow.engine.progress import clock
+    from outgrow.report.listings import print_counts
+    from outgrow.report.terminal import console
 
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
@@ -259,7 +258,7 @@ def plan(
     planned = experiment.plan(experiments, opened)
     counts = Counter(s.function.doing for s in planned.to_run)
     if counts:
-        _print_counts(("step", "to run"), [(name, f"{count:,}") for name, count in counts.most_common()])
+        print_counts(console(), ("step", "to run"), [(name, f"{count:,}") for name, count in counts.most_common()])
     steps, reused = counted(len(planned.to_run), "step"), counted(len(planned.reused), "result")
     print(f"{counted(len(experiments), 'experiment')}: {steps} to run, {reused} reused")
     if planned.to_run:
@@ -346,7 +345,7 @@ def ls(
 
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store
-    from outgrow.report.listings import print_experiments
+    from outgrow.report.listings import print_counts, print_experiments
     from outgrow.report.terminal import console
     from outgrow.results import finished, table_of
 
@@ -357,14 +356,15 @@ def ls(
         for record in opened.records(unread=unread):
             seconds[record["fn"]].append(record["seconds"])
         _warn_of_unread(unread)
+        _warn_of_other_editions(opened)
         rows = [(name, f"{len(spent):,}", f"{sum(spent):,.1f}") for name, spent in seconds.items()]
-        _print_counts(("step", "stored", "seconds"), rows)
+        print_counts(console(), ("step", "stored", "seconds"), rows)
         return
     table = table_of(finished(opened, unread))
     _warn_of_unread(unread)
     _warn_of_other_editions(opened)
     if table.is_empty():
-        more = f"{_records(len(unread))} cannot be read" if unread else "`outgrow run` makes some"
+        more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         print(f"no finished experiments in {opened.root}; {more}")
     else:
         print_experiments(table, console(), controls=every)
@@ -414,7 +414,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     table = table_of(finished(opened, unread))
     _warn_of_unread(unread)
     if table.is_empty():
-        more = f"{_records(len(unread))} cannot be read" if unread else "`outgrow run` makes some"
+        more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         raise UserError(f"no finished experiments in {opened.root}; {more}")
     _print_report(table, opened, folder, [], None)
 
@@ -437,9 +437,8 @@ def tasks(
         scan: Look for leaks and for shortcuts that give the class away.
     """
     from outgrow.experiment import use_files
-    from outgrow.report.listings import print_task, print_task_rows, print_tasks
+    from outgrow.report.listings import print_scan, print_task, print_task_rows, print_tasks
     from outgrow.report.terminal import console
-    from outgrow.tasks import TaskSpec, limited
 
     use_files(use)
     if name is None:
@@ -447,7 +446,7 @@ def tasks(
             raise UserError("--scan and --limit work on one task; name it: outgrow tasks NAME --scan")
         print_tasks(console(), machine)
     elif scan:
-        _print_scan(TaskSpec.parse(name) if limit is None else limited(name, limit), machine)
+        print_scan(name, limit, console(), machine)
     else:
         shown = console()
         print_task(name, shown, machine)
@@ -457,23 +456,6 @@ def tasks(
             if "(" in name or limit is not None:
                 raise
             print(f"\nIts rows are not shown: {_as_typed(str(error), 'tasks')}")
-
-
-def _print_scan(spec: "TaskSpec", runtime: "Runtime") -> None:
-    from outgrow.report.terminal import Column, Line, console, show_table
-    from outgrow.tasks import TASKS, load
-    from outgrow.tasks.leaks import scan as scan_task
-
-    columns = [Column("check", title=True), *(Column(name, number=True) for name in ("figure", "chance", "95 %"))]
-    columns += [Column("verdict"), Column("what the figure is", wraps=True)]
-    lines = []
-    findings = scan_task(load(spec, runtime), balance=not TASKS[spec.name].facts.natural)
-    for f in findings:
-        numbers = ["", "", ""]
-        if f.figure is not None:
-            numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
-        lines.append(Line([f.check, *numbers, f.verdict, f.about]))
-    show_table(console(), columns, lines)
 
 
 @app.command
@@ -568,36 +550,15 @@ def _warn_of_other_editions(store: "Store", function: str | None = None) -> None
 def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
     from outgrow.engine.store import OtherEdition
 
-    others = sum(isinstance(damage, OtherEdition) for damage in unread)
-    if others:
-        print(
-            f"warning: {others} results of another edition of Outgrow are not used; `outgrow clean --old` removes them",
-            file=sys.stderr,
-        )
     if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
-        print(
-            printable(
-                f"warning: left out {_records(len(damaged))} that cannot be read, the first: {damaged[0]}; run the "
-                "same command again to mend them, `outgrow doctor` counts them"
-            ),
-            file=sys.stderr,
+        line = (
+            f"warning: left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}; run "
+            "the same command again to mend them, `outgrow doctor` counts them"
         )
-
-
-def _records(number: int) -> str:
-    return f"{number} record{'s' * (number > 1)}"
+        print(printable(line), file=sys.stderr)
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
-
-
-def _print_counts(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A small table: a name, then numbers."""
-    from outgrow.report.terminal import Column, Line, console, show_table
-
-    show_table(
-        console(), [Column(heads[0], title=True), *(Column(h, number=True) for h in heads[1:])], [*map(Line, rows)]
-    )
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
@@ -708,41 +669,9 @@ def _say(line: str) -> None:
     print(f"outgrow: {printable(without_secrets(' '.join(line.split())))}", file=sys.stderr)
 
 
-_NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
-_SPELLED = re.compile(
-    rf"(?P<other>[\w-]+\({_NESTED}\)|`[^`]*`|(?<!\w)'[^']*'|(?<!\w)\"[^\"]*\")|"  # calls, commands, quoted texts
-    rf"(?<![\w-])(?P<name>[a-z_]+)=(?P<value>\.\.\.|True|False|None|-?\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"|"
-    rf"\({_NESTED}\)|\{{[^{{}}]*\}})"
-)
-
-
 def _as_typed(message: str, command: str) -> str:
-    """A message with its options as they are typed after ``command``: ``ceiling=False`` becomes ``--no-ceiling``.
+    """A message of the library with its options as they are typed after ``command``."""
+    from outgrow.report.typed import as_typed
 
-    The library spells options as in Python. A field of the grid that the command does not take stands in its YAML file.
-    """
     taken = app[command if command in app else "run"].assemble_argument_collection()
-    flags = {a.field_info.name: a.names for a in taken if a.parameter.parse is not False}
-
-    def typed(found: re.Match[str]) -> str:
-        name, text = found["name"], found["value"]
-        if name in flags and name not in ("grid", "machine"):
-            return _flag(flags[name], text)
-        if name in Grid.__dataclass_fields__:
-            return f"{name}: {text.lower() if text in ('True', 'False') else text}"
-        return found[0]
-
-    return _SPELLED.sub(lambda found: found[0] if found["other"] else typed(found), message)
-
-
-def _flag(names: Sequence[str], text: str) -> str:
-    """A flag with the value that Python spells ``text``; without one if that is ``...``."""
-    value = ast.literal_eval(text)
-    if isinstance(value, bool):
-        return names[0] if value else names[1]
-    if value is ...:
-        return names[0]
-    if value is None:
-        return f"no {names[0]}"
-    values = value if isinstance(value, tuple | set) else (value,)
-    return " ".join([names[0], *(shlex.quote(str(v)) for v in values)])
+    return as_typed(message, {a.field_info.name: a.names for a in taken if a.parameter.parse is not False})

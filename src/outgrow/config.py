@@ -44,10 +44,9 @@ class _Shared:
         for name in ("supervisor_rows", "transfer_rows", "test_rows"):
             rows = getattr(self, name)
             if rows is not None and rows < 2:
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} is {rows}, which is too small; ask for at least 2 rows, or leave it out")
+                raise UserError(f"{name}={rows} is too small; ask for at least 2 rows, or leave it out")
         if not 0 <= self.validation < 1:  # also NaN
-            raise UserError(f"--validation is {self.validation}; it must be a share from 0 to below 1")
+            raise UserError(f"validation={self.validation} must be a share from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +105,9 @@ class Grid(_Shared):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.seeds <= _MOST_SEEDS:
-            raise UserError(f"--seeds is {_short(self.seeds)}; it must be at least 1 and at most {_MOST_SEEDS:,}")
+            raise UserError(f"seeds={_short(self.seeds)} must be at least 1 and at most {_MOST_SEEDS:,}")
         if not 0 <= self.first_seed <= _LAST_SEED - self.seeds:
-            raise UserError(
-                f"--first-seed is {_short(self.first_seed)}; it must be from 0 to {_LAST_SEED - self.seeds}"
-            )
+            raise UserError(f"first_seed={_short(self.first_seed)} must be from 0 to {_LAST_SEED - self.seeds}")
         if bool(self.weak) != bool(self.strong):
             raise UserError("give both weak=... and strong=..., or neither and ladder=...")
         for name in ("task", "strategy", "train"):

@@ -141,8 +141,9 @@ def _columns(record: Record) -> dict[str, Any]:
         for name in _SCORES:
             row |= _spread(f"{role}_{name}", (result.get(role) or {}).get(name))
         row[f"{role}_ece_floor"] = (result.get(role) or {}).get("ece_floor")
-    for name in ("gain", "balanced_gain", "gap", "pgr"):
-        row |= _spread(name, result.get(name))
+    for name in ("gain", "gap", "pgr"):
+        row |= _spread(name, result[name])
+    row |= _spread("balanced_gain", result.get("balanced_gain"))
     row |= {"gain_undefined": result.get("gain_undefined"), "pgr_undefined": result["pgr_undefined"]}
     if result["pgr_undefined"] == "there is no ceiling":
         row["pgr_undefined"] = scoring["no_ceiling"]

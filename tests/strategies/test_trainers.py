@@ -95,7 +95,7 @@ def test_a_trainer_from_outside_runs_in_a_whole_experiment(make: MakeExperiment,
     (ceiling,) = targets[0].args["ceiling"]
     assert ceiling.fn is nearest
     assert ceiling.args["softness"] == 0.5
-    assert found["ceiling"]["accuracy"][0] > 0.6
+    assert found["ceiling"]["accuracy"][0] > 0.55
 
 
 @pytest.mark.usefixtures("centroids")

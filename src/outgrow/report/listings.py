@@ -18,7 +18,7 @@ from outgrow.report.run import give_or_take
 from outgrow.report.terminal import WIDE, Column, Line, show_facts, show_listing, show_table, show_text
 from outgrow.results import ROLES, table_of
 from outgrow.runtime import Runtime
-from outgrow.tasks import TASKS, TaskSpec, describe, limited, tasks_table, where_from
+from outgrow.tasks import TASKS, TaskSpec, describe, limited, load, tasks_table, where_from
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from outgrow.engine.store import Record
 
 __all__ = [
+    "print_counts",
     "print_experiments",
     "print_method",
     "print_methods",
     "print_models",
     "print_record",
+    "print_scan",
     "print_task",
     "print_task_rows",
     "print_tasks",
@@ -280,4 +282,29 @@ def print_models(console: "Console") -> None:
         if name not in PACKAGED:
             about = (inspect.getdoc(reader) or "").partition("\n")[0].rstrip(".").replace("``", "`")
             lines.append(Line([name, "", "none", "yes", "", about]))
+    show_table(console, columns, lines)
+
+
+# --- small tables -----------------------------------------------------------------------------------------------------
+
+
+def print_counts(console: "Console", heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A name in each row, then numbers."""
+    columns = [Column(heads[0], title=True), *(Column(head, number=True) for head in heads[1:])]
+    show_table(console, columns, [*map(Line, rows)])
+
+
+def print_scan(name: str, limit: int | None, console: "Console", runtime: Runtime) -> None:
+    """What the search for leaks and shortcuts finds in a task, loaded whole or with at most ``limit`` rows."""
+    from outgrow.tasks.leaks import scan
+
+    spec = TaskSpec.parse(name) if limit is None else limited(name, limit)
+    columns = [Column("check", title=True), *(Column(name, number=True) for name in ("figure", "chance", "95 %"))]
+    columns += [Column("verdict"), Column("what the figure is", wraps=True)]
+    lines = []
+    for f in scan(load(spec, runtime), balance=not TASKS[spec.name].facts.natural):
+        numbers = ["", "", ""]
+        if f.figure is not None:
+            numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
+        lines.append(Line([f.check, *numbers, f.verdict, f.about]))
     show_table(console, columns, lines)

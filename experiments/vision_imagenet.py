@@ -21,7 +21,7 @@ from outgrow.data import Examples, Labels, Split
 from outgrow.engine.graph import Step, step
 from outgrow.models.image_files import open_picture
 from outgrow.runtime import Runtime
-from outgrow.supervisors import SUPERVISORS, SupervisorSetup, supervisor
+from outgrow.supervisors import SupervisorSetup, supervisor
 
 NUM_CLASSES = 1000
 TRAIN = "probe(view='last_token', epochs=5, batch_size=100, lr=0.001, l2=0.0, early_stopping=False)"
@@ -62,16 +62,14 @@ def _alexnet() -> tuple[Any, Any]:
     return alexnet(weights=weights), weights.transforms()
 
 
-if "alexnet" not in SUPERVISORS:
+@supervisor("alexnet")
+class AlexNet:
+    """AlexNet as it comes: trained on ImageNet's training images, so part A is not used."""
 
-    @supervisor("alexnet")
-    class AlexNet:
-        """AlexNet as it comes: trained on ImageNet's training images, so part A is not used."""
-
-        def __call__(self, source: SupervisorSetup) -> Step:
-            """See :class:`outgrow.supervisors.Supervisor`."""
-            parts = ("B", "B_val", "T")
-            return Step(alexnet_labels, texts=source.student.texts, split=source.split, parts=parts)
+    def __call__(self, source: SupervisorSetup) -> Step:
+        """See :class:`outgrow.supervisors.Supervisor`."""
+        parts = ("B", "B_val", "T")
+        return Step(alexnet_labels, texts=source.student.texts, split=source.split, parts=parts)
 
 
 def experiments(folder: str, models: Sequence[str]) -> list[Experiment]:

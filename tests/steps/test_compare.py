@@ -102,3 +102,24 @@ def test_a_student_is_held_against_its_controls_row_by_row() -> None:
     answers: dict[str, Any] = {"texts": texts, "truth": (written(gold),) * 2, "student": (written(student),) * 2}
     same = steps.against_controls(**answers, controls=((written(control),) * 2,), names=("far",))
     assert same["far"] == found["far"]
+
+
+def test_weak_labels_that_name_one_class_have_no_pgr() -> None:
+    """Whatever a student does, it cannot have it from them; a ceiling is easily better."""
+    texts, gold, sharp = drawn(5, 3.0)
+    constant = of_probs(sharp.ids, np.full(ROWS, 0.9))
+    found = compared(gold, texts, weak=constant, student=constant, ceiling=sharp)
+    assert found["pgr"] is None
+    assert found["pgr_undefined"] == "every weak label of the test names the same class"
+    assert found["gain"] == [0, 0, 0]
+    assert found["gap"][1] > 0
+
+
+def test_a_reference_does_not_differ_from_itself() -> None:
+    texts, gold, student = drawn(6, 2.0)
+    weak = drawn(7, 1.0)[2]
+    given: dict[str, Any] = {"weak": (weak,) * 2, "reference": (student,) * 2, "students": ((student,) * 2,)}
+    found = steps.contrast(texts=texts, truth=(gold,) * 2, ceilings=(), ceiling_of=(0,), seeds=(0, 1), **given)
+    for same in (found["reference"], found["students"][0]):
+        assert same["difference"] == [0, 0, 0]
+        assert same["difference_variance"] == 0

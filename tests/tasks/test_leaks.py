@@ -183,7 +183,9 @@ def test_the_command_prints_the_findings(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert not done.value.code
     assert all(f.check in printed for f in scan(_pairs()) if "copies" in f.check)
-    assert re.search(r"^id\n  figure 1\.000   chance 0\.500   95 % \[0\.\d+, 1\.000\]   verdict FOUND", printed, re.M)  # classes alternate
+    assert re.search(
+        r"^id\n  figure 1\.000   chance 0\.500   95 % \[0\.\d+, 1\.000\]   verdict FOUND", printed, re.M
+    )  # classes alternate
     with pytest.raises(SystemExit) as done:
         main(["tasks", "--scan"])
     assert done.value.code == 2

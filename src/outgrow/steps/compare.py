@@ -30,6 +30,7 @@ __all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_
 MOST_CLASSES = 100
 """Recall, precision and the confusion matrix are kept for at most so many classes."""
 _COMPARED = ("accuracy", "balanced_accuracy")
+_ONE_SIDED = "every weak label of the test names the same class"
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
@@ -56,6 +57,7 @@ def compare(
     frequent class: below zero it has not learned even that.
     """
     rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    one_sided = len(np.unique(np.concatenate([w.hard for w in weak]))) < 2
     rows["reading"] = {role: dict(counts) for role, counts in (reading or {}).items()}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
@@ -96,6 +98,7 @@ def compare(
         **_against_weak(means, "weak" in roles),
         **{role: _role_scores(role, means, per_seed, shares) for role in roles},
         **gain_gap_and_pgr(means, bool(ceiling), "weak" in roles),
+        **({"pgr": None, "pgr_undefined": _ONE_SIDED} if one_sided and "weak" in roles and ceiling else {}),
         "per_class": _per_class([o.groups for o in outcomes], probs, [t.hard for t in tests]),
         "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,

@@ -13,7 +13,6 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from outgrow.engine.values import read_parquet
 from outgrow.errors import UserError
 
 __all__ = [
@@ -164,7 +163,7 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        table, notes = read_parquet(folder / "examples.parquet"), folder / "notes.json"
+        table, notes = _read_parquet(folder / "examples.parquet"), folder / "notes.json"
         meta = {name.removeprefix("meta."): table[name] for name in table.column_names if name.startswith("meta.")}
         return cls(
             ids=_text(table["id"].to_pylist()),
@@ -228,7 +227,7 @@ class Labels:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote."""
-        table = read_parquet(folder / "labels.parquet")
+        table = _read_parquet(folder / "labels.parquet")
         num_classes = len(table.column_names) - 1
         probs = np.stack([table[f"p{c}"].to_numpy() for c in range(num_classes)], axis=1)
         source = (table.schema.metadata or {}).get(b"source", b"").decode()
@@ -331,3 +330,17 @@ class Split:
 
 def _text(values: Sequence[str]) -> Ids:
     return np.array(values, dtype=np.str_) if len(values) else np.array([], dtype="<U1")
+
+
+def _read_parquet(path: Path) -> Any:
+    """A pyarrow table from a file that anybody may have written.
+
+    Raises:
+        ValueError: if its row groups do not add up to its rows. Arrow would read on for hours (pyarrow 26).
+    """
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(path)
+    if sum(about.row_group(i).num_rows for i in range(about.num_row_groups)) != about.num_rows:
+        raise ValueError(f"the row groups of {path.name} do not add up to its {about.num_rows} rows")
+    return pq.read_table(path)

@@ -7,7 +7,16 @@ import os
 import re
 from collections.abc import Iterable
 
-__all__ = ["UserError", "counted", "disk_problem", "nearest", "printable", "unknown_name", "without_secrets"]
+__all__ = [
+    "NotFinite",
+    "UserError",
+    "counted",
+    "disk_problem",
+    "nearest",
+    "printable",
+    "unknown_name",
+    "without_secrets",
+]
 
 
 _LINE_FEED = re.compile(r"\s*[\n\r]\s*")
@@ -22,6 +31,14 @@ class UserError(ValueError):
     def __init__(self, line: object = "") -> None:
         """``line`` is what the user reads; line feeds in it, such as those of a library's message, become spaces."""
         super().__init__(without_secrets(_LINE_FEED.sub(" ", str(line).strip())))
+
+
+class NotFinite(Exception):
+    """A model gave NaN or infinity; ``place`` is the number of the first such input, counted from 0."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        super().__init__(f"numbers that are not finite for input {place + 1}")
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

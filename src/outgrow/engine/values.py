@@ -13,7 +13,7 @@ import numpy as np
 
 from outgrow.errors import UserError
 
-__all__ = ["load", "read_parquet", "save"]
+__all__ = ["load", "save"]
 
 
 def save(value: Any, folder: Path) -> str | None:
@@ -68,17 +68,3 @@ def load(kind: str, folder: Path, known: Iterable[str]) -> Any:
     if not isinstance(cls, type) or not hasattr(cls, "load"):
         raise UserError(f"a stored result is of the class {kind}, which is not loaded; name its file with use=...")
     return cls.load(folder)
-
-
-def read_parquet(path: Path) -> Any:
-    """A pyarrow table from a file that anybody may have written.
-
-    Raises:
-        ValueError: if its row groups do not add up to its rows. Arrow would read on for hours (pyarrow 26).
-    """
-    import pyarrow.parquet as pq
-
-    about = pq.read_metadata(path)
-    if sum(about.row_group(i).num_rows for i in range(about.num_row_groups)) != about.num_rows:
-        raise ValueError(f"the row groups of {path.name} do not add up to its {about.num_rows} rows")
-    return pq.read_table(path)

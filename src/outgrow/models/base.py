@@ -12,17 +12,9 @@ from outgrow.models.packaged import PACKAGED
 from outgrow.registry import Registry
 from outgrow.runtime import Runtime
 
-__all__ = ["MODELS", "Array", "ModelReader", "NotFinite", "model"]
+__all__ = ["MODELS", "Array", "ModelReader", "model"]
 
 Array = npt.NDArray[np.float32]
-
-
-class NotFinite(Exception):
-    """A model gave NaN or infinity; ``place`` is the number of the first such input, counted from 0."""
-
-    def __init__(self, place: int) -> None:
-        self.place = place
-        super().__init__(f"numbers that are not finite for input {place + 1}")
 
 
 class ModelReader(Protocol):

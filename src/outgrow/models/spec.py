@@ -13,9 +13,9 @@ import numpy as np
 
 from outgrow.archives import known_sha256
 from outgrow.data import Examples
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import NotFinite, UserError, unknown_name
 from outgrow.identity import code_name, source_digest
-from outgrow.models.base import MODELS, Array, ModelReader, NotFinite
+from outgrow.models.base import MODELS, Array, ModelReader
 from outgrow.models.folder import folder_content, from_hub, reads_images, settings_of
 from outgrow.models.images import Pictures, embed_images
 from outgrow.models.packaged import PACKAGED, content_id, model_folder

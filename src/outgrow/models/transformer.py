@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from outgrow.archives import known_sha256
-from outgrow.errors import UserError, unknown_name
-from outgrow.models.base import NotFinite
+from outgrow.errors import NotFinite, UserError, unknown_name
 from outgrow.models.folder import reading_model
 from outgrow.models.packing import Packed, can_pack, layers_of, let_attention_be, pack, run_packed
 from outgrow.models.resume import KeptRows

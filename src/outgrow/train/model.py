@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from outgrow.data import Reading
-from outgrow.errors import UserError
-from outgrow.models.base import NotFinite
+from outgrow.errors import NotFinite, UserError
 from outgrow.models.transformer import (
     Classifier,
     Tokens,

@@ -134,7 +134,7 @@ def cells(share: float = 1.0, settings: Sequence[Setting] = ALL) -> Iterator[dic
             for key, seen in found.items():
                 seen.append(covered(means, *key))
         for (sd, gap), seen in found.items():
-            known = {name: [s[name] for s in seen if s[name] is not None] for name in seen[0]}
+            known = {name: [held for s in seen if (held := s[name]) is not None] for name in seen[0]}
             shares = {name: float(np.mean(values)) if values else None for name, values in known.items()}
             about = setting._asdict() | {"layout": _NAMES[setting.layout], "sd": sd, "true_gap": gap}
             yield about | shares | {"defined": len(known["pgr_defined"]) / len(seen), "replicates": len(seen)}
@@ -150,7 +150,8 @@ def near_the_ends(replicates: int) -> Iterator[dict[str, Any]]:
             outcomes = []
             for _ in range(seeds):  # two models err on the same hard rows, and each on as many of its own
                 a, b = ((hard | (rng.random(rows) < wrong / (2 - wrong))) for _ in range(2))
-                outcomes.append(Outcomes(groups=np.arange(rows), values={"a": ~a, "b": ~b}))
+                values: dict[str, Any] = {"a": ~a, "b": ~b}
+                outcomes.append(Outcomes(groups=np.arange(rows), values=values))
             means = Means(outcomes)
             accuracy, difference = means.rate("a"), means.difference("a", "b").interval(-1, 1)
             found.append((holds(accuracy, 1 - wrong), holds(difference, 0.0), accuracy.high == accuracy.low))
@@ -186,7 +187,8 @@ def _scored(
 ) -> list[tuple[Floats, Ints]]:
     """For each seed probabilities (rows, 2), right where ``pull`` is 1, and gold; half of a score is the row's own."""
     gold = (np.arange(rows) < positive * rows).astype(np.int64)
-    own, made = rng.standard_normal(rows), []
+    own = rng.standard_normal(rows)
+    made: list[tuple[Floats, Ints]] = []
     for _ in range(seeds):
         score = apart * gold + math.sqrt(0.5) * (own + rng.standard_normal(rows))
         odds = pull * (apart * score - apart**2 / 2 + math.log(positive / (1 - positive)))

@@ -30,6 +30,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,10 @@ def kill(base: Path, whole: dict[str, Any], seconds: float, trials: int, rng: ra
     while killed < trials:
         store, before, round_ = base / f"kill-{round_}", killed, round_ + 1
         for _ in range(min(6, trials - killed)):
-            ended, text = in_child(lambda store=store: experiment(store), kill_after=rng.uniform(0.01, seconds))
+            ended, text = in_child(partial(experiment, store), kill_after=rng.uniform(0.01, seconds))
             if ended == "killed":
                 killed += 1
-                ended, text = in_child(lambda store=store: look(store))
+                ended, text = in_child(partial(look, store))
             if ended != "done":
                 tally.note(ended if ended == HANG else TRACE, f"kill round {round_}", text)
         final = Tally()
@@ -214,7 +215,7 @@ def damage(base: Path, finished: Path, whole: dict[str, Any], trials: int, rng: 
         shutil.copytree(finished, store)
         files = sorted(p for p in store.glob("*/*/*") if p.is_file())
         done = [spoil(rng.choice(files), rng.choice(files), rng) for _ in range(rng.randint(1, 3))]
-        ended, text = in_child(lambda store=store: look(store))
+        ended, text = in_child(partial(look, store))
         if ended not in ("done", "one line"):
             tally.note(ended if ended == HANG else TRACE, f"look at damage {trial} ({done})", text)
         finish_damaged(tally, f"damage {trial} ({done})", store, whole)
@@ -283,7 +284,7 @@ def race(base: Path, whole: dict[str, Any], trials: int) -> Tally:
         for _ in range(4):
             if not (child := os.fork()):
                 with open(os.devnull, "w+") as said:
-                    _work_and_exit(lambda store=store: experiment(store), said)
+                    _work_and_exit(partial(experiment, store), said)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         if any(codes):
@@ -467,7 +468,7 @@ def command_case(base: Path) -> Case:
 
 def record_case(base: Path, finished: Path) -> Case:
     """Records of experiments and of steps, exchanged for others with and without a checksum that fits."""
-    from outgrow.engine.store import _digest
+    from outgrow.engine.store import Damaged, _digest
     from outgrow.experiment import open_store
     from outgrow.report.rows import tidy
     from outgrow.results import finished as experiments
@@ -490,8 +491,9 @@ def record_case(base: Path, finished: Path) -> Case:
                 place.write_bytes(json.dumps({"sha256": _digest(record), "record": record}).encode())
         else:
             place.write_bytes(mangled(texts[place], rng))
+        unread: list[Damaged] = []
         try:
-            table = table_of(experiments(opened, unread := []))
+            table = table_of(experiments(opened, unread))
             tidy(table)
             if not fits and any(rows[row["key"]] != row for row in table.to_dicts()):
                 raise AssertionError("a damaged record changed a number")
@@ -540,7 +542,7 @@ def archive_case(base: Path) -> Case:
     files = {"a": b"text" * 50, "sub/b": os.urandom(300), "sub/deep/c": b""}
     wholes = []
     for mode in ("w:gz", "w:xz", "w:bz2", "w"):
-        with tarfile.open(fileobj=(out := io.BytesIO()), mode=mode) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=(out := io.BytesIO()), mode=mode) as tar:
             for name, content in files.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
@@ -760,9 +762,7 @@ def torture(*, kills: int, cases: int, others: int, seed: int, only: str = "") -
             "disk full (files limited to 1 B to 32 KiB)": lambda: full(base, whole, others, rng),
         }
         for name, (_, share) in FUZZERS.items():
-            faults[f"fuzz: {name}"] = lambda name=name, share=share: fuzzed(
-                base, base / "whole", name, max(round(share * cases), 1), seed
-            )
+            faults[f"fuzz: {name}"] = partial(fuzzed, base, base / "whole", name, max(round(share * cases), 1), seed)
         for fault, run in faults.items():
             if only in fault:
                 began = time.monotonic()

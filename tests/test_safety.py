@@ -129,7 +129,7 @@ def test_a_store_that_cannot_be_one_is_one_line(
 # --- remote stores ----------------------------------------------------------------------------------------------------
 
 
-class Bucketed(MemoryFileSystem):
+class Bucketed(MemoryFileSystem):  # type: ignore[misc]
     """Like an object store: the first part of a path is a bucket, which makedirs would create."""
 
     protocol = "bucketed"
@@ -274,5 +274,6 @@ def test_output_to_a_full_disk_is_one_line() -> None:
 
 @pytest.mark.parametrize("name", ["microbatch", "tokens_at_once"])
 def test_negative_sizes_are_refused(name: str) -> None:
+    sizes: dict[str, Any] = {name: -2}
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is -2"):
-        Runtime(**{name: -2})
+        Runtime(**sizes)

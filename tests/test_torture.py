@@ -26,7 +26,7 @@ def torture() -> ModuleType:
 
 
 def test_no_wrong_number_no_traceback_no_hang() -> None:
-    command = [sys.executable, TORTURE, "--kills", "2", "--cases", "600", "--others", "1"]
+    command = [sys.executable, str(TORTURE), "--kills", "2", "--cases", "600", "--others", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     counts = [line.split("|")[2:-1] for line in done.stdout.splitlines()[2:]]

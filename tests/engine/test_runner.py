@@ -517,8 +517,8 @@ def run_chain(root: str, instants: int = 0) -> None:
     """Four steps in a row. The instants to die at: in a step, before and after each stage of storing."""
     store = Store(root, ["outgrow.data:Split"])
     BEFORE_DEATH[:] = [instants] if instants else []
-    for place, name in ((values, "save"), (Path, "write_text"), (Path, "rename")) if instants else ():
-        setattr(place, name, deadly(getattr(place, name)))
+    for owner, name in ((values, "save"), (Path, "write_text"), (Path, "rename")) if instants else ():
+        setattr(owner, name, deadly(getattr(owner, name)))
     target = None
     for place in range(4):
         target = Step(link, before=target, place=place)

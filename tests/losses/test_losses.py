@@ -639,7 +639,7 @@ def plainly(num_classes: int, strength: float, beta: float, settings: ProbeSetti
     rates = settings.lr * np.r_[np.ones(8), 10][:, None]
     memory = np.zeros((30, num_classes))
     orders, updates = torch.Generator().manual_seed(seed), 0
-    for _ in range(settings.epochs):
+    for _ in range(settings.passes(30)):
         order = torch.randperm(30, generator=orders).numpy()
         for at in range(0, 30, settings.batch_size):
             gradient, rows = np.zeros_like(w), order[at : at + settings.batch_size]

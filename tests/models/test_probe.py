@@ -150,7 +150,8 @@ def plain_loop(taught: ProbeJob) -> tuple[Floats, Floats]:
     weight = torch.zeros(D, width, dtype=torch.float64, requires_grad=True)
     shares = ((targets.sum(0) + 0.5) / (len(x) + num_classes / 2)).log()
     bias = (shares[1:] - shares[0] if num_classes == 2 else shares - shares.mean()).requires_grad_()
-    optimizer = torch.optim.Adam([{"params": [weight]}, {"params": [bias], "lr": 10 * settings.lr}], lr=settings.lr)
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": 10 * settings.lr}]
+    optimizer = torch.optim.Adam(groups, lr=settings.lr)
     generator = torch.Generator().manual_seed(taught.seed)
     epochs = settings.passes(len(x))
     updates = epochs * math.ceil(len(x) / settings.batch_size)
@@ -322,12 +323,12 @@ def test_every_example_comes_once_in_each_epoch(n: int, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(engine._Bundle, "_gradient", watched)
     fit(job(rows=np.arange(n)))
-    per_epoch = math.ceil(n / QUICK.batch_size)
-    epochs = [torch.cat(seen[e * per_epoch : (e + 1) * per_epoch]).tolist() for e in range(QUICK.epochs)]
-    assert len(seen) == per_epoch * QUICK.epochs
+    per_epoch, passes = math.ceil(n / QUICK.batch_size), QUICK.passes(n)
+    epochs = [torch.cat(seen[e * per_epoch : (e + 1) * per_epoch]).tolist() for e in range(passes)]
+    assert len(seen) == per_epoch * passes
     assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
     if n > 4:
-        assert len(set(map(tuple, epochs))) == QUICK.epochs  # released code, defect 13
+        assert len(set(map(tuple, epochs))) == passes  # released code, defect 13
 
 
 def test_the_epoch_that_agrees_best_with_the_validation_labels_is_kept() -> None:
@@ -357,7 +358,7 @@ def test_without_early_stopping_the_last_epoch_is_kept_and_no_validation_is_need
     settings = replace(QUICK, early_stopping=False)
     (empty,) = fit(job(settings=settings, val=np.arange(0)))
     (full,) = fit(job(settings=settings))
-    assert empty.best_epoch == full.best_epoch == QUICK.epochs - 1
+    assert empty.best_epoch == full.best_epoch == QUICK.passes(len(TRAIN)) - 1
     assert (empty.weight == full.weight).all()
 
 

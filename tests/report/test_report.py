@@ -327,8 +327,8 @@ def test_the_headline_counts_right_whatever_the_table(given: list[tuple[float, f
     assert (f"below zero in {counts[1]}" in said) == (counts[1] > 0)
     assert ("uncorrected" in said) == (total > 1)
     assert ("one seed" in said) == (single > 0)
-    defined = sum(d for _, _, d, _, _ in given)
-    assert f"efined in {defined or total} {of_all}" in said
+    num_defined = sum(d for _, _, d, _, _ in given)
+    assert f"efined in {num_defined or total} {of_all}" in said
     flagged = sum(not above for *_, above in given)
     assert (f"In {flagged} {of_all} the student is not shown" in said) == (flagged > 0)
 

@@ -125,9 +125,10 @@ def plain_loop(features: Floats, given: ProbeJob) -> Floats:
     weight = torch.zeros(D, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([weight], lr=settings.lr)
     generator = torch.Generator().manual_seed(given.seed)
-    updates, done = settings.epochs * math.ceil(len(x) / settings.batch_size), 0
+    epochs = settings.passes(len(x))
+    updates, done = epochs * math.ceil(len(x) / settings.batch_size), 0
     memory = torch.zeros_like(targets)
-    for _ in range(settings.epochs):
+    for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(x), generator=generator), settings.batch_size):
             logits, loss = x[batch] @ weight, given.loss
             if isinstance(loss, StatefulLoss):

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,13 @@ PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 def test_what_is_written_is_read(tmp_path: Path, texts: list[str], delimiter: str, encoding: str, packing: str) -> None:
     rows = [{"text": text, "label": "x"} for text in texts]
     content = as_csv(rows, delimiter).encode(encoding)
-    packed = {"": bytes, ".gz": gzip.compress, ".zst": lambda b: pa.Codec("zstd").compress(b, asbytes=True)}[packing]
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".zst": lambda b: pa.Codec("zstd").compress(b, asbytes=True),
+    }
     file = tmp_path / f"a.csv{packing}"
-    file.write_bytes(packed(content))
+    file.write_bytes(packers[packing](content))
     assert [r.values for r in rows_of(file, delimiter=delimiter, encoding=encoding)] == rows
 
 

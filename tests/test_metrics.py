@@ -29,6 +29,7 @@ from outgrow.metrics import (
     pgr,
     plain,
     scores,
+    widened,
 )
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -260,11 +261,11 @@ def test_the_variance_is_the_sum_over_pairs_of_rows_that_share_a_seed_or_a_group
     found = Means(seeds).spread({"a": 1.0})
     assert found.value == pytest.approx(values.mean())
     assert found.variance == pytest.approx(variance)
-    num_groups = len(np.unique(group))
-    known = over_seeds**2 / max(num_seeds - 1, 1) + over_groups**2 / (num_groups - 1)
+    effective = 1 / (np.unique(group, return_counts=True)[1] ** 2).sum() * len(group) ** 2  # Kish's number of groups
+    known = over_seeds**2 / max(num_seeds - 1, 1) + over_groups**2 / (effective - 1)
     half = stats.t.ppf(0.975, variance**2 / known) * math.sqrt(variance)
     if both > over_groups:  # Banerjee's interval, which holds at least 95 % whatever the shares of the two parts
-        quantiles = (stats.t.ppf(0.975, df) for df in (num_seeds - 1, num_groups - 1))
+        quantiles = (stats.t.ppf(0.975, df) for df in (num_seeds - 1, effective - 1))
         parts = (both - over_groups, over_groups)
         half = max(half, math.sqrt(sum(q**2 * part for q, part in zip(quantiles, parts, strict=True))))
     assert found.interval()[1:] == pytest.approx((values.mean() - half, values.mean() + half))
@@ -406,3 +407,25 @@ def test_per_example_values_are_means_when_averaged() -> None:
     probs, gold = predictions(50, 3)
     found = scores(probs, gold)
     assert all(found[name] == values.mean() for name, values in per_example(probs, gold).items())
+
+
+def test_balanced_accuracy_is_known_no_better_than_the_recalls_it_is_the_mean_of() -> None:
+    recalls = [Interval(0.0, 0.0, 0.1), Interval(1.0, 0.99, 1.0)]
+    assert widened(Interval(0.5, 0.5, 0.5), recalls) == pytest.approx((0.5, 0.495, 0.55))
+    assert widened(Interval(0.5, 0.3, 0.7), recalls) == (0.5, 0.3, 0.7)
+
+
+def test_one_group_with_most_of_the_rows_tells_little() -> None:
+    rng = np.random.default_rng(0)
+    held = {}
+    for sizes in ([700] + [1] * 100, [8] * 100):
+        groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
+        inside = []
+        for _ in range(200):
+            hard = np.repeat(0.7 + 0.05 * rng.normal(size=len(sizes)), sizes)
+            values = {name: (rng.random(len(groups)) < hard).astype(float) for name in ("a", "b")}
+            values["b"] = (rng.random(len(groups)) < 1.4 - hard).astype(float)  # the difference varies by group too
+            _, low, high = Means([Outcomes(groups=groups, values=values)]).difference("a", "b").interval(-1, 1)
+            inside.append(low <= 0 <= high)
+        held[len(sizes)] = np.mean(inside)
+    assert min(held.values()) > 0.9

@@ -7,6 +7,7 @@ Run and read:
     Experiment, Grid, preset    what to run: one result, or every combination; a named set of options
     run, sweep, plan            run one experiment; run grids, as a table; say what would run
     runs                        every finished experiment of a store, as a table
+    predictions                 what one experiment's models say of every test row
     Runtime, UserError          how and where to run; an error that you can fix, in one line
 
 Add your own, in any file that ``use`` (or ``--use``) loads:
@@ -34,7 +35,7 @@ from outgrow.runtime import Runtime
 if TYPE_CHECKING:
     from outgrow.data import Examples, Features, Labels, Split
     from outgrow.engine.graph import Step, step
-    from outgrow.experiment import plan, run, runs, sweep
+    from outgrow.experiment import plan, predictions, run, runs, sweep
     from outgrow.labels import label_model, transform
     from outgrow.losses import loss
     from outgrow.models.base import model
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "data": ("Examples", "Features", "Labels", "Split"),
     "engine.graph": ("Step", "step"),
-    "experiment": ("plan", "run", "runs", "sweep"),
+    "experiment": ("plan", "predictions", "run", "runs", "sweep"),
     "labels": ("label_model", "transform"),
     "losses": ("loss",),
     "models.base": ("model",),
@@ -78,6 +79,7 @@ __all__ = [
     "loss",
     "model",
     "plan",
+    "predictions",
     "preset",
     "run",
     "runs",

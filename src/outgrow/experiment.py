@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from outgrow import steps
+from outgrow import results, steps
 from outgrow.config import Experiment, Grid
 from outgrow.engine import runner
 from outgrow.engine.graph import Step, forget
@@ -53,6 +53,7 @@ __all__ = [
     "open_store",
     "pairs",
     "plan",
+    "predictions",
     "run",
     "run_steps",
     "runs",
@@ -517,6 +518,15 @@ def runs(store: str | None = None) -> "pl.DataFrame":
     See :func:`outgrow.results.table_of` for the columns.
     """
     return table_of(finished(open_store(store)))
+
+
+def predictions(key: str, store: str | None = None) -> "pl.DataFrame":
+    """Every test example of one experiment in the store, for each seed and role, with what was said of it.
+
+    ``key`` is the start of an experiment's key, as ``outgrow ls`` and :func:`runs` show it. See
+    :func:`outgrow.results.predictions` for the columns.
+    """
+    return results.predictions(open_store(store), key)
 
 
 def run_steps(

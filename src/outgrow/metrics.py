@@ -26,6 +26,7 @@ __all__ = [
     "pgr",
     "plain",
     "scores",
+    "widened",
 ]
 
 _EPSILON = 1e-7  # probabilities are kept this far from 0 under a logarithm
@@ -186,6 +187,19 @@ def ece_interval(error: "Spread", floor: float) -> Interval:
     """
     value, low, high = error.interval()
     return Interval(value, max(0.0, low - floor), min(1.0, high))
+
+
+def widened(mean: Interval, parts: Sequence[Interval]) -> Interval:
+    """The interval of a mean of ``parts``, made at least as wide as it is if they vary independently.
+
+    What moves from each part's value to its end adds up as variances do (Zou and Donner 2008), so that parts that are
+    all right, or all wrong, keep the width that :meth:`Means.rate` gives them.
+    """
+    down, up = (
+        math.sqrt(sum((part.value - end) ** 2 for part, end in zip(parts, ends, strict=True))) / len(parts)
+        for ends in ([p.low for p in parts], [p.high for p in parts])
+    )
+    return Interval(mean.value, min(mean.low, mean.value - down), max(mean.high, mean.value + up))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -382,10 +396,11 @@ class Means:
         if seeds < 2:
             over_seeds, both = 0.0, 0.0
         variance = max(over_seeds, over_groups, both, 0.0) + hidden
-        known = over_seeds**2 / max(seeds - 1, 1) + over_groups**2 / (groups - 1)
+        free = float(self._effective[used].min()) - 1  # one group with most of the rows tells little
+        known = over_seeds**2 / max(seeds - 1, 1) + over_groups**2 / free
         spread = Spread(value, variance, variance**2 / known if known > 0 else math.inf)
         if both > over_groups:
-            parts = zip((both - over_groups, over_groups + hidden), (seeds - 1, groups - 1), strict=True)
+            parts = zip((both - over_groups, over_groups + hidden), (seeds - 1, free), strict=True)
             least = math.sqrt(sum(part * float(stdtrit(df, _UPPER)) ** 2 for part, df in parts) / variance)
             if least > spread.quantile:
                 return Spread(value, variance, float(stdtridf(_UPPER, least)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from outgrow.data import Answers, Labels
 from outgrow.engine.store import Damaged, Record, Store
+from outgrow.errors import UserError
 from outgrow.strategies import CONTROLS, is_control
 
 if TYPE_CHECKING:
@@ -176,17 +177,22 @@ def _spread(name: str, value: list[float | None] | None) -> dict[str, float | No
 
 def predictions(store: Store, key: str) -> "pl.DataFrame":
     """Every test example of one experiment, for each seed and role: ``seed``, ``role``, ``id``, ``gold``,
-    ``predicted`` (class numbers) and the probabilities ``p0``, ``p1`` ...; of written answers ``gold`` and
-    ``predicted`` are texts, and there are no probabilities. ``gold`` is null where the task has none, and a role has no
-    row where it gave no label.
+    ``predicted`` (class names), and the probabilities ``p0``, ``p1`` ... of the classes in order.
+
+    Written answers have no probabilities. ``gold`` is null where the task has none, and a role has no row where it gave
+    no label.
 
     Raises:
-        UserError: if no experiment, or more than one, has a key that starts with ``key``.
+        UserError: if no result, or more than one, has a key that starts with ``key``, or if it is no experiment.
     """
     import polars as pl
 
     record = store.find(key)
-    args: Mapping[str, Any] = record["args"]
+    if not record["note"]:
+        raise UserError(
+            f"{record['fn']}/{record['key'][:12]} is one step; name an experiment, as `outgrow ls` lists them"
+        )
+    args, names = record["args"], record["result"].get("classes") or []
     frames = []
     for i, seed in enumerate(args["seeds"]):
         student: Labels | Answers = store.read_key(args["student"][i]["$step"])
@@ -198,8 +204,9 @@ def predictions(store: Store, key: str) -> "pl.DataFrame":
             if isinstance(kept, Answers):
                 columns = {"id": kept.ids.tolist(), "gold": kept.texts, "predicted": labels.texts}
             else:
-                gold = kept.hard.tolist() if args["truth"] else [None] * len(kept)
-                columns = {"id": kept.ids.tolist(), "gold": pl.Series(gold, dtype=pl.Int64), "predicted": labels.hard}
+                gold = [names[c] for c in kept.hard] if args["truth"] else [None] * len(kept)
+                said = [names[c] for c in labels.hard]
+                columns = {"id": kept.ids.tolist(), "gold": pl.Series(gold, dtype=pl.String), "predicted": said}
                 columns |= {f"p{c}": labels.probs[:, c] for c in range(labels.probs.shape[1])}
             frames.append(
                 pl.DataFrame(columns).select(pl.lit(seed).alias("seed"), pl.lit(role).alias("role"), pl.all())

@@ -6,6 +6,7 @@ import hashlib
 import html
 import inspect
 import io
+import json
 import re
 import textwrap
 from html.parser import HTMLParser
@@ -215,7 +216,7 @@ ABOVE = "The 95 % interval of the gain lies above zero in"
 NO_CONTROLS = "no controls were run; students are compared with the majority class only"
 SEED = "some results have a single seed; their intervals leave out the variation between seeds"
 ENDS = "± is half a 95 % interval, brackets are 95 % intervals"
-NOT_ABOVE = "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
+NOT_ABOVE = "! not shown to be above every control (shuffled): a 95 % interval of student minus control reaches zero"
 SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
     # a table's rows, the headline, the warnings, the notes below the table in the terminal
     ([SHUFFLED], "Only controls were run.", [], [ENDS]),
@@ -254,8 +255,8 @@ SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
     (
         [fake_row(), fake_row("minilm-l3", over_shuffled=(0.02, 0.0, 0.04), **UNCLEAR), SHUFFLED],
         f"{ABOVE} 1 of 2 comparisons, uncorrected. PGR: 0.33, defined in 1 of 2 comparisons. In 1 of 2 comparisons the "
-        "student is not shown to be above every control (the 95 % interval of student minus control, row by row, does "
-        "not lie above zero).",
+        "student is not shown to be above every control (shuffled): the 95 % interval of student minus control, row by "
+        "row, does not lie above zero.",
         [],
         ["PGR undefined: no gap", NOT_ABOVE, ENDS],
     ),
@@ -356,6 +357,14 @@ def test_cut_texts_and_students_that_have_not_learned_are_warned_of(tmp_path: Pa
     assert len(cautions(behind)) == 1  # a control may
     assert "has not learned: it agrees with the weak labels of" in cautions(behind)[0]
     assert "11.2 points less often than their most frequent class does" in cautions(behind)[0]
+
+
+def test_a_student_that_says_one_class_only_is_named() -> None:
+    classes = {"classes": ["fine", "rare"], "rows": [90, 10], "abstained": None}
+    for confusion, said in (([[90, 0], [10, 0]], True), ([[90, 0], [9, 1]], False)):
+        per_class = json.dumps(classes | {"student": {"confusion": confusion}})
+        found = cautions(table(fake_row(per_class=per_class), fake_row(strategy="shuffled", per_class=per_class)))
+        assert [f.endswith("by naive says 'fine' for every test row") for f in found] == [True] * said
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:

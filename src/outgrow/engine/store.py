@@ -77,7 +77,8 @@ class Store:
         self._has_bucket = False
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         if self.is_local and os.path.lexists(self.path) and not os.path.isdir(self.path):
-            raise UserError(f"the store {self.root} is a file; name a folder with store=...")
+            what = "a file" if os.path.exists(self.path) else "a link to what is not there"
+            raise UserError(f"the store {self.root} is {what}; name a folder with store=...")
 
     def folder(self, step: Step) -> str:
         """Where the result of ``step`` lies."""

@@ -101,7 +101,8 @@ def print_table(table: "pl.DataFrame", console: "rich.console.Console") -> None:
                 notes[f"PGR undefined: {row['pgr_undefined']}"] = None
             if row["not_above"]:
                 notes[
-                    "! not shown to be above every control: a 95 % interval of student minus control reaches zero"
+                    f"! not shown to be above every control ({_not_beaten([row])}): a 95 % interval of student minus "
+                    "control reaches zero"
                 ] = None
         show_table(console, columns, lines, least=WIDE)
         print_scoring(rows, console)
@@ -138,15 +139,19 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
         said.append(f"{value}, defined in {len(defined)} {of_all}.")
     if flagged := sum(bool(r["not_above"]) for r in students):
         said.append(
-            f"In {flagged} {of_all} the student is not shown to be above every control (the 95 % interval of "
-            "student minus control, row by row, does not lie above zero)."
+            f"In {flagged} {of_all} the student is not shown to be above every control ({_not_beaten(students)}): the "
+            "95 % interval of student minus control, row by row, does not lie above zero."
         )
     return [*said, *without]
 
 
+def _not_beaten(rows: Sequence[TableRow]) -> str:
+    return ", ".join(sorted({name for row in rows for name in row["not_above"]}))
+
+
 def cautions(table: "pl.DataFrame") -> list[str]:
     """What a reader of the table has to know about how its models read and learned, one line each."""
-    found = [line for row in tidy(table) for line in (*_read(row), *_learned(row))]
+    found = [line for row in tidy(table) for line in (*_read(row), *_learned(row), *_one_sided(row))]
     return list(dict.fromkeys(found))
 
 
@@ -176,6 +181,16 @@ def _learned(row: TableRow) -> list[str]:
         f"{row['panel']}: {row['student']} by {row['method']} has not learned: it agrees with the weak labels of "
         f"{row['supervisor']} {abs(100 * row['learned']):.1f} points less often than their most frequent class does"
     ]
+
+
+def _one_sided(row: TableRow) -> list[str]:
+    """A student that answers every test row alike, whatever it was taught; a control may."""
+    found = json.loads(row.get("per_class") or "{}")
+    said = [sum(column) for column in zip(*found.get("student", {}).get("confusion", []), strict=True)]
+    if row["control"] or sum(map(bool, said)) != 1 or len(said) < 2:
+        return []
+    name = found["classes"][next(c for c, count in enumerate(said) if count)]
+    return [f"{row['panel']}: {row['student']} by {row['method']} says {name!r} for every test row"]
 
 
 def _warnings(rows: Sequence[TableRow]) -> list[str]:

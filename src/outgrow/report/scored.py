@@ -36,7 +36,7 @@ def _shares(row: TableRow) -> str:
     if row["student_accuracy"] is None:
         same = row["agreement_all"]
         also = "" if same is None else f", which agree with the weak labels on {100 * same:.1f} % of the rows"
-        kept = "students are trained, and outgrow.results.predictions gives their labels"
+        kept = "students are trained, and outgrow.predictions(key) gives their labels"
         return f"nothing is scored, for {row['gain_undefined']}: {kept}{also}"
     test = counted(row["num_test_per_seed"], "test row")
     if row["num_classes"] is None:

@@ -1,6 +1,6 @@
 """Steps that score: an experiment's three roles, several students side by side, agreement with the weak labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from outgrow.metrics import (
     pgr,
     plain,
     scores,
+    widened,
 )
 
 __all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_and_pgr", "rows_used", "weak_agreement"]
@@ -86,7 +87,7 @@ def compare(
     same_labels = _same(roles)
     means = Means(outcomes, {f"{a}.{k}": f"{b}.{k}" for a, b in same_labels.items() for k in _COMPARED})
     shares = np.bincount(np.concatenate([t.hard for t in tests]), minlength=texts.num_classes) / sum(map(len, tests))
-    result = {
+    result: dict[str, Any] = {
         **rows,
         "test_rows": sum(map(len, tests)),
         "test_rows_per_seed": len(tests[0]),
@@ -99,10 +100,14 @@ def compare(
         **{role: _role_scores(role, means, per_seed, shares) for role in roles},
         **gain_gap_and_pgr(means, bool(ceiling), "weak" in roles),
         **({"pgr": None, "pgr_undefined": _ONE_SIDED} if one_sided and "weak" in roles and ceiling else {}),
-        "per_class": _per_class([o.groups for o in outcomes], probs, [t.hard for t in tests]),
+        "per_class": None,
         "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,
     }
+    gold = [t.hard for t in tests]
+    if by_class := _class_means([o.groups for o in outcomes], probs, gold, same_labels):
+        result["per_class"] = _per_class(by_class, probs, gold)
+        _widen_balanced(result, by_class, roles, np.flatnonzero(shares))
     plained: dict[str, Any] = plain(result)
     return plained
 
@@ -217,24 +222,47 @@ def _with_balance(
     return [Outcomes(groups=o.groups, values=values) for o, values in zip(outcomes, made, strict=True)]
 
 
-def _per_class(
-    groups: Sequence[Ids], probs: Mapping[str, Sequence[Floats]], gold: Sequence[Ints]
-) -> dict[str, Any] | None:
-    """Of each role ``recall`` and ``precision`` of each class with intervals, and the ``confusion`` matrix, over all
-    seeds; None for more than :data:`MOST_CLASSES` classes."""
+def _class_means(
+    groups: Sequence[Ids], probs: Mapping[str, Sequence[Floats]], gold: Sequence[Ints], same: Mapping[str, str]
+) -> Means | None:
+    """``role.recall.c`` and ``role.precision.c`` of each class c; None for more than :data:`MOST_CLASSES` classes."""
     num_classes = next(iter(probs.values()))[0].shape[1]
     if num_classes > MOST_CLASSES:
         return None
+    seeds = [
+        {
+            f"{role}.{name}": value
+            for role, p in probs.items()
+            for name, value in class_values(hardened(p[i]), right, num_classes).items()
+        }
+        for i, right in enumerate(gold)
+    ]
+    names = {f"{a}.recall.{c}": f"{b}.recall.{c}" for a, b in same.items() for c in range(num_classes)}
+    return Means([Outcomes(groups=g, values=v) for g, v in zip(groups, seeds, strict=True)], names)
+
+
+def _per_class(means: Means, probs: Mapping[str, Sequence[Floats]], gold: Sequence[Ints]) -> dict[str, Any]:
+    """Of each role ``recall`` and ``precision`` of each class with intervals, and the ``confusion`` matrix, over all
+    seeds."""
+    num_classes = next(iter(probs.values()))[0].shape[1]
     made: dict[str, Any] = {"rows": np.bincount(np.concatenate(gold), minlength=num_classes).tolist()}
     for role, of_seeds in probs.items():
-        said = [hardened(p) for p in of_seeds]
-        values = [class_values(s, g, num_classes) for s, g in zip(said, gold, strict=True)]
-        means = Means([Outcomes(groups=g, values=v) for g, v in zip(groups, values, strict=True)])
+        said = np.concatenate([hardened(p) for p in of_seeds])
         made[role] = {
-            **{k: [means.rate(f"{k}.{c}") for c in range(num_classes)] for k in ("recall", "precision")},
-            "confusion": confusion(np.concatenate(said), np.concatenate(gold), num_classes),
+            **{k: [means.rate(f"{role}.{k}.{c}") for c in range(num_classes)] for k in ("recall", "precision")},
+            "confusion": confusion(said, np.concatenate(gold), num_classes),
         }
     return made
+
+
+def _widen_balanced(result: dict[str, Any], means: Means, roles: Iterable[str], there: Ints) -> None:
+    """No balanced accuracy or gain is known better than the recalls of the classes ``there`` that it is the mean of."""
+    for role in roles:
+        recalls = [means.rate(f"{role}.recall.{c}") for c in there]
+        result[role]["balanced_accuracy"] = widened(result[role]["balanced_accuracy"], recalls)
+    if result["balanced_gain"] is not None:
+        apart = [means.difference(f"student.recall.{c}", f"weak.recall.{c}").interval(-1.0, 1.0) for c in there]
+        result["balanced_gain"] = widened(result["balanced_gain"], apart)
 
 
 def _where_weak_abstains(texts: Examples, tests: Sequence[Labels], student: Sequence[Labels]) -> dict[str, Any] | None:

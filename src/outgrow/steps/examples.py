@@ -51,7 +51,7 @@ def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     if unknown := int((chosen.gold < 0).sum()):
         raise UserError(
             f"{unknown} of {len(chosen)} rows of {' and '.join(parts)} have no gold label, so no ceiling can be "
-            "trained on them and no gold bought; run with ceiling=False, and without MixGold"
+            "trained on them and no gold bought; run with ceiling=False, and without oracle and MixGold"
         )
     return Labels.from_classes(chosen.ids, chosen.gold, pool.num_classes, "gold")
 

@@ -151,7 +151,7 @@ def notes(board: Board) -> list[str]:
         said.append("Hyperparameters: fixed in advance at their documented defaults; nothing was tuned.")
     plain = next((row for row in board.rows if row.method == REFERENCE), None)
     if plain and plain.pgr_cells < plain.cells:
-        said.append(f"PGR of naive is undefined in {plain.cells - plain.pgr_cells} of {plain.cells} cells.")
+        said.append(f"PGR of naive is undefined in {plain.cells - plain.pgr_cells} of {counted(plain.cells, 'cell')}.")
     if failed := [f"{short_name(row.method)} ({row.missing})" for row in board.rows if row.missing]:
         said.append(f"Failed in some cells (their number) and judged by the others: {', '.join(failed)}.")
     said += [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]

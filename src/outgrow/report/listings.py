@@ -112,6 +112,9 @@ def _print_scores(record: "Record", console: "Console") -> None:
     others = [name for name in with_bounds if not name.startswith(tuple(f"{role}_" for role in ROLES))]
     others += ["majority", "num_classes", "num_test", "num_test_per_seed"]
     facts = [(_NAMES.get(n, n.replace("_", " ")), cell_text(row, n)) for n in others]
+    floors = {role: row[f"{role}_ece_floor"] for role in roles}
+    by_chance = ", ".join(f"{role} {floor:.3f}" for role, floor in floors.items() if floor is not None)
+    facts.append(("ECE by chance alone", by_chance))
     undefined = f"undefined: {row['pgr_undefined']}"
     show_facts(console, [(name, undefined if (name, text) == ("PGR", "–") else text) for name, text in facts])
     _print_seeds(record["result"]["per_seed"], console)

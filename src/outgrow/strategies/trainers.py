@@ -249,7 +249,10 @@ class Logistic(LogisticSettings, _Head):
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         if request.loss != Xent():
             name = type(request.loss).__name__
-            raise UserError(f"logistic solves cross-entropy exactly and takes no other loss; to use {name}, take probe")
+            raise UserError(
+                f"logistic solves cross-entropy exactly and takes no other loss; to use {name}, take probe; or name "
+                "strategies without it, such as strategy='naive'"
+            )
         return Step(steps.fit_logistic, logistic=self, **self._given(learner, request))
 
 

@@ -427,6 +427,8 @@ def _check_rows(rows: dict[str, Ints], pool: _Pool, sizes: Sizes) -> None:
     """Without balance: T has rows to score, B rows to train on, and A something to tell apart. A class may be rare."""
     for part in ("B", "T"):
         if not len(rows[part]):
+            if part == "T" and not (pool.gold < len(pool.classes)).any():
+                raise UserError("no row has gold, so no supervisor can be trained; take your own with weak='labels'")
             kind = "" if part == "B" else "labeled "
             raise UserError(f"part {part} has no {kind}rows; add some, use smaller groups, or ask for other sizes")
     classes = np.unique(pool.gold[rows["A"]])

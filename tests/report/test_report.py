@@ -271,8 +271,8 @@ SAID: list[tuple[list[dict[str, Any]], str, list[str], list[str]]] = [
         f"{ABOVE} 1 of 2 comparisons, uncorrected. "
         "Median PGR: 0.33 (from 0.33 to 0.33), defined in 2 of 2 comparisons.",
         [
-            "test has 40 rows (2 seeds): the 95 % interval of a gain is up to ±8.0 points, so smaller gains cannot be "
-            "shown; use more test rows or seeds",
+            "sentiment: the test has 40 rows (2 seeds): the 95 % interval of a gain is up to ±8.0 points, so "
+            "smaller gains cannot be shown; use more test rows or seeds",
             "1 student of 2 not compared with every control, row by row; "
             "run the student and its controls in one command",
         ],
@@ -365,6 +365,18 @@ def test_a_student_that_says_one_class_only_is_named() -> None:
         per_class = json.dumps(classes | {"student": {"confusion": confusion}})
         found = cautions(table(fake_row(per_class=per_class), fake_row(strategy="shuffled", per_class=per_class)))
         assert [f.endswith("by naive says 'fine' for every test row") for f in found] == [True] * said
+
+
+def test_a_size_that_has_no_use_is_said() -> None:
+    own = json.loads(fake_row(**NO_GOLD)["rows"]) | {"A": [0, 0]}
+    row = fake_row(rows=json.dumps(own), supervisor_rows=50)
+    said = "no supervisor is trained, so the 50 supervisor rows asked for are not used"
+    assert said in squeezed_words(printed(table(row)))
+    assert said not in squeezed_words(printed(table(fake_row(supervisor_rows=50))))
+
+
+def squeezed_words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:

@@ -208,15 +208,16 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
 
 
 def small_test_warnings(rows: Sequence[TableRow]) -> list[str]:
-    """For each size of test whose widest 95 % interval of a gain is wider than ±5 points: what it cannot show."""
+    """For each task and size of test whose widest 95 % interval of a gain is wider than ±5 points: what it cannot
+    show."""
     found = []
     students = (r for r in rows if not r["control"] and r["gain"] is not None)
-    for (size, seeds), own in sorted(grouped(students, "num_test_per_seed", "num_seeds").items()):
+    for (task, size, seeds), own in sorted(grouped(students, "task", "num_test_per_seed", "num_seeds").items()):
         half = max((r["gain_high"] - r["gain_low"]) / 2 for r in own)
         if half > _WIDE:
             found.append(
-                f"test has {counted(size, 'row')} ({counted(seeds, 'seed')}): the 95 % interval of a gain is up to "
-                f"±{100 * half:.1f} points, so smaller gains cannot be shown; use more test rows or seeds"
+                f"{task}: the test has {counted(size, 'row')} ({counted(seeds, 'seed')}): the 95 % interval of a gain "
+                f"is up to ±{100 * half:.1f} points, so smaller gains cannot be shown; use more test rows or seeds"
             )
     return found
 

@@ -28,7 +28,7 @@ def how_scored(rows: Iterable[TableRow]) -> list[str]:
     for row in rows:
         if row["control"]:
             continue
-        said |= dict.fromkeys([_shares(row), *_folds(row), *_left_out(row), *_abstained(row)])
+        said |= dict.fromkeys([_shares(row), *_folds(row), *_left_out(row), *_unused(row), *_abstained(row)])
     return list(said)
 
 
@@ -73,6 +73,14 @@ def _left_out(row: TableRow) -> list[str]:
         return []
     reasons = [f"{_span(*n)} {LEFT_OUT[reason]}" for reason, n in found["left_out"].items()]
     return [f"{_span(*total)} of {found['task']:,} rows were left out: {'; '.join(reasons)}"]
+
+
+def _unused(row: TableRow) -> list[str]:
+    """A size that was asked for and has no use."""
+    asked, there = row.get("supervisor_rows"), json.loads(row["rows"]).get("A")
+    if asked is None or there != [0, 0]:
+        return []
+    return [f"no supervisor is trained, so the {counted(asked, 'supervisor row')} asked for are not used"]
 
 
 def _span(fewest: int, most: int) -> str:

@@ -6,7 +6,6 @@ over the same inputs run together through the function's ``many`` form. Stored r
 reported and computed again.
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -348,13 +347,13 @@ class _Scheduler:
             known = {r["content"]: r["key"] for r in self.store.records(function.name) if "content" in r}
             self.contents[function.name] = known
         if (source := known.setdefault(content, step.key)) != step.key:
-            with contextlib.suppress(UserError):  # it is gone meanwhile
-                try:
-                    return {**facts, "taken_from": source}, [
-                        function.content.adopt(self.store.read_key(source), arguments)
-                    ]
-                except Damaged as damage:
-                    self.monitor.say(f"stored result damaged, computing {step} anew: {damage}")
+            try:
+                adopted = function.content.adopt(self.store.read_key(source), arguments)
+                return {**facts, "taken_from": source}, [adopted]
+            except Damaged as damage:
+                self.monitor.say(f"stored result damaged, computing {step} anew: {damage}")
+            except UserError:  # it is gone meanwhile
+                pass
         return facts, []
 
     def _fail(self, step: Step, error: Exception) -> None:

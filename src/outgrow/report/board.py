@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.board.methods import REFERENCE, short_name
 from outgrow.board.summary import LEVEL, Board, BoardRow, cell_name
+from outgrow.errors import counted
 from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import counted, tidy, tidy_cells, with_interval
+from outgrow.report.rows import tidy, tidy_cells, with_interval
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 
 if TYPE_CHECKING:

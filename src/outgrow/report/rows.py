@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from outgrow.errors import counted
 from outgrow.models.packaged import PACKAGED
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ __all__ = [
     "TextTable",
     "as_text",
     "cell_text",
-    "counted",
     "grouped",
     "measured",
     "number",

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outgrow.errors import UserError
+from outgrow.errors import UserError, counted
 from outgrow.report import figures, page
 from outgrow.report.provenance import what_ran
-from outgrow.report.rows import TableRow, counted, grouped, measured, number, tidy
+from outgrow.report.rows import TableRow, grouped, measured, number, tidy
 from outgrow.report.scored import class_sheets, how_scored, print_scoring
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 from outgrow.strategies import CONTROLS

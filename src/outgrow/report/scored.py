@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from outgrow.report.rows import TableRow, TextTable, counted, measured, with_interval
+from outgrow.errors import counted
+from outgrow.report.rows import TableRow, TextTable, measured, with_interval
 from outgrow.report.terminal import Column, Line, show_table, show_text
 from outgrow.tasks import LEFT_OUT
 

@@ -58,7 +58,6 @@ def compare(
     frequent class: below zero it has not learned even that.
     """
     rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
-    one_sided = len(np.unique(np.concatenate([w.hard for w in weak]))) < 2
     rows["reading"] = {role: dict(counts) for role, counts in (reading or {}).items()}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
@@ -67,13 +66,14 @@ def compare(
     if not sum(map(len, tests)):
         roles.pop("weak")
         tests = list(truth)
+    gold = [t.hard for t in tests]
     abstained = [t.take(t.ids[~np.isin(t.ids, test.ids)]) for t, test in zip(truth, tests, strict=True)]
     outcomes, per_seed = [], []
     probs = {
         role: [of.take(t.ids).probs for of, t in zip(labels, tests, strict=True)] for role, labels in roles.items()
     }
     for i, seed in enumerate(seeds):
-        said, right = {role: p[i] for role, p in probs.items()}, tests[i].hard
+        said, right = {role: p[i] for role, p in probs.items()}, gold[i]
         outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
         scored: dict[str, Any] = {
             role: {**scores(p, right), "balanced_accuracy": _balanced(p, right), "ece_floor": ece_floor(p)}
@@ -83,16 +83,17 @@ def compare(
         same = agreement(hardened(said["student"]), hardened(said["weak"]), right) if "weak" in roles else None
         recovered = pgr(*accuracy) if len(roles) == 3 else None
         per_seed.append({"seed": seed, "test_rows": len(right), **scored, "agreement": same, "pgr": recovered})
-    outcomes = _with_balance(outcomes, probs, [t.hard for t in tests])
+    outcomes = _with_balance(outcomes, probs, gold)
     same_labels = _same(roles)
     means = Means(outcomes, {f"{a}.{k}": f"{b}.{k}" for a, b in same_labels.items() for k in _COMPARED})
-    shares = np.bincount(np.concatenate([t.hard for t in tests]), minlength=texts.num_classes) / sum(map(len, tests))
+    shares = np.bincount(np.concatenate(gold), minlength=texts.num_classes) / sum(map(len, gold))
+    one_sided = len(np.unique(np.concatenate([w.hard for w in weak]))) < 2
     result: dict[str, Any] = {
         **rows,
-        "test_rows": sum(map(len, tests)),
-        "test_rows_per_seed": len(tests[0]),
+        "test_rows": sum(map(len, gold)),
+        "test_rows_per_seed": len(gold[0]),
         "num_classes": texts.num_classes,
-        "majority": max(float(np.bincount(t.hard).max() / len(t)) for t in tests),
+        "majority": max(float(np.bincount(g).max() / len(g)) for g in gold),
         "weak": None,
         "gain_undefined": None if "weak" in roles else "no test row has a weak label",
         "over_majority": means.difference("student.accuracy", "majority").interval(-1.0, 1.0),
@@ -104,7 +105,6 @@ def compare(
         "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,
     }
-    gold = [t.hard for t in tests]
     if by_class := _class_means([o.groups for o in outcomes], probs, gold, same_labels):
         result["per_class"] = _per_class(by_class, probs, gold)
         _widen_balanced(result, by_class, roles, np.flatnonzero(shares))
@@ -137,7 +137,6 @@ def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, An
 def rows_used(num_rows: int, splits: Sequence[Sequence[Split]]) -> dict[str, Any]:
     """How many rows the task has and which it was made of: ``[fewest, most]`` over seeds of each part and of the rows
     that were ``left_out``, by reason. With folds, T is all of them, and the others are those of one fold."""
-
     if not splits:
         return {"task": num_rows, "left_out": {}}
 

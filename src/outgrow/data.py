@@ -202,7 +202,9 @@ class Question:
         if self.template and self.template.count("{text}") != 1:
             raise UserError(f"the question {self.template!r} must hold {{text}} once")
         if self.template != self.template.rstrip():
-            raise UserError(f"the question {self.template!r} ends with white space; a word brings its own, so remove it")
+            raise UserError(
+                f"the question {self.template!r} ends with white space; a word brings its own, so remove it"
+            )
         if not all(word.strip() for word in self.words):
             raise UserError(f"a word of {self.words!r} is empty; give one for each class, in order")
 

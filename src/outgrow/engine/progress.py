@@ -50,6 +50,8 @@ class Progress(Monitor):
         self.done = self.to_run = 0
         self.began = self.step_began = self.last_line = time.monotonic()
         self.name = ""
+        self.first: tuple[int, float] | None = None
+        """How far the step under way was at its first report, and when: what a killed run left took no time now."""
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -72,14 +74,17 @@ class Progress(Monitor):
         """Show the step under way."""
         self.name = described(steps)
         self.step_began = self.last_line = time.monotonic()
+        self.first = None
         self.bars.reset(self.inner, description=self.name, total=None, visible=True, rate="", left="")
 
     def report(self, done: int, total: int, unit: str) -> None:
-        """Move the inner bar; where there is no terminal, print a line now and then."""
+        """Move the inner bar; where there is no terminal, print a line now and then. Rate and time left count from the
+        first report on."""
         now = time.monotonic()
-        spent = max(now - self.step_began, 1e-9)
-        rate = f"{done / spent:,.{0 if done >= 10 * spent else 1}f} {unit}/s"
-        left = clock(spent / max(done, 1) * (total - done))
+        kept, began = self.first = self.first or (done, now)
+        made, spent = done - kept, max(now - began, 1e-9)
+        rate = f"{made / spent:,.{0 if made >= 10 * spent else 1}f} {unit}/s" if made else f"? {unit}/s"
+        left = clock(spent / made * (total - done)) if made else "?"
         self.bars.update(self.inner, completed=done, total=total, rate=rate, left=f"{left} left")
         if not self.console.is_terminal and now - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = now

@@ -12,7 +12,7 @@ from outgrow.models.spec import ModelSpec
 from outgrow.registry import Range
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, Strategy, strategy
-from outgrow.strategies.prompts import check_prompt, cut_text, draw_shots, label_words, word_log_probs
+from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
 
@@ -199,4 +199,6 @@ class _Reader:
     def _line(self, text: str) -> str:
         """The prompt up to the label."""
         before, _, after = (self.search.claim if self.choice else self.search.prompt).partition("{text}")
+        from outgrow.models.asked import cut_text
+
         return f"{before}{cut_text(self.tokenizer, text, self.search.max_tokens)}{after.removesuffix('{label}')}"

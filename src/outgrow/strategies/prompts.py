@@ -22,6 +22,7 @@ from outgrow.strategies.base import Setup, Strategy, strategy
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
+_ASKED = "asked"
 _PROMPT = "{text}\nThis is about: {label}"
 _STATEMENT = "The answer is {label}: {text}"
 
@@ -40,7 +41,9 @@ class ZeroShot(Strategy):
     cost = "a pass over T; one for each class where a label word is several tokens"
 
     prompt: str = _PROMPT
-    """Holds {text}, and ends with {label}."""
+    """Holds {text}, and ends with {label}. Or ``asked``: the task's own question and words, answered by the pass that
+    stores the features of the view ``asked``, so that it costs nothing beside them; of a word of several tokens the
+    first counts, and the texts are cut as for the student."""
     words: tuple[str, ...] = ()
     """A word for each class, in order; empty for the classes' names."""
     calibrated: bool = True
@@ -48,10 +51,18 @@ class ZeroShot(Strategy):
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
-        check_prompt(self.prompt)
+        if self.prompt != _ASKED:
+            check_prompt(self.prompt)
+        elif self.words:
+            raise UserError("prompt='asked' has the task's own words; give others to the task: task(words=...)")
 
     def __call__(self, setup: Setup) -> Step:
-        return _prompted(setup, self, None)
+        if self.prompt != _ASKED:
+            return _prompted(setup, self, None)
+        setup.only("the task's question", "text", "choice")
+        setup.student.model.check_language_model("a question asks for the probability of a word")
+        features = setup.student.asked
+        return Step(answer_asked, features=features, split=setup.split, parts=("T",), calibrated=self.calibrated)
 
 
 @strategy("few-shot")
@@ -214,6 +225,7 @@ def answer_prompts(
     runtime: Runtime,
 ) -> Labels:
     """Class probabilities: those of the label words after each text's prompt, scaled to sum to 1."""
+    from outgrow.models.asked import cut_text
     from outgrow.models.transformer import load_language_model, load_tokenizer
 
     if texts.form != "text":
@@ -235,15 +247,27 @@ def answer_prompts(
     logs = word_log_probs(language_model, tokenizer, asked, words, runtime)
     if calibrated:
         logs = logs - word_log_probs(language_model, tokenizer, [f"{shown}{before}{after}"], words, runtime)
+    return Labels(ids=chosen.ids, probs=_scaled(logs), source="few-shot" if len(examples) else "zero-shot")
+
+
+@step(version=1)
+def answer_asked(features: Features, split: Split, parts: tuple[str, ...], calibrated: bool) -> Labels:
+    """Class probabilities: those of the classes' words after the task's question, scaled to sum to 1. Of a choice, how
+    much more likely than "wrong" the word for "right" is after each candidate."""
+    view = "words_calibrated" if calibrated else "words"
+    if view not in features.views:
+        raise UserError(
+            "the words of some classes begin with the same token, so the stored pass cannot tell what the model "
+            "answers; give others with task(words=...), or take zero-shot with a prompt of its own"
+        )
+    ids = split.ids(parts)
+    logs = features.views[view][positions(ids, features.ids)].astype(np.float64)
+    return Labels(ids=ids, probs=_scaled(logs[..., 1] - logs[..., 0] if logs.ndim == 3 else logs), source="zero-shot")
+
+
+def _scaled(logs: Floats) -> Any:
     odds = np.exp(logs - logs.max(axis=1, keepdims=True))
-    probs = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-    return Labels(ids=chosen.ids, probs=probs, source="few-shot" if len(examples) else "zero-shot")
-
-
-def cut_text(tokenizer: Any, text: str, max_tokens: int) -> str:
-    """The first tokens of a text, as text; a text that is short enough stays as it is."""
-    marks = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text if len(marks) <= max_tokens else text[: marks[max_tokens - 1][1]]
+    return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def word_log_probs(

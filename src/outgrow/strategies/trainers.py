@@ -130,6 +130,15 @@ class Learner:
         return self.trainer.features(self)
 
     @property
+    def asked(self) -> Step:
+        """What the model makes of the task's question, see :func:`outgrow.steps.ask`; cut and as precise as its own
+        features."""
+        own = self.trainer.probed()
+        assert isinstance(own, _Head)
+        given = {"model": self.model, "texts": self.texts, "max_tokens": own.max_tokens}
+        return Step(steps.ask, question=self.question, bf16=own.settled(self.model).precision == "bf16", **given)
+
+    @property
     def writes(self) -> bool:
         """Whether it works with written answers instead of class probabilities."""
         return self.trainer.output == "text"
@@ -203,13 +212,6 @@ def _reading(learner: Learner, max_tokens: int | None) -> Step:
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
 
 
-def ask(learner: Learner, head: HeadSettings) -> Step:
-    """The step that asks the learner's model the task's question of all texts."""
-    bf16 = (learner.model.precision if head.precision == "auto" else head.precision) == "bf16"
-    given = {"model": learner.model, "texts": learner.texts, "max_tokens": head.max_tokens}
-    return Step(steps.ask, question=learner.question, bf16=bf16, **given)
-
-
 class _Head(HeadSettings, Trainer):
     def check(self, learner: Learner) -> None:
         if self.view in ASKED and not learner.model.is_language_model:
@@ -230,7 +232,7 @@ class _Head(HeadSettings, Trainer):
     def features(self, learner: Learner) -> tuple[Step, str]:
         model, own = learner.model, self.settled(learner.model)
         if own.view in ASKED:
-            return ask(learner, own), own.view
+            return learner.asked, own.view
         cut = None if model.is_static else self.max_tokens  # word vectors and images have no length to cut
         embed = steps.embed_bf16 if own.precision == "bf16" and not model.is_static else steps.embed
         return Step(embed, model=model, texts=learner.texts, max_tokens=cut), own.view

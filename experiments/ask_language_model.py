@@ -11,6 +11,7 @@ Zero-shot accuracies are printed; where two words begin alike there are none.
 """
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from outgrow import steps
 from outgrow.engine import runner
 from outgrow.engine.graph import Step
 from outgrow.engine.progress import Progress
+from outgrow.errors import UserError
 from outgrow.experiment import open_store
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime, stopped_by_signals
@@ -52,4 +54,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; start the same command again, and it goes on from here")
+    except UserError as error:
+        sys.exit(f"error: {error}")

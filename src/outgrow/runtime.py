@@ -33,11 +33,7 @@ Report = Callable[[int, int, str], None]
 """Told how far a step is: done, total, unit (such as "texts")."""
 
 
-def _silent(done: int, total: int, unit: str) -> None:
-    pass
-
-
-def _unsaid(line: str) -> None:
+def _silent(*_: object) -> None:
     pass
 
 
@@ -90,7 +86,7 @@ class Runtime:
 
     def quiet(self) -> "Runtime":
         """The same without a listener, for another process."""
-        return replace(self, say=_unsaid, report=_silent)
+        return replace(self, say=_silent, report=_silent)
 
     def token_budget(self) -> int:
         """``tokens_at_once``, or what suits the device: more than 1,536 falls out of a CPU's caches."""

@@ -5,6 +5,7 @@ it uses of the labels: none, a few examples, or one bit.
 """
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -268,7 +269,8 @@ def word_log_probs(
             raise UserError(
                 f"a prompt has {longest} tokens and the model takes {limit}; use fewer shots, or a smaller max_tokens"
             )
-        start = max(1, min(_shared(rows[0], row) for row in rows[1:]))
+        # Without the last token of each, so that a word has a token.
+        start = max(1, len(commonprefix([rows[0], *(row[:-1] for row in rows[1:])])))
         jobs += _asked(i, rows[1:], start)
     out = np.empty((len(prompts), len(words)))
     jobs.sort(key=lambda job: -len(job.read))
@@ -314,16 +316,6 @@ def _asked(prompt: int, rows: Sequence[tuple[int, ...]], start: int) -> list[_As
 def _closing(tokenizer: Any) -> set[int]:
     """Special tokens that some tokenizers put after a text; here the text goes on."""
     return {t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None}
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many first tokens two rows share, without the last of the second, so that a word has a token."""
-    count = 0
-    for a, b in zip(first, second[:-1], strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ they are. A giveaway is a shortcut: supervisor and student can share it without 
 
 import re
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -192,8 +193,7 @@ def _words(text: str) -> list[str]:
 
 def _num_shared(one: list[str], other: list[str]) -> int:
     """How many words the common beginning of two texts has."""
-    same = (a == b for a, b in zip(one, other, strict=False))
-    return next((k for k, s in enumerate(same) if not s), min(len(one), len(other)))
+    return len(commonprefix([one, other]))
 
 
 def _surface(data: Examples) -> list[Finding]:

@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from outgrow.errors import UserError
+from outgrow import Runtime, UserError
 
 WRONG, TRACE, HANG = "wrong number", "traceback", "hang"
 GOOD = ("same result", "accepted", "one line")
@@ -407,18 +407,17 @@ def yaml_case(base: Path) -> Case:
 
 
 def spelling_case(base: Path) -> Case:
-    from outgrow.losses import LOSSES
     from outgrow.models.spec import ModelSpec
-    from outgrow.strategies import parse_strategy, parse_trainer
-    from outgrow.supervisors import parse_supervisor
+    from outgrow.registry import REGISTRIES
     from outgrow.tasks import TaskSpec
 
+    importlib.import_module("outgrow.experiment")  # fills the registries
     kinds: Sequence[tuple[Callable[[str], Any], str]] = (
-        (parse_strategy, "confidence(loss=LogConf(alpha=0.5, warmup=0.1))"),
-        (parse_trainer, "probe(l2=0.5, epochs=3, view='mean')"),
-        (parse_trainer, "finetune(epochs=2, lr=5e-5, head='words', words=(' no', ' yes'))"),
-        (LOSSES.parse, "LogConf(alpha=0.5)"),
-        (parse_supervisor, "errors(accuracy=0.9)"),
+        (REGISTRIES["strategy"].parse, "confidence(loss=LogConf(alpha=0.5, warmup=0.1))"),
+        (REGISTRIES["trainer"].parse, "probe(l2=0.5, epochs=3, view='mean')"),
+        (REGISTRIES["trainer"].parse, "finetune(epochs=2, lr=5e-5, head='words', words=(' no', ' yes'))"),
+        (REGISTRIES["loss"].parse, "LogConf(alpha=0.5)"),
+        (REGISTRIES["supervisor"].parse, "errors(accuracy=0.9)"),
         (ModelSpec.parse, "random-features(width=8, seed=1)"),
         (TaskSpec.parse, "synthetic-gaussian(rows=40, dims=3)"),
     )
@@ -620,7 +619,6 @@ def table_case(base: Path) -> Case:
     """A user's table in every format."""
     import polars as pl
 
-    from outgrow.runtime import Runtime
     from outgrow.tasks import TaskSpec, load
 
     rows = [{"text": f"text {i}, é", "label": "ab"[i % 2], "weak": "ab"[i % 3 % 2]} for i in range(24)]

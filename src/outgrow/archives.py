@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from outgrow.errors import UserError, disk_problem
+from outgrow.errors import UserError, disk_problem, megabytes
 from outgrow.runtime import cache_folder, owned
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "fetch",
     "hub_unreachable",
     "known_sha256",
-    "megabytes",
     "new_folder",
     "sha256_of",
     "unpack",
@@ -268,11 +267,6 @@ def hub_unreachable() -> str | None:
     except Exception as error:  # whatever the client's transport raises; not all versions have one name for it
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None
-
-
-def megabytes(num_bytes: int) -> str:
-    """A size as people read it."""
-    return f"{num_bytes / 1e6:.1f} MB"
 
 
 def _check(path: Path, archive: Archive) -> None:

@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from outgrow.archives import megabytes
 from outgrow.engine.store import Damaged, OtherEdition, Store
-from outgrow.errors import UserError, counted
+from outgrow.errors import UserError, counted, megabytes
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder

@@ -5,7 +5,7 @@ it uses of the labels: none, a few examples, or one bit.
 """
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -269,8 +269,7 @@ def word_log_probs(
             raise UserError(
                 f"a prompt has {longest} tokens and the model takes {limit}; use fewer shots, or a smaller max_tokens"
             )
-        # Without the last token of each, so that a word has a token.
-        start = max(1, len(commonprefix([rows[0], *(row[:-1] for row in rows[1:])])))
+        start = max(1, min(_shared(rows[0], row) for row in rows[1:]))
         jobs += _asked(i, rows[1:], start)
     out = np.empty((len(prompts), len(words)))
     jobs.sort(key=lambda job: -len(job.read))
@@ -316,6 +315,11 @@ def _asked(prompt: int, rows: Sequence[tuple[int, ...]], start: int) -> list[_As
 def _closing(tokenizer: Any) -> set[int]:
     """Special tokens that some tokenizers put after a text; here the text goes on."""
     return {t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id) if t is not None}
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many first tokens two rows share, without the last of the second, so that a word has a token."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second[:-1], strict=False)))
 
 
 def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:

@@ -31,8 +31,33 @@ _MAX_CLASS = 256
 _ROUNDING = 1e-6
 """By how much a probability may lie beyond 0 or 1: what single precision and printed digits leave."""
 _UNKNOWN = frozenset(
-    "-1 -9 -99 -999 ? - -- . #n/a <na> n/a n.a. na nan nil none null unknown unk unlabeled unlabelled missing abstain "
-    "undefined undecided".split()
+    [
+        "-1",
+        "-9",
+        "-99",
+        "-999",
+        "?",
+        "-",
+        "--",
+        ".",
+        "#n/a",
+        "<na>",
+        "n/a",
+        "n.a.",
+        "na",
+        "nan",
+        "nil",
+        "none",
+        "null",
+        "unknown",
+        "unk",
+        "unlabeled",
+        "unlabelled",
+        "missing",
+        "abstain",
+        "undefined",
+        "undecided",
+    ]
 )
 """What often stands for "no label", in lower case."""
 _PARTS = {

@@ -6,7 +6,7 @@ they are. A giveaway is a shortcut: supervisor and student can share it without 
 
 import re
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -193,7 +193,7 @@ def _words(text: str) -> list[str]:
 
 def _num_shared(one: list[str], other: list[str]) -> int:
     """How many words the common beginning of two texts has."""
-    return len(commonprefix([one, other]))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _surface(data: Examples) -> list[Finding]:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 
-from outgrow.archives import Archive, megabytes
+from outgrow.archives import Archive
 from outgrow.data import Examples, Input
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import UserError, megabytes, unknown_name
 from outgrow.identity import code_name, source_digest
 from outgrow.registry import OneOf, Range, Registry, fitted, read_call, spell_call
 from outgrow.runtime import Runtime, accepted_licenses

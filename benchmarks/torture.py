@@ -506,8 +506,9 @@ def record_case(base: Path, finished: Path) -> Case:
 
 def result_case(base: Path, finished: Path) -> Case:
     """Files of stored results, mangled, with a record whose checksums fit: as somebody with access could write them."""
-    from outgrow.engine.store import _digest, _sha256
+    from outgrow.engine.store import _digest
     from outgrow.experiment import open_store
+    from outgrow.runtime import sha256_of
 
     store = base / "results"
     shutil.copytree(finished, store)
@@ -524,7 +525,7 @@ def result_case(base: Path, finished: Path) -> Case:
         try:
             file.write_bytes(mangled(before, rng))
             record = json.loads(record_before)["record"]
-            record["files"][file.name] = _sha256(file)
+            record["files"][file.name] = sha256_of(file)
             place.write_bytes(json.dumps({"sha256": _digest(record), "record": record}).encode())
             opened.read_key(file.parent.name)
             return "accepted"

@@ -1,5 +1,6 @@
 """How and where a step runs: all that does not change its result, and so is never part of its key."""
 
+import hashlib
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ __all__ = [
     "check_folder",
     "owned",
     "remove",
+    "sha256_of",
     "stopped_by_signals",
     "user_path",
 ]
@@ -173,6 +175,12 @@ def _is_gone(path: Path, machine: str, process: int) -> bool:
     except PermissionError:  # it runs, as somebody else
         pass
     return False
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:

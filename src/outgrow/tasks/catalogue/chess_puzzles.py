@@ -21,6 +21,7 @@ from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime, cache_folder
+from outgrow.tasks.grouping import group_names
 from outgrow.tasks.readers import ENDINGS, existing_file, format_of, no_column, read_rows
 from outgrow.tasks.registry import task
 
@@ -290,12 +291,13 @@ def _examples(
     wording: Wording,
     meta: Mapping[str, Any],
 ) -> Examples:
+    ids = np.array([p.puzzle.id for p in rows], dtype=np.str_)
     return Examples(
-        ids=np.array([p.puzzle.id for p in rows], dtype=np.str_),
+        ids=ids,
         inputs=inputs,
         gold=np.array(gold, dtype=np.int64),
         classes=classes,
-        groups=np.array(_groups(rows), dtype=np.str_),
+        groups=group_names(ids, ([p.puzzle.game or "" for p in rows],)),  # positions differ already
         meta={
             "difficulty": np.array([p.puzzle.difficulty for p in rows], dtype=np.float64),
             "answer": np.array([wording.move(p.board, p.answer) for p in rows], dtype=np.str_),
@@ -303,12 +305,6 @@ def _examples(
             **meta,
         },
     )
-
-
-def _groups(rows: Sequence[_Posed]) -> list[str]:
-    """For each row the id of the first of its game; positions differ already (:func:`_distinct`)."""
-    first: dict[str, str] = {}
-    return [p.puzzle.id if p.puzzle.game is None else first.setdefault(p.puzzle.game, p.puzzle.id) for p in rows]
 
 
 def _draw(*parts: str) -> bytes:

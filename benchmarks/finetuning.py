@@ -38,10 +38,10 @@ import numpy as np
 import torch
 from peak import matrix_peak
 
+from outgrow import Runtime
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec
 from outgrow.models.transformer import Tokens, compile_layers, load_classifier, load_tokenizer, pad, tokenize
-from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
 

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from outgrow import Runtime
 from outgrow.losses import Xent
 from outgrow.models.spec import ModelSpec
 from outgrow.models.transformer import Classifier, Tokens, load_classifier, load_tokenizer, tokenize
-from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
 from outgrow.train.model import build

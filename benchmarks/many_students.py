@@ -33,6 +33,7 @@ from peak import matrix_peak
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from outgrow import Runtime
 from outgrow.data import Floats
 from outgrow.losses import LogConf, Loss, Xent
 from outgrow.models.logistic import TOLERANCE, LogisticJob, fit_logistic
@@ -40,7 +41,6 @@ from outgrow.models.probe import ProbeJob, fit_probes
 from outgrow.models.settings import LogisticSettings, ProbeSettings
 from outgrow.models.spec import ModelSpec
 from outgrow.models.transformer import extract
-from outgrow.runtime import Runtime
 from outgrow.tasks import TaskSpec
 from outgrow.tasks import load as load_task
 

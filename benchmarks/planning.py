@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from outgrow import Runtime
 from outgrow.engine.graph import Step
 from outgrow.engine.store import Store
 from outgrow.experiment import Experiment, open_store, plan, run_steps, wire_all
 from outgrow.report.provenance import provenance
 from outgrow.report.run import write_report
 from outgrow.results import table_of
-from outgrow.runtime import Runtime
 
 TASK = "synthetic-gaussian"
 PAIRS = [("vectors(dims=2)", "vectors"), ("vectors(dims=4)", "vectors"), ("random-features(width=8)", "vectors")]

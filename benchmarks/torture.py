@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from outgrow.errors import UserError
+from outgrow import Runtime, UserError
 
 WRONG, TRACE, HANG = "wrong number", "traceback", "hang"
 GOOD = ("same result", "accepted", "one line")
@@ -407,18 +407,17 @@ def yaml_case(base: Path) -> Case:
 
 
 def spelling_case(base: Path) -> Case:
-    from outgrow.losses import LOSSES
     from outgrow.models.spec import ModelSpec
-    from outgrow.strategies import parse_strategy, parse_trainer
-    from outgrow.supervisors import parse_supervisor
+    from outgrow.registry import REGISTRIES
     from outgrow.tasks import TaskSpec
 
+    importlib.import_module("outgrow.experiment")  # fills the registries
     kinds: Sequence[tuple[Callable[[str], Any], str]] = (
-        (parse_strategy, "confidence(loss=LogConf(alpha=0.5, warmup=0.1))"),
-        (parse_trainer, "probe(l2=0.5, epochs=3, view='mean')"),
-        (parse_trainer, "finetune(epochs=2, lr=5e-5, head='words', words=(' no', ' yes'))"),
-        (LOSSES.parse, "LogConf(alpha=0.5)"),
-        (parse_supervisor, "errors(accuracy=0.9)"),
+        (REGISTRIES["strategy"].parse, "confidence(loss=LogConf(alpha=0.5, warmup=0.1))"),
+        (REGISTRIES["trainer"].parse, "probe(l2=0.5, epochs=3, view='mean')"),
+        (REGISTRIES["trainer"].parse, "finetune(epochs=2, lr=5e-5, head='words', words=(' no', ' yes'))"),
+        (REGISTRIES["loss"].parse, "LogConf(alpha=0.5)"),
+        (REGISTRIES["supervisor"].parse, "errors(accuracy=0.9)"),
         (ModelSpec.parse, "random-features(width=8, seed=1)"),
         (TaskSpec.parse, "synthetic-gaussian(rows=40, dims=3)"),
     )
@@ -507,8 +506,9 @@ def record_case(base: Path, finished: Path) -> Case:
 
 def result_case(base: Path, finished: Path) -> Case:
     """Files of stored results, mangled, with a record whose checksums fit: as somebody with access could write them."""
-    from outgrow.engine.store import _digest, _sha256
+    from outgrow.engine.store import _digest
     from outgrow.experiment import open_store
+    from outgrow.runtime import sha256_of
 
     store = base / "results"
     shutil.copytree(finished, store)
@@ -525,7 +525,7 @@ def result_case(base: Path, finished: Path) -> Case:
         try:
             file.write_bytes(mangled(before, rng))
             record = json.loads(record_before)["record"]
-            record["files"][file.name] = _sha256(file)
+            record["files"][file.name] = sha256_of(file)
             place.write_bytes(json.dumps({"sha256": _digest(record), "record": record}).encode())
             opened.read_key(file.parent.name)
             return "accepted"
@@ -620,7 +620,6 @@ def table_case(base: Path) -> Case:
     """A user's table in every format."""
     import polars as pl
 
-    from outgrow.runtime import Runtime
     from outgrow.tasks import TaskSpec, load
 
     rows = [{"text": f"text {i}, é", "label": "ab"[i % 2], "weak": "ab"[i % 3 % 2]} for i in range(24)]

@@ -20,8 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from outgrow import Experiment, sweep
-from outgrow.runtime import Runtime
+from outgrow import Experiment, Runtime, sweep
 from outgrow.tasks.catalogue.chess_puzzles import Wording
 
 if TYPE_CHECKING:

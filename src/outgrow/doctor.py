@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from outgrow.archives import megabytes
 from outgrow.engine.store import Damaged, OtherEdition, Store
-from outgrow.errors import UserError, counted
+from outgrow.errors import UserError, counted, megabytes
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
@@ -37,15 +36,12 @@ class Finding(NamedTuple):
 
 def examine(runtime: Runtime, store: Store) -> list[Finding]:
     """Check versions, devices, memory, disk, cache and store. Fetches and changes nothing."""
-    return [_python(), *_packages(), *_devices(runtime), _memory(), _disk(), _fetching(), _models(), _stored(store)]
+    return [*_versions(), *_devices(runtime), _memory(), _disk(), _fetching(), _models(), _stored(store)]
 
 
-def _python() -> Finding:
-    return Finding("python", f"{platform.python_version()} on {platform.platform()}", sys.version_info >= (3, 11))
-
-
-def _packages() -> list[Finding]:
-    found = []
+def _versions() -> list[Finding]:
+    python = f"{platform.python_version()} on {platform.platform()}"
+    found = [Finding("python", python, sys.version_info >= (3, 11))]
     for name in _PACKAGES:
         try:
             found.append(Finding(name, metadata.version(name)))

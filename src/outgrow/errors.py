@@ -12,6 +12,7 @@ __all__ = [
     "UserError",
     "counted",
     "disk_problem",
+    "megabytes",
     "nearest",
     "printable",
     "unknown_name",
@@ -58,6 +59,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 def counted(number: int, what: str) -> str:
     """A number and what it counts: 1 task, 2 tasks."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def megabytes(num_bytes: int) -> str:
+    """A size as people read it."""
+    return f"{num_bytes / 1e6:.1f} MB"
 
 
 # --- safe to show -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ __all__ = [
     "Registered",
     "Registry",
     "UsedFile",
+    "fitted",
     "named_object",
     "read_call",
     "spell_call",
@@ -147,8 +148,8 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def add(self, name: str, value: _Value) -> None:
-        """Register ``value``, a class or a function, as ``name``.
+    def add(self, name: str, value: _Value) -> _Value:
+        """Register ``value``, a class or a function, as ``name``; returns it unchanged.
 
         Raises:
             UserError: if the name stands already for something else; both places are named.
@@ -167,6 +168,7 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
         for registry in REGISTRIES.values():  # a spelling read before may hold the value that stood here
             registry._parsed.clear()
             registry._canonical.clear()
+        return value
 
     def add_class(self, name: str, cls: _Class) -> _Class:
         """Register a class of plain fields: it becomes a frozen dataclass with keyword arguments, whose numbers are
@@ -234,16 +236,16 @@ class Registry(Mapping[str, _Value], Generic[_Value]):
     def _make(self, name: str, arguments: "_Arguments") -> Any:
         cls: Any = self.entry(name)
         known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-        hints, fitted = _hints(cls), {}
+        hints, given = _hints(cls), {}
         for argument, node in arguments.nodes.items():
             if argument not in known:
                 raise unknown_name(f"option of {self.kind} {name}", argument, known)
             what = f"option {argument} of {self.kind} {name}"
-            fitted[argument] = _fitted(arguments.value(node, hints[argument], what), hints[argument], what)
-        missing = [f.name for f in known.values() if f.name not in fitted and _default(f) is dataclasses.MISSING]
+            given[argument] = fitted(arguments.value(node, hints[argument], what), hints[argument], what)
+        missing = [f.name for f in known.values() if f.name not in given and _default(f) is dataclasses.MISSING]
         if missing:
             raise UserError(f"{self.kind} {name} needs {' and '.join(missing)}; write {name}({missing[0]}=...)")
-        return cls(**fitted)
+        return cls(**given)
 
 
 REGISTRIES: dict[str, Registry[Any]] = {}
@@ -397,8 +399,12 @@ def _wanted(kinds: Sequence[Any]) -> str:
     return " or ".join(named)
 
 
-def _fitted(value: Any, hint: Any, what: str) -> Any:
-    """``value`` if it is what the annotation asks for; 1 is a float where one is asked for."""
+def fitted(value: Any, hint: Any, what: str) -> Any:
+    """``value`` if it is what the annotation asks for; 1 is a float where one is asked for.
+
+    Raises:
+        UserError: if it is something else.
+    """
     kinds = _kinds_of(hint)
     if type(value) is int and float in kinds and int not in kinds and abs(value) < 1e300:
         value = float(value)

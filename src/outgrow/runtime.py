@@ -1,5 +1,6 @@
 """How and where a step runs: all that does not change its result, and so is never part of its key."""
 
+import hashlib
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ __all__ = [
     "check_folder",
     "owned",
     "remove",
+    "sha256_of",
     "stopped_by_signals",
     "user_path",
 ]
@@ -33,11 +35,7 @@ Report = Callable[[int, int, str], None]
 """Told how far a step is: done, total, unit (such as "texts")."""
 
 
-def _silent(done: int, total: int, unit: str) -> None:
-    pass
-
-
-def _unsaid(line: str) -> None:
+def _silent(*_: object) -> None:
     pass
 
 
@@ -90,7 +88,7 @@ class Runtime:
 
     def quiet(self) -> "Runtime":
         """The same without a listener, for another process."""
-        return replace(self, say=_unsaid, report=_silent)
+        return replace(self, say=_silent, report=_silent)
 
     def token_budget(self) -> int:
         """``tokens_at_once``, or what suits the device: more than 1,536 falls out of a CPU's caches."""
@@ -177,6 +175,12 @@ def _is_gone(path: Path, machine: str, process: int) -> bool:
     except PermissionError:  # it runs, as somebody else
         pass
     return False
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -8,8 +8,8 @@ import huggingface_hub
 import pytest
 from safetensors.numpy import load_file
 
+from outgrow import archives
 from outgrow.errors import UserError
-from outgrow.models import folder as folder_module
 from outgrow.models.packaged import PACKAGED, content_id
 from outgrow.models.spec import LADDERS, ModelSpec, ladder
 from outgrow.runtime import Runtime
@@ -103,7 +103,7 @@ def test_a_hub_model_is_fetched_without_code_or_pickles(model: Path, monkeypatch
     assert (asked["repo"], asked["revision"], asked["local_files_only"]) == ("org/name", COMMIT, True)
     assert not any(p.endswith((".bin", ".pt", ".py", "*")) for p in asked["allow_patterns"])
     (model / "model.safetensors").unlink()
-    monkeypatch.setattr(folder_module, "hub_unreachable", lambda: None)
+    monkeypatch.setattr(archives, "hub_unreachable", lambda: None)
     with pytest.raises(UserError, match="safetensors"):
         ModelSpec.parse(f"hf:org/name@{COMMIT}").folder(Runtime())
 

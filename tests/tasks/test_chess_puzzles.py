@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import chess
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -276,6 +277,15 @@ def test_a_mistake_in_a_pgn_is_one_line_with_its_game(tmp_path: Path, text: str,
         read(path=write(tmp_path, text, "mine.pgn"))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_puzzles_of_the_hub_that_are_not_here_while_offline_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    spec = TaskSpec.of("chess-puzzles", source=f"hf:EleutherAI/lichess-puzzles@{'0' * 40}")
+    with pytest.raises(UserError, match=r"not in the hub.s cache and fetching is off; .* or give the path of a file"):
+        load(spec, Runtime(offline=True))
 
 
 @pytest.mark.parametrize(

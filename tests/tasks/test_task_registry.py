@@ -58,8 +58,8 @@ def test_packaged_data_is_identified_without_fetching() -> None:
     [
         ("sentiment-movie", "unknown task 'sentiment-movie'; did you mean sentiment-movies"),
         ("toy(row=3)", "unknown option of task toy 'row'; did you mean rows"),
-        ("toy(rows='3')", "option rows of task toy must be int, not '3'"),
-        ("toy(rows=True)", "option rows of task toy must be int, not True"),
+        ("toy(rows='3')", "option rows of task toy must be a whole number, not '3'"),
+        ("toy(rows=True)", "option rows of task toy must be a whole number, not True"),
         ("toy(runtime=1)", "unknown option of task toy 'runtime'"),
         ("table", "task table needs the option path"),
         ("table(path='nowhere.csv')", "nowhere.csv does not exist"),

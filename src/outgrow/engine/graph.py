@@ -13,7 +13,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, TypeVar
 
 from outgrow import identity
@@ -153,20 +153,11 @@ def step(
         content: how to tell that another step's result is this one's, so that nothing is computed; not with ``many``.
         work: how many floating point operations it takes, about; it estimates the time of what was never timed.
     """
+    made = partial(StepFunction, version=version, many=many, together=together, said=said, content=content, work=work)
 
     def mark(fn: F) -> F:
         identity.pin(fn)
-        signature = inspect.signature(fn)
-        _FUNCTIONS[fn] = StepFunction(
-            fn=fn,
-            version=version,
-            signature=signature,
-            many=many,
-            together=together,
-            said=said,
-            content=content,
-            work=work,
-        )
+        _FUNCTIONS[fn] = made(fn=fn, signature=inspect.signature(fn))
         return fn
 
     return mark

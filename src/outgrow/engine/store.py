@@ -22,7 +22,7 @@ from uuid import uuid4
 from outgrow.engine import values
 from outgrow.engine.graph import EDITION, Step, key_head, key_of
 from outgrow.errors import UserError, disk_problem, without_secrets
-from outgrow.runtime import abandoned, cache_folder, owned, remove, user_path
+from outgrow.runtime import abandoned, cache_folder, owned, remove, sha256_of, user_path
 
 __all__ = ["Damaged", "OtherEdition", "Record", "Store", "Unreachable"]
 
@@ -210,7 +210,7 @@ class Store:
         """
         with disk_errors(self.root), self._prepared(step) as local:
             kind = values.save(value, local)
-            files = {p.name: _sha256(p) for p in sorted(local.iterdir())}
+            files = {p.name: sha256_of(p) for p in sorted(local.iterdir())}
             content = {
                 "edition": EDITION,
                 "key": step.key,
@@ -362,7 +362,7 @@ class Store:
                         self._ask("get_file", f"{folder}/{name}", str(local / name))
             for name, expected in files.items():
                 try:
-                    found = _sha256(local / name) if (local / name).is_file() else None
+                    found = sha256_of(local / name) if (local / name).is_file() else None
                 except OSError as error:
                     raise Damaged(f"{folder}/{name} cannot be read ({error.strerror})") from error
                 if found is None:
@@ -401,11 +401,6 @@ def _move(local: Path, place: Path) -> None:
         if (place / "record.json").exists():
             return
         remove(place)  # without a record it is what a kill or a deletion left
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _place_of(record: Record) -> tuple[str, str]:

@@ -19,14 +19,12 @@ class Scale(NamedTuple):
 
     width: float
     depth: float
-    image_size: int
-    """Pixels along each side of the images it was trained on."""
 
 
 SCALES = {
-    "efficientnet-lite0": Scale(1.0, 1.0, 224),
-    "efficientnet-lite1": Scale(1.0, 1.1, 240),
-    "efficientnet-lite2": Scale(1.1, 1.2, 260),
+    "efficientnet-lite0": Scale(1.0, 1.0),
+    "efficientnet-lite1": Scale(1.0, 1.1),
+    "efficientnet-lite2": Scale(1.1, 1.2),
 }
 """From efficientnet_lite_builder.py of tensorflow/tpu."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from outgrow.archives import hub_unreachable, known_sha256
+from outgrow.archives import hub_snapshot, known_sha256
 from outgrow.errors import UserError
 
 __all__ = ["folder_content", "from_hub", "reading_model", "reads_images", "settings_of"]
@@ -98,28 +98,11 @@ def from_hub(repo: str, revision: str, offline: bool) -> Path:
     Raises:
         UserError: if it cannot be had, or as :func:`folder_content`.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    away = None if offline else hub_unreachable()
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=list(_FILES),
-            ignore_patterns=["*/*"],  # copies for other frameworks
-            local_files_only=offline or away is not None,
-        )
-    except (OSError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if offline or away:
-            reason = f"it is not in the hub's cache and {away or 'fetching is off'}"
-        raise UserError(
-            f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, or "
-            "take a packaged model (`outgrow models` lists them)"
-        ) from error
-    _check(Path(folder), f"hf:{repo}@{revision}")
-    return Path(folder)
+    otherwise = "take a packaged model (`outgrow models` lists them)"
+    ignored = ["*/*"]  # copies for other frameworks
+    folder = hub_snapshot(repo, revision, offline, otherwise, allow_patterns=list(_FILES), ignore_patterns=ignored)
+    _check(folder, f"hf:{repo}@{revision}")
+    return folder
 
 
 def _files(path: Path) -> list[Path]:

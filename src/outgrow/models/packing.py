@@ -149,27 +149,27 @@ def _attention(
     if any(others.get(name) is not None for name in ("softcap", "s_aux", "head_mask", "position_bias")):
         raise NotImplementedError("an attention with more than scores and values")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
-    window = sliding_window if sliding_window and packed.longest > sliding_window else None
+    how = _How(scaling, causal, sliding_window if sliding_window and packed.longest > sliding_window else None, dropout)
     q, k, v = (t.squeeze(0).transpose(0, 1) for t in (query, key, value))
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout:
-        out = _varlen(q, k, v, packed, scaling, causal, window)
-    elif module.training and window is None:
-        out = _by_groups(q, k, v, packed, scaling, causal, dropout)
+        out = _varlen(q, k, v, packed, how)
+    elif module.training and how.window is None:
+        out = _by_groups(q, k, v, packed, how)
     else:
-        out = _by_runs(q, k, v, packed, scaling, causal, window, dropout)
+        out = _by_runs(q, k, v, packed, how)
     return out[None], None
 
 
-def _by_runs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    packed: Packed,
-    scaling: float | None,
-    causal: bool,
-    window: int | None,
-    dropout: float,
-) -> Tensor:
+class _How(NamedTuple):
+    """What a model's attention asks for."""
+
+    scaling: float | None
+    causal: bool
+    window: int | None
+    dropout: float
+
+
+def _by_runs(q: Tensor, k: Tensor, v: Tensor, packed: Packed, how: _How) -> Tensor:
     """One call for all neighbors of the same length. Everything is (tokens, heads, d), or ``q`` (n, heads, d)."""
     sizes = [count * length for count, length in packed.runs]
     asking = sizes if len(q) == len(k) else [count for count, _ in packed.runs]
@@ -178,17 +178,15 @@ def _by_runs(
         packed.runs, torch.split(q, asking), torch.split(k, sizes), torch.split(v, sizes), strict=True
     ):
         mask = None
-        if window is not None and length > window:
+        if how.window is not None and length > how.window:
             place = torch.arange(length, device=q.device)
             back = place[:, None] - place[None, :]
-            mask = (back < window) & (back >= 0) if causal else back.abs() < window
-        pieces.append(_attended(parts, count, mask, scaling, causal, dropout))
+            mask = (back < how.window) & (back >= 0) if how.causal else back.abs() < how.window
+        pieces.append(_attended(parts, count, mask, how))
     return torch.cat(pieces)
 
 
-def _by_groups(
-    q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, dropout: float
-) -> Tensor:
+def _by_groups(q: Tensor, k: Tensor, v: Tensor, packed: Packed, how: _How) -> Tensor:
     """One call for neighbors of similar length, the shorter ones padded. Everything is (tokens, heads, d), or ``q``
     (n, heads, d).
 
@@ -208,23 +206,16 @@ def _by_groups(
     ):
         longest = max(lengths)
         mask = None
-        if not causal and min(lengths) < longest:
+        if not how.causal and min(lengths) < longest:
             mask = torch.arange(longest, device=q.device) < torch.tensor(lengths, device=q.device)[:, None, None, None]
-        pieces.append(_attended(parts, len(lengths), mask, scaling, causal, dropout))
+        pieces.append(_attended(parts, len(lengths), mask, how))
     out = torch.cat(pieces)
     if all_ask:
         out = _Gather.apply(out, places, gaps)  # type: ignore[no-untyped-call]
     return out
 
 
-def _attended(
-    parts: Sequence[Tensor],
-    texts: int,
-    mask: Tensor | None,
-    scaling: float | None,
-    causal: bool,
-    dropout: float,
-) -> Tensor:
+def _attended(parts: Sequence[Tensor], texts: int, mask: Tensor | None, how: _How) -> Tensor:
     """Attention within texts of one length: queries, keys and values are (texts * length, heads, d). There may be fewer
     queries than keys, the same number for each text."""
     queries, keys, values = (p.view(texts, -1, *p.shape[1:]).transpose(1, 2) for p in parts)
@@ -233,9 +224,9 @@ def _attended(
         keys,
         values,
         attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=causal and mask is None,
-        scale=scaling,
+        dropout_p=how.dropout,
+        is_causal=how.causal and mask is None,
+        scale=how.scaling,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
     return found.transpose(1, 2).flatten(0, 1)
@@ -287,20 +278,18 @@ class _Gather(torch.autograd.Function):
         return _placed(gradient, *ctx.saved_tensors), None, None
 
 
-def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, causal: bool, window: int | None
-) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, packed: Packed, how: _How) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     starts, longest = packed.starts, packed.longest
-    reach = longest if window is None else window - 1
-    sides = (-1 if window is None else reach, 0 if causal else -1 if window is None else reach)
+    reach = -1 if how.window is None else how.window - 1
+    sides = (reach, 0 if how.causal else reach)
     asking, most = starts, longest
     if len(q) < len(k):
         asking, most = torch.arange(len(starts), dtype=starts.dtype, device=starts.device), 1
-    out = varlen_attn(
-        q, k, v, asking, starts, most, longest, scale=scaling, window_size=sides, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    shapes = (asking, starts, most, longest)
+    fewer = q.shape[1] != k.shape[1]
+    out = varlen_attn(q, k, v, *shapes, scale=how.scaling, window_size=sides, enable_gqa=fewer)
     assert isinstance(out, Tensor)
     return out
 

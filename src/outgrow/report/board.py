@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from outgrow.board.methods import REFERENCE, short_name
 from outgrow.board.summary import LEVEL, Board, BoardRow, cell_name
 from outgrow.errors import counted
-from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import tidy, tidy_cells, with_interval
@@ -210,7 +209,7 @@ def _texts(row: BoardRow) -> dict[str, str]:
     }
 
 
-def _points(value: Interval | None) -> str:
+def _points(value: tuple[float, float, float] | None) -> str:
     return "none" if value is None else with_interval(*value, form="+.1f", scale=100)
 
 

@@ -7,6 +7,7 @@ polars data frame. Both return None for a table that they do not apply to.
 import inspect
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -50,12 +51,7 @@ def figure(name: str) -> Callable[[Figure], Figure]:
     Raises:
         UserError: if another figure has that name.
     """
-
-    def register(fn: Figure) -> Figure:
-        FIGURES.add(name, fn)
-        return fn
-
-    return register
+    return partial(FIGURES.add, name)
 
 
 def analysis(name: str) -> Callable[[Analysis], Analysis]:
@@ -68,12 +64,7 @@ def analysis(name: str) -> Callable[[Analysis], Analysis]:
     """
     if name == "results":
         raise UserError("an analysis cannot be called results: results.csv holds the table itself; take another name")
-
-    def register(fn: Analysis) -> Analysis:
-        ANALYSES.add(name, fn)
-        return fn
-
-    return register
+    return partial(ANALYSES.add, name)
 
 
 def digests() -> list[tuple[str, str, str | None]]:

@@ -6,9 +6,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from outgrow.archives import megabytes
 from outgrow.engine.progress import clock
-from outgrow.errors import counted, unknown_name
+from outgrow.errors import counted, megabytes, unknown_name
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call

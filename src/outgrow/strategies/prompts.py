@@ -5,6 +5,7 @@ it uses of the labels: none, a few examples, or one bit.
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -342,12 +343,7 @@ def _closing(tokenizer: Any) -> set[int]:
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     """How many first tokens two rows share, without the last of the second, so that a word has a token."""
-    count = 0
-    for a, b in zip(first, second[:-1], strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second[:-1], strict=False)))
 
 
 def label_words(words: tuple[str, ...], texts: Examples) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from outgrow.data import Examples
-from outgrow.errors import UserError
+from outgrow.errors import UserError, counted
 from outgrow.tasks.readers import Row, shown
 
 __all__ = ["Columns", "Problems", "class_name", "code_of"]
@@ -436,8 +437,7 @@ class Columns:
             self._wrong(role, f"unknown class {shown(values[row])}", mend, row)
 
 
-def _rows_of(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+_rows_of = partial(counted, what="row")
 
 
 def _digits(value: Any) -> str:

@@ -39,13 +39,13 @@ def near_duplicates(texts: Sequence[str], share: float = 0.7) -> Ints:
     return np.stack([common.row[wanted], common.col[wanted]], axis=1).astype(np.int64)
 
 
-def group_names(ids: Ids, keys: Iterable[Sequence[str]], pairs: Ints) -> Ids:
+def group_names(ids: Ids, keys: Iterable[Sequence[str]], pairs: Ints | None = None) -> Ids:
     """The group of each row (n,), named after the first id in it. A pair or an equal key puts two rows in one group; an
     empty key does not."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    edges = [pairs]
+    edges = [np.empty((0, 2), dtype=np.int64) if pairs is None else pairs]
     for column in keys:
         first: dict[str, int] = {}
         tied = [(first.setdefault(key, row), row) for row, key in enumerate(column) if key]

@@ -57,10 +57,6 @@ class Place:
         return f"{self.repo}@{self.revision}" if self.revision.startswith("refs/") else self.repo
 
 
-def _as_they_are(files: Files) -> Files:
-    return files
-
-
 @dataclass(frozen=True, kw_only=True)
 class HubSet:
     """A data set: where it lies, what it holds, and what its own splits are called."""
@@ -80,7 +76,7 @@ class HubSet:
     """Further names of its folder."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split to further names of its file."""
-    renamed: Callable[[Files], Files] = _as_they_are
+    renamed: Callable[[Files], Files] = field(default=lambda files: files)
     """Which split each file found is, if names mean different things in different copies."""
     headerless: tuple[str, ...] = ()
     """Columns of the original files, if those have no header."""

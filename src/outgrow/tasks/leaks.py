@@ -6,6 +6,7 @@ they are. A giveaway is a shortcut: supervisor and student can share it without 
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -192,8 +193,7 @@ def _words(text: str) -> list[str]:
 
 def _num_shared(one: list[str], other: list[str]) -> int:
     """How many words the common beginning of two texts has."""
-    same = (a == b for a, b in zip(one, other, strict=False))
-    return next((k for k, s in enumerate(same) if not s), min(len(one), len(other)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _surface(data: Examples) -> list[Finding]:
@@ -203,16 +203,15 @@ def _surface(data: Examples) -> list[Finding]:
     last = np.array(
         [int(numbers[-1][-9:]) if (numbers := re.findall(r"\d+", name)) else -1 for name in data.ids.tolist()]
     )
-    orders = {
-        "place in the pool": [place, place % 2, place % classes],
-        "id": [by_id, by_id % 2, by_id % classes, last, last % 2, last % classes],
-    }
-    about = {
-        "place in the pool": f"{tree}; no model sees it, but then the first rows are no fair sample",
-        "id": f"{tree}; no model sees it",
-    }
-    probed = {name: _probe(np.stack(columns, axis=1).astype(np.float64), data) for name, columns in orders.items()}
-    return [_length(data, tree), *(_told(name, figure, data, about[name]) for name, figure in probed.items())]
+    unseen = f"{tree}; no model sees it"
+    found = [_length(data, tree)]
+    for name, columns, about in (
+        ("place in the pool", [place], f"{unseen}, but then the first rows are no fair sample"),
+        ("id", [by_id, last], unseen),
+    ):
+        each = [part for column in columns for part in (column, column % 2, column % classes)]
+        found.append(_told(name, _probe(np.stack(each, axis=1).astype(np.float64), data), data, about))
+    return found
 
 
 def _length(data: Examples, tree: str) -> Finding:

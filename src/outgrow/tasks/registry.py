@@ -9,16 +9,15 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 
-from outgrow.archives import Archive, megabytes
+from outgrow.archives import Archive
 from outgrow.data import Examples, Input, Question
-from outgrow.errors import UserError, unknown_name
+from outgrow.errors import UserError, megabytes, unknown_name
 from outgrow.identity import code_name, source_digest
-from outgrow.registry import OneOf, Range, Registry, read_call, spell_call
+from outgrow.registry import OneOf, Range, Registry, fitted, read_call, spell_call
 from outgrow.runtime import Runtime, accepted_licenses
 from outgrow.tasks.grouping import within_limit
 
@@ -249,16 +248,16 @@ class TaskSpec:
         for option in options:
             if option not in entry.options:
                 raise unknown_name(f"option of task {name}", option, entry.options)
-        fitted = {}
+        given = {}
         for option, (default, hint, _) in entry.options.items():
             value = options.get(option, default)
             if value is inspect.Parameter.empty:
                 raise UserError(f"task {name} needs the option {option}; write {name}({option}=...)")
-            fitted[option] = _fitted(value, hint, option, name)
-        content = entry.identity(fitted)
-        places = {k: fitted.pop(k) for k in (*_PLACES, *ASKING) if k in fitted}
-        given = tuple((k, place) for k, place in places.items() if place is not None)
-        return cls(name=name, args=tuple(sorted(fitted.items())), content=content, places=given)
+            given[option] = _fitted(value, hint, option, name)
+        content = entry.identity(given)
+        places = {k: given.pop(k) for k in (*_PLACES, *ASKING) if k in given}
+        named = tuple((k, place) for k, place in places.items() if place is not None)
+        return cls(name=name, args=tuple(sorted(given.items())), content=content, places=named)
 
     @property
     def kind(self) -> str:
@@ -287,17 +286,10 @@ class TaskSpec:
 
 
 def _fitted(value: Any, hint: Any, option: str, task: str) -> Any:
-    """``value`` as its annotation says, within its bounds: 1 becomes a float where one is asked for, a list a tuple."""
+    """``value`` as its annotation says, within its bounds; a list becomes a tuple."""
     bounds = getattr(hint, "__metadata__", ())
     plain = typing.get_args(hint)[0] if bounds else hint
-    hints = typing.get_args(plain) if isinstance(plain, UnionType) else (plain,)
-    kinds = [type(None) if h is None else typing.get_origin(h) or h for h in hints]
-    value = tuple(value) if isinstance(value, list) else value
-    if type(value) is int and float in kinds and int not in kinds:
-        value = float(value)
-    if type(value) not in kinds:
-        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-        raise UserError(f"option {option} of task {task} must be {wanted}, not {value!r}")
+    value = fitted(tuple(value) if isinstance(value, list) else value, plain, f"option {option} of task {task}")
     for bound in bounds:
         if value is not None and isinstance(bound, Range | OneOf):
             bound.check(f"{option} of task {task}", value)

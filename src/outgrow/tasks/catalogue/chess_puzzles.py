@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 
-from outgrow.archives import Archive, fetch, known_sha256, unpack
+from outgrow.archives import Archive, fetch, hub_snapshot, known_sha256, unpack
 from outgrow.data import Examples
 from outgrow.errors import UserError
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime, cache_folder
-from outgrow.tasks.readers import ENDINGS, existing_file, first_line, format_of, no_column, read_rows
+from outgrow.tasks.grouping import group_names
+from outgrow.tasks.readers import ENDINGS, existing_file, format_of, no_column, read_rows
 from outgrow.tasks.registry import task
 
 if TYPE_CHECKING:
@@ -292,12 +293,13 @@ def _examples(
     wording: Wording,
     meta: Mapping[str, Any],
 ) -> Examples:
+    ids = np.array([p.puzzle.id for p in rows], dtype=np.str_)
     return Examples(
-        ids=np.array([p.puzzle.id for p in rows], dtype=np.str_),
+        ids=ids,
         inputs=inputs,
         gold=np.array(gold, dtype=np.int64),
         classes=classes,
-        groups=np.array(_groups(rows), dtype=np.str_),
+        groups=group_names(ids, ([p.puzzle.game or "" for p in rows],)),  # positions differ already
         meta={
             "difficulty": np.array([p.puzzle.difficulty for p in rows], dtype=np.float64),
             "answer": np.array([wording.move(p.board, p.answer) for p in rows], dtype=np.str_),
@@ -305,12 +307,6 @@ def _examples(
             **meta,
         },
     )
-
-
-def _groups(rows: Sequence[_Posed]) -> list[str]:
-    """For each row the id of the first of its game; positions differ already (:func:`_distinct`)."""
-    first: dict[str, str] = {}
-    return [p.puzzle.id if p.puzzle.game is None else first.setdefault(p.puzzle.game, p.puzzle.id) for p in rows]
 
 
 def _draw(*parts: str) -> bytes:
@@ -331,20 +327,9 @@ def _found(source: str, path: str | None, runtime: Runtime) -> Iterator[_Puzzle]
 
 
 def _from_hub(repo: str, revision: str, runtime: Runtime) -> list[Path]:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns="*.parquet", local_files_only=runtime.offline
-        )
-    except (OSError, HfHubHTTPError) as error:
-        reason = "it is not in the hub's cache and fetching is off" if runtime.offline else first_line(error)
-        raise UserError(
-            f"could not get {repo} at {revision} from the hub: {reason}; fetch it where the hub can be reached, "
-            "or give the path of a file"
-        ) from error
-    files = sorted(Path(folder).rglob("*.parquet"))
+    which = {"repo_type": "dataset", "allow_patterns": "*.parquet"}
+    folder = hub_snapshot(repo, revision, runtime.offline, "give the path of a file", **which)
+    files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise UserError(f"{repo} at {revision} holds no .parquet file")
     return files

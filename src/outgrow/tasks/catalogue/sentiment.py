@@ -169,5 +169,5 @@ def _groups(rows: list[_Row]) -> list[str]:
     """For each row the first document it is tied to: its own (``12_3`` belongs to 12), or one with the same words."""
     documents = [row.id.partition("_")[0] for row in rows]
     words = [" ".join(re.findall(r"\w+", row.text.lower())) or row.text.strip() for row in rows]
-    tied = group_names(np.array(documents, dtype=np.str_), (documents, words), np.empty((0, 2), dtype=np.int64))
+    tied = group_names(np.array(documents, dtype=np.str_), (documents, words))
     return [str(name) for name in tied]

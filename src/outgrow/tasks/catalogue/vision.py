@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +22,7 @@ from outgrow.errors import UserError, unknown_name
 from outgrow.models.image_files import SUFFIXES, fingerprint, open_picture
 from outgrow.registry import Range
 from outgrow.runtime import Runtime, cache_folder, user_path
+from outgrow.tasks.grouping import group_names
 from outgrow.tasks.hub import HubRow, HubSet, Place, identity, place_of, read
 from outgrow.tasks.registry import TASKS, Task, TaskFacts, options_of, task
 from outgrow.tasks.table import table
@@ -293,7 +294,7 @@ def _from_table(rows: Examples, place: Path, group: str | None) -> Examples:
     files = [_beside(place, str(name)) for name in rows.inputs]
     contents = [file.read_bytes() for file in files]
     prints = [fingerprint(open_picture(c, str(f))) for c, f in zip(contents, files, strict=True)]
-    groups = rows.groups if group is not None else _grouped(rows.ids, prints)
+    groups = rows.groups if group is not None else group_names(rows.ids, (prints,))
     return replace(rows, inputs=tuple(contents), groups=groups)
 
 
@@ -339,14 +340,7 @@ def _examples(
 ) -> Examples:
     """Examples of image files. Each is decoded once: a damaged one is an error, and equal ones form a group."""
     prints = [fingerprint(open_picture(c, n)) for c, n in zip(contents, names or ids.tolist(), strict=True)]
-    return Examples(ids=ids, inputs=tuple(contents), gold=gold, classes=classes, groups=_grouped(ids, prints))
-
-
-def _grouped(ids: Ids, prints: Iterable[str]) -> Ids:
-    """For each image the id of the first that shows the same (n,)."""
-    first: dict[str, int] = {}
-    groups: Ids = ids[[first.setdefault(shown, row) for row, shown in enumerate(prints)]]
-    return groups
+    return Examples(ids=ids, inputs=tuple(contents), gold=gold, classes=classes, groups=group_names(ids, (prints,)))
 
 
 def _chosen(

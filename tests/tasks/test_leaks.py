@@ -175,7 +175,10 @@ def test_a_scan_is_the_same_every_time_and_needs_two_classes() -> None:
         scan(_examples(["a", "b"], [0, 0]))
 
 
-def test_the_command_prints_the_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # findings are stacked on a narrow terminal
     lines = [f"{_words()},{i % 2}" for i in range(80)]
     (tmp_path / "mine.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
     with pytest.raises(SystemExit) as done:

@@ -190,7 +190,8 @@ def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], ma
             f"{model}; use a transformer"
         )
     stated = Step(state, texts=setup.student.texts, prompt=prompt, words=words)
-    return Step(steps.embed, model=model, texts=stated, max_tokens=max_tokens)
+    embed = steps.embed_bf16 if model.precision == "bf16" else steps.embed
+    return Step(embed, model=model, texts=stated, max_tokens=max_tokens)
 
 
 # --- their steps: prompts ---------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def answer_prompts(
     words = label_words(words, texts)
     folder = model.folder(runtime)
     tokenizer = load_tokenizer(folder)
-    language_model = load_language_model(folder).to(runtime.torch_device()).eval()
+    language_model = load_language_model(folder, bf16=model.precision == "bf16").to(runtime.torch_device()).eval()
     chosen = texts.take(split.ids(parts))
     examples = texts.take(shots.ids).texts if shots is not None else ()
     classes = shots.hard.tolist() if shots is not None else []

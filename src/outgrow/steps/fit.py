@@ -93,7 +93,7 @@ def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtim
 
 
 @step(
-    version=1,
+    version=2,
     content=Content(digest=_asked_and_model, adopt=lambda features, a: replace(features, ids=a["texts"].ids)),
     work=_work,
     said="ask about inputs",

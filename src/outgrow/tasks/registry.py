@@ -401,7 +401,7 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         **about,
         "task": str(spec),
         "form": data.form,
-        "options": spec.options,
+        "options": {name: spec.options.get(name) for name in TASKS[spec.name].options},
         "meanings": {name: option.meaning for name, option in TASKS[spec.name].options.items()},
         "classes": data.classes,
         "rows": len(data),

@@ -209,7 +209,7 @@ def print_task(text: str, console: "Console", runtime: Runtime) -> None:
             ("kind", facts.kind),
             ("classes", ", ".join(facts.classes) if facts.classes else "as in the data"),
             ("rows", f"{facts.rows:,}" if facts.rows else "as in the data"),
-            *([("question", asked)] if (asked := _question(text, facts.kind)) else []),
+            *([("question", _question(text))] if facts.kind != "image" else []),
             ("traps handled", facts.traps or "none known"),
             ("source", facts.source),
             ("from here", where_from(name, runtime)),
@@ -222,10 +222,8 @@ def print_task(text: str, console: "Console", runtime: Runtime) -> None:
     )
 
 
-def _question(text: str, kind: str) -> str:
-    """What a language model is asked, on one line, and the words of the classes; empty for images."""
-    if kind == "image":
-        return ""
+def _question(text: str) -> str:
+    """What a language model is asked, on one line, and the words of the classes."""
     name, given = read_call(text, "task")
     facts = TASKS.entry(name).facts
     asked = given.get("question") or facts.question or "a plain one that lists the words"

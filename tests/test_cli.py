@@ -201,7 +201,7 @@ def test_clean_removes_leftovers_and_keeps_results(call: Call, words: list[str],
     [
         (["run", "--task", "sentiment-movie"], "did you mean sentiment-movies"),
         (["run", "--ladder", "glove,minilm-l7"], "did you mean minilm-l6"),
-        (["run", "--ladder", "seven"], "unknown ladder 'seven'"),
+        (["run", "--ladder", "eight"], "unknown ladder 'eight'"),
         (["run", "--strategy", "confidense"], "did you mean confidence"),
         (["run", "--strategy", "naive(loss=LogCon)"], "did you mean LogConf"),
         (["run", "--strategy", "naive(los=Xent)"], "did you mean loss"),

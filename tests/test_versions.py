@@ -32,7 +32,7 @@ from torch import Tensor
 
 import outgrow
 from outgrow import labels, steps
-from outgrow.data import Answers, Examples, Features, Labels, Split
+from outgrow.data import Answers, Examples, Features, Labels, Question, Split
 from outgrow.engine import graph
 from outgrow.identity import is_inside
 from outgrow.labels import LABEL_MODELS, TRANSFORMS, Transform, TransformInputs
@@ -438,6 +438,17 @@ def of_reading(root: Path) -> dict[Any, Case]:
     ]
     return {
         steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases],
+        steps.ask: lambda: [
+            steps.ask(model(root, "llama"), texts, question, 12, False, CPU)
+            for texts, question in (
+                (few, Question(template="w1 {text} w2 {classes} w3", words=("no", "yes", "good"))),
+                (cases[1][1], Question(words=("no", "yes"))),
+            )
+        ],
+        steps.measure_asking: lambda: [
+            steps.measure_asking(model(root, "llama"), few, Question(template="w1 {text} w2"), most, CPU)
+            for most in (5, 9)
+        ],
         steps.measure_reading: lambda: [steps.measure_reading(of, texts, cut, CPU) for of, texts, cut in cases[:2]],
     }
 
@@ -464,6 +475,11 @@ def of_prompting(root: Path) -> dict[Any, Case]:
             prompts.answer_prompts(**given, texts=s.pool, parts=("T",), shots=few, calibrated=calibrated, **asked)
             for few, calibrated in ((None, True), (shots, False))
         ],
+        prompts.answer_asked: lambda: [
+            prompts.answer_asked(_asked(s.pool.ids, each), s.split, ("T",), how)
+            for each in ((3,), (3, 2))
+            for how in ("", "empty", "batch")
+        ],
         coherence.search_coherent: lambda: [
             coherence.search_coherent(**given, texts=texts, search=search, seed=1) for texts in (s.pool, s.choices)
         ],
@@ -471,6 +487,13 @@ def of_prompting(root: Path) -> dict[Any, Case]:
             **given, texts=s.pool, found=found, search=search, seed=1
         ),
     }
+
+
+def _asked(ids: Any, shape: tuple[int, ...]) -> Features:
+    """Log probabilities of words as a pass over a model would give them."""
+    rng = np.random.default_rng(0)
+    logs = {name: rng.normal(size=(len(ids), *shape)).astype(np.float32) for name in ("words", "words_calibrated")}
+    return Features(ids=ids, views=logs)
 
 
 def of_finetuning(root: Path) -> dict[Any, Case]:

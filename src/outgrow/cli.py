@@ -495,7 +495,7 @@ def pull(*names: str, machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHIN
     """Download models and data now, so that later runs work offline.
 
     Args:
-        names: Models, ladders (three, six), or tasks. Default: what the default experiment needs.
+        names: Models, ladders (three, six, seven), or tasks. Default: what the default experiment needs.
     """
     from outgrow.doctor import pull as fetch
 

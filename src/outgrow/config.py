@@ -85,8 +85,8 @@ class Grid(_Shared):
     task: tuple[str, ...] = ("sentiment-movies",)
     """Tasks, see ``outgrow tasks``."""
     ladder: str = "three"
-    """``three``, ``six``, or models from weak to strong separated by commas. Each model supervises every stronger
-    one."""
+    """``three``, ``six``, ``seven``, or models from weak to strong separated by commas. Each model supervises every
+    stronger one."""
     weak: tuple[str, ...] = ()
     """Supervisors, instead of a ladder (give ``strong`` too): models, or labels, rater(...), errors(...)."""
     strong: tuple[str, ...] = ()

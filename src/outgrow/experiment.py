@@ -232,6 +232,8 @@ class _Shared(NamedTuple):
     """For students trained the trainer's own way."""
     reading: dict[str, Step]
     """How much of the texts supervisor and student read, where they may cut them."""
+    views: dict[str, str]
+    """The features that probes of supervisor and student read, where they are probes."""
 
 
 def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
@@ -262,6 +264,7 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}
+    target.note["views"] = shared.views
     return target
 
 
@@ -345,7 +348,8 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         truth=_pooled(truth, setups) if scoring.has_gold else (),
         weak=_pooled([setup.weak for setup in setups], setups),
         ceiling=_pooled(ceiling, setups) if ceiling else (),
-        reading=_reading({"weak": supervisor.learner, "student": student}),
+        reading=_reading(learners := {"weak": supervisor.learner, "student": student}),
+        views={role: view for role, of in learners.items() if of is not None and (view := of.view) is not None},
     )
 
 

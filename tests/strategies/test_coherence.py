@@ -120,6 +120,8 @@ def texts(*inputs: Any) -> Examples:
 
 
 class _Spec:
+    precision = "fp32"
+
     def __init__(self, folder: Path) -> None:
         self.place = folder
 

@@ -115,7 +115,7 @@ def test_describe_tells_what_the_data_holds(toy: None) -> None:
     assert told["balance"] == {"no": 1, "yes": 3}
     assert (told["unknown"], told["rows"], told["groups"], told["largest_group"]) == (1, 5, 3, 2)
     assert {row["class"] for row in told["examples"]} == {"no", None, "yes"}
-    assert told["options"] == {"rows": 5, "word": "word", "limit": None}
+    assert told["options"] == {"rows": 5, "word": "word", "limit": None, "question": None, "words": None}
 
 
 def test_the_meaning_of_options_comes_from_the_docstring(tmp_path: Path) -> None:

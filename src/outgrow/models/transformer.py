@@ -257,7 +257,8 @@ def extract(
     Views: ``last_token`` (last token of the text, last layer), ``mean`` (mean over the text's tokens, last layer),
     ``mid_mean`` (mean over the text's tokens after layer ceil(2/3 of the depth), where probes often read best). All are
     stored, so all layers always run. The same texts give the same bits. Batching and order change nothing beyond
-    rounding (1e-5). With ``bf16`` the layers run in bfloat16; weights and pooling stay float32.
+    rounding (1e-5). With ``bf16`` the layers run in bfloat16; pooling stays float32, and so do weights, unless they
+    are kept in bfloat16.
 
     ``max_tokens`` is as in :func:`tokens_read`. How many texts were cut is said.
 
@@ -267,7 +268,8 @@ def extract(
     """
     device = runtime.torch_device()
     tokenizer = load_tokenizer(folder)
-    body = _load_body(folder).to(device).eval()
+    half = bf16 and str(load_config(folder).dtype) == "torch.bfloat16"
+    body = _load_body(folder, bf16=half).to(device).eval()
     max_tokens = max_tokens or min(_MOST_TOKENS, _positions(body) or _MOST_TOKENS)
     _check_max_tokens(body, max_tokens)
     packs = _packs(body)
@@ -280,7 +282,7 @@ def extract(
 
     def forward(rows: Sequence[Tokens]) -> Tensor:
         batch = pack(rows, device) if packs else pad(rows, device)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16 and not half):
             last = _states(body, batch)
         # The last layer's output is taken after the final norm, which is outside the layer itself.
         mid = caught.pop().view_as(last) if middle < depth else last
@@ -395,15 +397,16 @@ def compile_layers(body: Any, runtime: Runtime) -> None:
         layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
-def _load_body(folder: Path, *, dropout: bool = False) -> Any:
-    """The model in ``folder`` without its language-model head, float32, on the CPU, without dropout unless asked for.
+def _load_body(folder: Path, *, dropout: bool = False, bf16: bool = False) -> Any:
+    """The model in ``folder`` without its language-model head, float32 or bfloat16, on the CPU, without dropout unless
+    asked for.
 
     Raises:
         UserError: if there is no model, it is an encoder-decoder, or weights are missing (they would be random).
     """
     from transformers import AutoModel
 
-    body = _load(AutoModel, folder, dropout)
+    body = _load(AutoModel, folder, dropout, bf16=bf16)
     if isinstance(getattr(body, "pooler", None), nn.Module):
         # BERT's own pooler is not used here. Many checkpoints lack it, and its weights would be random.
         body.pooler = None

@@ -208,6 +208,7 @@ def print_task(text: str, console: "Console", runtime: Runtime) -> None:
             ("kind", facts.kind),
             ("classes", ", ".join(facts.classes) if facts.classes else "as in the data"),
             ("rows", f"{facts.rows:,}" if facts.rows else "as in the data"),
+            *([("question", _question(text))] if facts.kind != "image" else []),
             ("traps handled", facts.traps or "none known"),
             ("source", facts.source),
             ("from here", where_from(name, runtime)),
@@ -218,6 +219,15 @@ def print_task(text: str, console: "Console", runtime: Runtime) -> None:
     show_facts(
         console, [(k, f"{_value(given.get(k, o.default))}: {o.meaning}".rstrip(": ")) for k, o in entry.options.items()]
     )
+
+
+def _question(text: str) -> str:
+    """What a language model is asked, on one line, and the words of the classes."""
+    name, given = read_call(text, "task")
+    facts = TASKS.entry(name).facts
+    asked = given.get("question") or facts.question or "a plain one that lists the words"
+    words = given.get("words") or facts.words
+    return repr(asked)[1:-1] + (f", answered by {', '.join(map(str, words))}" if words else "")
 
 
 def _value(value: Any) -> str:

@@ -68,9 +68,9 @@ def _papers(registry: Registry[Any], spelling: str) -> list[tuple[str, str, str]
 
 
 def tasks_index() -> str:
-    """One row per task, and below it what is known to mislead in it."""
+    """One row per task, and below what is known to mislead in each, and what a language model is asked."""
     lines = ["| task | a row | classes | rows | licence | source |", "|---|---|---|---|---|---|"]
-    traps = []
+    traps, asked = [], []
     for task in tasks_table():
         classes = task["classes"] or ()
         named = ", ".join(classes) if 0 < len(classes) <= 3 else str(len(classes) or "yours")
@@ -80,7 +80,11 @@ def tasks_index() -> str:
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
         if task["traps"]:
             traps.append(f"- `{task['name']}`: {task['traps']}")
-    return "\n".join([*lines, "", "Traps, and what is done about them:", "", *traps])
+        if task["question"]:
+            words = f", answered by {', '.join(task['words'])}" if task["words"] else ""
+            asked.append(f"- `{task['name']}`: `{repr(task['question'])[1:-1]}`{words}")
+    lines += ["", "Traps, and what is done about them:", "", *traps]
+    return "\n".join([*lines, "", "What a language model is [asked](models.md#asked):", "", *asked])
 
 
 _TABLES: Mapping[str, Callable[[], str]] = {"methods": index, "tasks": tasks_index}

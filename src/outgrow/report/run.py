@@ -170,6 +170,11 @@ def _read(row: TableRow) -> list[str]:
             f"{row['panel']}: {less} and {more} read different amounts of the texts ({100 * most:.0f} % and "
             f"{100 * fewest:.0f} % of them were cut), so their gap is in part one of reading"
         )
+    views = row.get("weak_view"), row.get("student_view")
+    if None not in views and len(set(views)) > 1:
+        models = (row["supervisor"], row["student"])
+        of_each = " and ".join(f"{view} of {model}" for view, model in zip(views, models, strict=True))
+        lines.append(f"{row['panel']}: probes read {of_each}")
     return lines
 
 

@@ -165,11 +165,12 @@ class _Reader:
     """A language model that labels texts or choices after reading some of ``shown`` with their labels."""
 
     def __init__(self, model: ModelSpec, shown: Examples, search: ICM, runtime: Runtime) -> None:
+        from outgrow.models.asked import cut_text
         from outgrow.models.transformer import load_language_model, load_tokenizer
 
         folder = model.folder(runtime)
-        self.tokenizer = load_tokenizer(folder)
-        self.model = load_language_model(folder).to(runtime.torch_device()).eval()
+        self.tokenizer, self.cut = load_tokenizer(folder), cut_text
+        self.model = load_language_model(folder, bf16=model.precision == "bf16").to(runtime.torch_device()).eval()
         self.shown, self.search, self.runtime = shown, search, runtime
         self.choice = shown.form == "choice"
         self.words = _CLAIM if self.choice else label_words(search.words, shown)
@@ -199,6 +200,4 @@ class _Reader:
     def _line(self, text: str) -> str:
         """The prompt up to the label."""
         before, _, after = (self.search.claim if self.choice else self.search.prompt).partition("{text}")
-        from outgrow.models.asked import cut_text
-
-        return f"{before}{cut_text(self.tokenizer, text, self.search.max_tokens)}{after.removesuffix('{label}')}"
+        return f"{before}{self.cut(self.tokenizer, text, self.search.max_tokens)}{after.removesuffix('{label}')}"

@@ -48,10 +48,15 @@ class ZeroShot(Strategy):
     words: tuple[str, ...] = ()
     """A word for each class, in order; empty for the classes' names."""
     calibrated: bool = True
+    by_batch: bool = False
+    """With ``asked``: calibrate by the mean log probabilities over the texts of B instead of an empty text (batch
+    calibration, Zhou et al. 2023). A model that leans to one word then answers both about as often."""
     max_tokens: Annotated[int, Range(1)] = 128
     """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
+        if self.by_batch and not (self.calibrated and self.prompt == _ASKED):
+            raise UserError("by_batch calibrates what prompt='asked' answers; give that too, and leave calibrated on")
         if self.prompt != _ASKED:
             check_prompt(self.prompt)
         elif self.words:
@@ -63,7 +68,8 @@ class ZeroShot(Strategy):
         setup.only("the task's question", "text", "choice")
         setup.student.model.check_language_model("a question asks for the probability of a word")
         features = setup.student.asked
-        return Step(answer_asked, features=features, split=setup.split, parts=("T",), calibrated=self.calibrated)
+        how = "batch" if self.by_batch else "empty" if self.calibrated else ""
+        return Step(answer_asked, features=features, split=setup.split, parts=("T",), calibrated=how)
 
 
 @strategy("few-shot")
@@ -191,7 +197,8 @@ def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], ma
             f"{model}; use a transformer"
         )
     stated = Step(state, texts=setup.student.texts, prompt=prompt, words=words)
-    return Step(steps.embed, model=model, texts=stated, max_tokens=max_tokens)
+    embed = steps.embed_bf16 if model.precision == "bf16" else steps.embed
+    return Step(embed, model=model, texts=stated, max_tokens=max_tokens)
 
 
 # --- their steps: prompts ---------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ def answer_prompts(
     words = label_words(words, texts)
     folder = model.folder(runtime)
     tokenizer = load_tokenizer(folder)
-    language_model = load_language_model(folder).to(runtime.torch_device()).eval()
+    language_model = load_language_model(folder, bf16=model.precision == "bf16").to(runtime.torch_device()).eval()
     chosen = texts.take(split.ids(parts))
     examples = texts.take(shots.ids).texts if shots is not None else ()
     classes = shots.hard.tolist() if shots is not None else []
@@ -252,18 +259,25 @@ def answer_prompts(
 
 
 @step(version=1)
-def answer_asked(features: Features, split: Split, parts: tuple[str, ...], calibrated: bool) -> Labels:
+def answer_asked(features: Features, split: Split, parts: tuple[str, ...], calibrated: str) -> Labels:
     """Class probabilities: those of the classes' words after the task's question, scaled to sum to 1. Of a choice, how
-    much more likely than "wrong" the word for "right" is after each candidate."""
-    view = "words_calibrated" if calibrated else "words"
+    much more likely than "wrong" the word for "right" is after each candidate.
+
+    ``calibrated`` by the ``empty`` text, by the ``batch`` of B's texts, or not at all.
+    """
+    view = "words_calibrated" if calibrated == "empty" else "words"
     if view not in features.views:
         raise UserError(
             "the words of some classes begin with the same token, so the stored pass cannot tell what the model "
             "answers; give others with task(words=...), or take zero-shot with a prompt of its own"
         )
     ids = split.ids(parts)
-    logs = features.views[view][positions(ids, features.ids)].astype(np.float64)
-    return Labels(ids=ids, probs=_scaled(logs[..., 1] - logs[..., 0] if logs.ndim == 3 else logs), source="zero-shot")
+    every = features.views[view].astype(np.float64)
+    every = every[..., 1] - every[..., 0] if every.ndim == 3 else every
+    logs = every[positions(ids, features.ids)]
+    if calibrated == "batch":
+        logs = logs - every[positions(split.parts["B"], features.ids)].mean(axis=0)
+    return Labels(ids=ids, probs=_scaled(logs), source="zero-shot")
 
 
 def _scaled(logs: Floats) -> Any:

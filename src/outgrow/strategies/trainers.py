@@ -130,6 +130,11 @@ class Learner:
         return self.trainer.features(self)
 
     @property
+    def view(self) -> str | None:
+        """The view that a probe of the model reads; None where it is trained another way."""
+        return self.trainer.settled(self.model).view if isinstance(self.trainer, _Head) else None
+
+    @property
     def asked(self) -> Step:
         """What the model makes of the task's question, see :func:`outgrow.steps.ask`; cut and as precise as its own
         features."""

@@ -351,8 +351,20 @@ def _may_use(entry: Task, runtime: Runtime) -> bool:
 
 def tasks_table() -> list[dict[str, Any]]:
     """One row per task, sorted by name: name, kind, classes, rows (None if unknown), licence, source, about, traps,
-    restricted."""
-    columns = ("name", "kind", "classes", "rows", "licence", "source", "about", "traps", "restricted")
+    question and words (empty for plain ones), restricted."""
+    columns = (
+        "name",
+        "kind",
+        "classes",
+        "rows",
+        "licence",
+        "source",
+        "about",
+        "traps",
+        "question",
+        "words",
+        "restricted",
+    )
     return [{c: getattr(TASKS[name].facts, c) for c in columns} for name in sorted(TASKS)]
 
 
@@ -393,7 +405,7 @@ def describe(spec: str | TaskSpec, runtime: Runtime) -> dict[str, Any]:
         **about,
         "task": str(spec),
         "form": data.form,
-        "options": spec.options,
+        "options": {name: spec.options.get(name) for name in TASKS[spec.name].options},
         "meanings": {name: option.meaning for name, option in TASKS[spec.name].options.items()},
         "classes": data.classes,
         "rows": len(data),

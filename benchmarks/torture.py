@@ -506,9 +506,9 @@ def record_case(base: Path, finished: Path) -> Case:
 
 def result_case(base: Path, finished: Path) -> Case:
     """Files of stored results, mangled, with a record whose checksums fit: as somebody with access could write them."""
+    from outgrow.archives import sha256_of
     from outgrow.engine.store import _digest
     from outgrow.experiment import open_store
-    from outgrow.runtime import sha256_of
 
     store = base / "results"
     shutil.copytree(finished, store)

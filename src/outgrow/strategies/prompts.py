@@ -5,6 +5,7 @@ it uses of the labels: none, a few examples, or one bit.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
@@ -28,8 +29,29 @@ _PROMPT = "{text}\nThis is about: {label}"
 _STATEMENT = "The answer is {label}: {text}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Prompted(Strategy):
+    prompt: str = _PROMPT
+    """Holds {text}, and ends with {label}."""
+    words: tuple[str, ...] = ()
+    """A word for each class, in order; empty for the classes' names."""
+    calibrated: bool = True
+    max_tokens: Annotated[int, Range(1)] = 128
+    """Texts are cut to their first so many tokens, those of examples too; the prompt is never cut."""
+
+    def __post_init__(self) -> None:
+        check_prompt(self.prompt)
+
+    def answered(self, setup: Setup, shots: Step | None) -> Step:
+        setup.only("a prompt for the label word of one text", "text")
+        setup.student.model.check_language_model("a prompt asks for the probability of a word")
+        given = {"prompt": self.prompt, "words": self.words, "calibrated": self.calibrated}
+        texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split, "parts": ("T",)}
+        return Step(answer_prompts, shots=shots, max_tokens=self.max_tokens, **texts, **given)
+
+
 @strategy("zero-shot")
-class ZeroShot(Strategy):
+class ZeroShot(_Prompted):
     """The pretrained student as it is: the probabilities of the label words after a prompt. No label is used.
 
     Burns et al. 2023, section 5.2.1 and figure 9. A word of several tokens has the product of their probabilities.
@@ -45,26 +67,21 @@ class ZeroShot(Strategy):
     """Holds {text}, and ends with {label}. Or ``asked``: the task's own question and words, answered by the pass that
     stores the features of the view ``asked``, so that it costs nothing beside them; of a word of several tokens the
     first counts, and the texts are cut as for the student."""
-    words: tuple[str, ...] = ()
-    """A word for each class, in order; empty for the classes' names."""
-    calibrated: bool = True
     by_batch: bool = False
     """With ``asked``: calibrate by the mean log probabilities over the texts of B instead of an empty text (batch
     calibration, Zhou et al. 2023). A model that leans to one word then answers both about as often."""
-    max_tokens: Annotated[int, Range(1)] = 128
-    """Texts are cut to their first so many tokens; the prompt is never cut."""
 
     def __post_init__(self) -> None:
         if self.by_batch and not (self.calibrated and self.prompt == _ASKED):
             raise UserError("by_batch calibrates what prompt='asked' answers; give that too, and leave calibrated on")
         if self.prompt != _ASKED:
-            check_prompt(self.prompt)
+            super().__post_init__()
         elif self.words:
             raise UserError("prompt='asked' has the task's own words; give others to the task: task(words=...)")
 
     def __call__(self, setup: Setup) -> Step:
         if self.prompt != _ASKED:
-            return _prompted(setup, self, None)
+            return self.answered(setup, None)
         setup.only("the task's question", "text", "choice")
         setup.student.model.check_language_model("a question asks for the probability of a word")
         features = setup.student.asked
@@ -73,7 +90,7 @@ class ZeroShot(Strategy):
 
 
 @strategy("few-shot")
-class FewShot(Strategy):
+class FewShot(_Prompted):
     """As ``zero-shot``, after a few examples in the prompt: rows of B with weak labels, or rows of A with gold.
 
     Burns et al. 2023, section 5.2.1 and figure 9 (five examples). The examples are drawn once per seed, as evenly from
@@ -87,27 +104,45 @@ class FewShot(Strategy):
     shots: Annotated[int, Range(0)] = 4
     labels: Annotated[str, OneOf("weak", "gold")] = "weak"
     """``weak``, or ``gold`` of A, which the supervisor has too."""
-    prompt: str = _PROMPT
-    words: tuple[str, ...] = ()
-    calibrated: bool = True
-    max_tokens: Annotated[int, Range(1)] = 128
-    """For each text, including the examples."""
-
-    def __post_init__(self) -> None:
-        check_prompt(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
         if self.shots == 0:
-            return _prompted(setup, self, None)
+            return self.answered(setup, None)
         labels, part = setup.weak, "B"
         if self.labels == "gold":
             (_, labels), part = setup.supervised("few-shot with gold of A"), "A"
         given = {"labels": labels, "split": setup.split, "part": part, "count": self.shots, "seed": setup.seed}
-        return _prompted(setup, self, Step(draw_shots, **given))
+        return self.answered(setup, Step(draw_shots, **given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stated(Strategy):
+    prompt: str = _STATEMENT
+    """Holds {label} and {text}. Texts are cut at their end, so the label comes first."""
+    words: tuple[str, ...] = ()
+    """A word for each class, in order; empty for the classes' names."""
+    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
+    max_tokens: Annotated[int, Range(1)] = 128
+
+    def __post_init__(self) -> None:
+        if self.prompt.count("{text}") != 1 or self.prompt.count("{label}") != 1:
+            raise UserError(f"the prompt {self.prompt!r} must hold {{text}} and {{label}}, once each")
+
+    def features(self, setup: Setup, name: str) -> Step:
+        model = setup.student.model
+        setup.only(name, "text", "choice")
+        if model.is_static:
+            raise UserError(
+                f"{name} compares a text with different labels beside it, and a label adds the same to every text for "
+                f"{model}; use a transformer"
+            )
+        stated = Step(state, texts=setup.student.texts, prompt=self.prompt, words=self.words)
+        embed = steps.embed_bf16 if model.precision == "bf16" else steps.embed
+        return Step(embed, model=model, texts=stated, max_tokens=self.max_tokens)
 
 
 @strategy("ccs")
-class CCS(Strategy):
+class CCS(_Stated):
     """Contrast-consistent search: a direction in which exactly one of an example's C statements can be true.
 
     Burns, Ye et al. 2022, section 2.1: one probe p on the features of every statement minimizes (1 - sum_c p_c)^2 +
@@ -121,30 +156,21 @@ class CCS(Strategy):
     source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), section 2.1"
     cost = "features of C statements for each text, then little"
 
-    prompt: str = _STATEMENT
-    """Holds {label} and {text}. Texts are cut at their end, so the label comes first."""
-    words: tuple[str, ...] = ()
-    """A word for each class, in order; empty for the classes' names."""
-    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
     restarts: Annotated[int, Range(1)] = 10
     updates: Annotated[int, Range(1)] = 1000
     lr: Annotated[float, Range(0, above=True)] = 0.01
     decay: Annotated[float, Range(0)] = 0.01
     """Weight decay, as in the paper's code."""
-    max_tokens: Annotated[int, Range(1)] = 128
-
-    def __post_init__(self) -> None:
-        _check_statement(self.prompt)
 
     def __call__(self, setup: Setup) -> Step:
-        features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
+        features = self.features(setup, "ccs")
         search = {"view": self.view, "restarts": self.restarts, "updates": self.updates, "lr": self.lr}
         given = {"features": features, "labels": setup.weak, "split": setup.split, "seed": setup.seed}
         return Step(search_consistent, decay=self.decay, **search, **given)
 
 
 @strategy("crc")
-class CRC(Strategy):
+class CRC(_Stated):
     """The top principal component of the differences between an example's statements (CRC-TPC).
 
     Burns, Ye et al. 2022, appendix: PCA of the differences for two classes; for more, of each statement minus the
@@ -155,16 +181,8 @@ class CRC(Strategy):
     source = "Burns, Ye, Klein & Steinhardt 2022 (arXiv 2212.03827), CRC-TPC"
     cost = "features of C statements for each text, then little"
 
-    prompt: str = _STATEMENT
-    words: tuple[str, ...] = ()
-    view: Annotated[str, OneOf(*VIEWS)] = "last_token"
-    max_tokens: Annotated[int, Range(1)] = 128
-
-    def __post_init__(self) -> None:
-        _check_statement(self.prompt)
-
     def __call__(self, setup: Setup) -> Step:
-        features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)
+        features = self.features(setup, "crc")
         given = {"labels": setup.weak, "split": setup.split, "view": self.view}
         return Step(top_component, features=features, **given)
 
@@ -173,32 +191,6 @@ def check_prompt(prompt: str) -> None:
     """Raise :class:`UserError` for a prompt that does not end with the label."""
     if prompt.count("{text}") != 1 or prompt.count("{label}") != 1 or not prompt.endswith("{label}"):
         raise UserError(f"the prompt {prompt!r} must hold {{text}} once, and end with {{label}}")
-
-
-def _check_statement(prompt: str) -> None:
-    if prompt.count("{text}") != 1 or prompt.count("{label}") != 1:
-        raise UserError(f"the prompt {prompt!r} must hold {{text}} and {{label}}, once each")
-
-
-def _prompted(setup: Setup, asked: ZeroShot | FewShot, shots: Step | None) -> Step:
-    setup.only("a prompt for the label word of one text", "text")
-    setup.student.model.check_language_model("a prompt asks for the probability of a word")
-    given = {"prompt": asked.prompt, "words": asked.words, "calibrated": asked.calibrated}
-    texts = {"model": setup.student.model, "texts": setup.student.texts, "split": setup.split, "parts": ("T",)}
-    return Step(answer_prompts, shots=shots, max_tokens=asked.max_tokens, **texts, **given)
-
-
-def _statements(setup: Setup, name: str, prompt: str, words: tuple[str, ...], max_tokens: int) -> Step:
-    model = setup.student.model
-    setup.only(name, "text", "choice")
-    if model.is_static:
-        raise UserError(
-            f"{name} compares a text with different labels beside it, and a label adds the same to every text for "
-            f"{model}; use a transformer"
-        )
-    stated = Step(state, texts=setup.student.texts, prompt=prompt, words=words)
-    embed = steps.embed_bf16 if model.precision == "bf16" else steps.embed
-    return Step(embed, model=model, texts=stated, max_tokens=max_tokens)
 
 
 # --- their steps: prompts ---------------------------------------------------------------------------------------------

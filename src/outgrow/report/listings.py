@@ -248,7 +248,7 @@ def print_method(text: str, console: "Console") -> None:
     name = text.partition("(")[0].strip()
     found = [method for method in methods if method.name == name]
     if not found:
-        raise unknown_name("method", name, {method.name for method in methods})
+        raise unknown_name("method", name, {method.name for method in methods}, "outgrow methods")
     for place, method in enumerate(found):
         heading = f"{method.spelling} [{method.kind}]"
         show_text(console, f"\n{heading}" if place else heading, "bold", hanging=4)

@@ -82,7 +82,7 @@ class Setup:
                 uses["seed"] = self.seed
             if "gold" in transform.needs:
                 if self.gold_b is None:
-                    raise UserError(f"{name} buys gold of B, and this setup has none to sell")
+                    raise UserError(f"{name} buys gold of B, and rows of B have none here; leave {name} out")
                 uses["gold"] = self.gold_b
             weak = Step(steps.relabel, labels=weak, split=split, transform=transform, **uses)
             if transform.drops:

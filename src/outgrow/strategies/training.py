@@ -161,7 +161,8 @@ class Oracle(Strategy):
     def __call__(self, setup: Setup) -> Step:
         if not setup.student.trainer.early_stopping:
             raise UserError("oracle is early stopping by ground truth, and this trainer does not stop early")
-        assert setup.gold_b_val is not None
+        if setup.gold_b_val is None:
+            raise UserError("oracle stops by the gold of B, and rows of B have none here; leave oracle out")
         labels = Step(oracle_stop, labels=setup.weak, gold=setup.gold_b_val, split=setup.split)
         return Naive(loss=self.loss)(replace(setup, weak=labels))
 

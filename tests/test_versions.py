@@ -438,7 +438,11 @@ def of_reading(root: Path) -> dict[Any, Case]:
     ]
     return {
         steps.embed: lambda: [steps.embed(of, texts, cut, CPU) for of, texts, cut in cases],
-        steps.measure_reading: lambda: [steps.measure_reading(of, texts, cut, CPU) for of, texts, cut in cases[:2]],
+        steps.measure_reading: lambda: [
+            steps.measure_reading(of, texts, cut, CPU, kept)
+            for of, texts, cut in cases[:2]
+            for kept in ("first", "plain", "last")
+        ],
     }
 
 

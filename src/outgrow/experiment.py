@@ -257,11 +257,14 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
         matched = replace(shared.student, training=training)
         limits = [wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups]
         labels["ceiling"] = _pooled(limits, shared.setups)
-    seeds = shared.known["seeds"]
+    given = {"seeds": shared.known["seeds"], "reading": shared.reading}
+    ask = getattr(strategy, "reading", None)  # a user's class need not inherit it
+    if ask and (reading := ask(shared.student)):
+        given["reading"] = shared.reading | {"student": reading}
     if writes:
-        target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
+        target = Step(steps.compare_answers, pool=shared.pool, **given, **labels)
     else:
-        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, reading=shared.reading, **labels)
+        target = Step(steps.compare, texts=shared.student.texts, **given, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}

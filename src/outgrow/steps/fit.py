@@ -79,13 +79,18 @@ def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtim
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
 
 
-@step(version=1, said="count tokens")
-def measure_reading(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> dict[str, int]:
+@step(version=2, said="count tokens")
+def measure_reading(
+    model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, kept: str = "first"
+) -> dict[str, int]:
     """How much of the texts a transformer reads: ``max_tokens``, ``texts`` (a choice has one for each candidate), how
-    many were ``cut`` to that, and how many of them became ``identical`` to another."""
+    many were ``cut`` to that, and how many of them became ``identical`` to another.
+
+    ``kept`` says which tokens it reads, see :func:`outgrow.models.transformer.measure_reading`.
+    """
     from outgrow.models.transformer import measure_reading as measure
 
-    return measure(model.folder(runtime), texts.texts, max_tokens)._asdict()
+    return measure(model.folder(runtime), texts.texts, max_tokens, kept)._asdict()
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:

@@ -125,6 +125,10 @@ class Strategy(Registered, Protocol):
     writes: ClassVar[bool] = False
     """Whether it also works with written answers instead of class probabilities."""
 
+    def reading(self, student: Learner) -> Step | None:
+        """The step that counts the texts that the strategy cuts, if it reads them otherwise than its trainer does."""
+        return None
+
     def __call__(self, setup: Setup) -> Step:
         """The step whose result is the student's :class:`outgrow.data.Labels` on T."""
         ...

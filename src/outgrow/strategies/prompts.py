@@ -19,6 +19,7 @@ from outgrow.models.spec import ModelSpec
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, Strategy, strategy
+from outgrow.strategies.trainers import Learner, reading_step
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
@@ -50,6 +51,9 @@ class ZeroShot(Strategy):
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
 
+    def reading(self, student: Learner) -> Step | None:
+        return reading_step(student, self.max_tokens, "plain")
+
     def __call__(self, setup: Setup) -> Step:
         return _prompted(setup, self, None)
 
@@ -77,6 +81,9 @@ class FewShot(Strategy):
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
+
+    def reading(self, student: Learner) -> Step | None:
+        return reading_step(student, self.max_tokens, "plain")
 
     def __call__(self, setup: Setup) -> Step:
         if self.shots == 0:
@@ -118,6 +125,10 @@ class CCS(Strategy):
     def __post_init__(self) -> None:
         _check_statement(self.prompt)
 
+    def reading(self, student: Learner) -> Step | None:
+        stated = Step(state, texts=student.texts, prompt=self.prompt, words=self.words)
+        return reading_step(student, self.max_tokens, texts=stated)
+
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "ccs", self.prompt, self.words, self.max_tokens)
         search = {"view": self.view, "restarts": self.restarts, "updates": self.updates, "lr": self.lr}
@@ -144,6 +155,10 @@ class CRC(Strategy):
 
     def __post_init__(self) -> None:
         _check_statement(self.prompt)
+
+    def reading(self, student: Learner) -> Step | None:
+        stated = Step(state, texts=student.texts, prompt=self.prompt, words=self.words)
+        return reading_step(student, self.max_tokens, texts=stated)
 
     def __call__(self, setup: Setup) -> Step:
         features = _statements(setup, "crc", self.prompt, self.words, self.max_tokens)

@@ -193,8 +193,10 @@ def parse_trainer(text: str) -> Trainer:
     return made
 
 
-def _reading(learner: Learner, max_tokens: int | None) -> Step:
-    return Step(steps.measure_reading, model=learner.model, texts=learner.texts, max_tokens=max_tokens)
+def reading_step(learner: Learner, max_tokens: int | None, kept: str = "first", texts: Step | None = None) -> Step:
+    """The step that counts which of the task's texts, or of ``texts``, the learner's model cuts."""
+    given = {"texts": texts or learner.texts, "max_tokens": max_tokens, "kept": kept}
+    return Step(steps.measure_reading, model=learner.model, **given)
 
 
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class _Head(HeadSettings, Trainer):
         return Step(embed, model=learner.model, texts=learner.texts, max_tokens=cut), self.view
 
     def reading(self, learner: Learner) -> Step | None:
-        return None if learner.model.is_static else _reading(learner, self.max_tokens)
+        return None if learner.model.is_static else reading_step(learner, self.max_tokens)
 
     def with_l2(self, values: Sequence[float]) -> list[Trainer]:
         return [replace(self, l2=value) for value in values]
@@ -278,7 +280,7 @@ class Finetune(FinetuneSettings, _Transformer):
         return self
 
     def reading(self, learner: Learner) -> Step | None:
-        return _reading(learner, self.max_tokens)
+        return reading_step(learner, self.max_tokens)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         return Step(steps.finetune, model=learner.model, texts=learner.texts, settings=self, **vars(request))
@@ -294,6 +296,9 @@ class Generate(GenerateSettings, _Transformer):
 
     version = 1
     output = "text"
+
+    def reading(self, learner: Learner) -> Step | None:
+        return reading_step(learner, self.max_tokens - self.max_answer, "last")
 
     def features(self, learner: Learner) -> tuple[Step, str]:
         raise UserError("generate writes answers, so there are no features to relabel or cluster by; train with probe")

@@ -270,7 +270,11 @@ def plan(
             if planned.unknown
             else ""
         )
-        guess = f", a guess for {counted(planned.guessed, 'step')} (parameters × tokens)" if planned.guessed else ""
+        guess = (
+            f", a guess for {counted(planned.guessed, 'step')} not timed here at a similar size"
+            if planned.guessed
+            else ""
+        )
         print(f"estimated time: {known}{guess}{more}")
 
 

@@ -42,11 +42,14 @@ def _texts_and_model(a: Mapping[str, Any]) -> str:
 
 _TOKENS_OF_A_ROW = 40  # where a task's texts are not loaded yet; rated movie snippets have 28
 _CHARACTERS_OF_A_TOKEN = 4
+_LIKE_WORD_VECTORS = 20_000  # parameters whose product with a token takes about as long as a look-up of its vector
 
 
 def _work(a: Mapping[str, Any]) -> float | None:
-    """Operations of one pass: two for each parameter and token. None for what is no transformer of texts."""
-    parameters, texts = a["model"].layer_parameters, a["texts"]
+    """Operations of one pass: two for each parameter and token; for word vectors, as many as take that long. None for
+    images, vectors, and models that are not here to be asked."""
+    model, texts = a["model"], a["texts"]
+    parameters = _LIKE_WORD_VECTORS if model.source == "glove" else model.layer_parameters
     if parameters is None:
         return None
     most = a["max_tokens"] or 512

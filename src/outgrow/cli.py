@@ -661,7 +661,7 @@ def _exit_code(command: str) -> Iterator[list[int]]:
             yield code
             sys.stdout.flush()  # a full disk or a closed pipe may show only now
     except UnusedCliTokensError as error:
-        _say(_unused(error.unused_tokens, command))
+        _say(_unused(error.unused_tokens or [], command))
         code[0] = 2
     except CycloptsError as error:
         _say(str(error))

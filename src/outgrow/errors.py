@@ -118,7 +118,7 @@ def disk_problem(error: BaseException, where: str, mend: str) -> UserError | Non
     name = getattr(error, "filename", None)
     of_path = isinstance(error, OSError) and isinstance(name, str | bytes)
     if number is not None and (number in _REFUSED or of_path):
-        name = os.fsdecode(name) if of_path else where
+        name = os.fsdecode(name) if isinstance(name, str | bytes) and of_path else where
         what = f"{where} ({name})" if name != where else where
         return UserError(f"cannot use {what}: {os.strerror(number)}; {mend}")
     return None

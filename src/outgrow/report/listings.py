@@ -136,7 +136,7 @@ def _named(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " ")) + unit
 
 
-def _figure(row: Mapping[str, Any], name: str) -> str:
+def _figure(row: dict[str, Any], name: str) -> str:
     """A number of a row with its interval, in the unit that stands beside its name."""
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     if not (unit := _unit(name)) or value is None:

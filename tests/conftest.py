@@ -13,6 +13,7 @@ from outgrow.data import Examples
 from outgrow.engine.store import Store
 from outgrow.experiment import Experiment, open_store
 from outgrow.models.transformer import load_tokenizer
+from outgrow.supervisors import parse_supervisor
 from outgrow.tasks.registry import task
 from tiny_models import WORDS, make_model
 
@@ -97,6 +98,8 @@ def make(model: Path) -> MakeExperiment:
             "weak_train": "probe(epochs=6, lr=0.03, max_tokens=4)",
             "seeds": (0, 1),
         }
+        if parse_supervisor(changed.get("weak", "")):  # no model, so nothing trains it
+            fields["weak_train"] = None
         return Experiment(**fields | changed)
 
     return make

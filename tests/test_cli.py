@@ -190,6 +190,7 @@ def test_clean_removes_leftovers_and_keeps_results(call: Call, words: list[str],
     assert "left by killed runs" in call("clean")[1]
     assert not left.exists()
     assert len(list(open_store("outgrow-store").folders())) == results
+    assert "nothing to remove" in call("clean")[1]
     assert f"{results} results removed" in call("clean", "--results")[1]
 
 
@@ -229,6 +230,20 @@ def test_clean_removes_leftovers_and_keeps_results(call: Call, words: list[str],
         (["show", "abcdef"], "0 results"),
         (["pull", "minilm-l5"], "did you mean minilm-l"),
         (["run", "--store", "nothing://x"], "cannot open the store"),
+        (["run", "--store", "/proc/x"], "/proc/x cannot be made: No such file or directory; name another with --store"),
+        (["run", "--report", "/proc/x/y"], "name another with --report"),
+        (["board", "--out", "/proc/x"], "name another with --out"),
+        (["report", "--report", "/proc/x"], "name another with --folder"),
+        (["run", "table(path='x.csv')"], "type outgrow run --task \"table(path='x.csv')\""),
+        (["plan", "table(path='x.csv')"], "type outgrow plan --task \"table(path='x.csv')\""),
+        (["board", "wic", "cola"], "type outgrow board --task wic cola"),
+        (["run", "grid.yaml", "--seeds", "2"], "type outgrow run --config grid.yaml"),
+        (["models", "glove"], "`models` takes no glove"),
+        (["tasks", "wic", "cola"], "`tasks` takes no cola"),
+        (["plan", "grid.yaml", "--seeds", "2"], "give options or grid.yaml, not both"),
+        (["run", "--config", "nosuch"], "--config nosuch is no file and no preset (released_code)"),
+        (["show", ""], "give the first characters of a key"),
+        (["methods", "nosuch"], "outgrow methods"),
     ],
 )
 def test_a_wrong_word_is_one_line_with_the_nearest(call: Call, tokens: list[str], said: str) -> None:
@@ -261,6 +276,9 @@ def test_wrong_yaml_is_one_line_with_its_line(call: Call, yaml: str, said: str) 
     [
         ("text,label\na,x\nb,y\n", "label='lable'", "no column 'lable'"),
         ("text,label\na,x\nb,y\nc,z\n", "classes=('x', 'y')", "line 4"),
+        ("text\na\nb\n", "", "give weak labels and the names of all classes: table(..., weak="),
+        ("text,labl\na,x\nb,y\n", "", "did you mean 'labl'?"),
+        ("text,label\na,x\nb,x\n", "", "or weak labels and the names of all classes: table(..., weak="),
         ("", "", "empty"),
         ("text,label\n", "", "no rows"),
         ("text,label\na,x\nb,x\n", "", "class"),

@@ -668,8 +668,26 @@ def test_editing_labels_or_a_split_embeds_nothing_again(
 
 def test_own_labels_need_a_column(tmp_path: Path, store: Store, model: Path) -> None:
     task = f"table(path={str(write_table(tmp_path))!r})"
-    with pytest.raises(StepsFailed, match="name their column"):
-        run(store, own(tmp_path, model, task=task))
+    for lacks in (task, "synthetic-gaussian"):
+        with pytest.raises(UserError, match="name their column"):
+            wire(own(tmp_path, model, task=lacks, strong="vectors"))
+    with pytest.raises(StepsFailed, match="name their column"):  # what a task of the user's gives is known in the run
+        run(store, own(tmp_path, model, task="words"))
+
+
+def test_what_a_table_cannot_use_is_refused_before_anything_runs(tmp_path: Path, model: Path) -> None:
+    path = write_table(tmp_path)
+    wrong: list[dict[str, Any]] = [{"balance": True}, {"supervisor_rows": 20}, {"weak_train": "probe"}]
+    for unused in wrong:
+        with pytest.raises(UserError, match=r"leave .* out"):
+            wire(own(path, model, **unused))
+    wire(own(path, model, balance=False))
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("\n".join(",".join([t, y if i < 40 else "", g]) for i, (t, y, g) in enumerate(lines)))
+    wire(own(path, model))
+    for strategy in ("oracle", "naive(transforms=(MixGold,))"):
+        with pytest.raises(UserError, match="rows of B have none here; leave"):
+            wire(own(path, model, strategy=strategy))
 
 
 def test_a_table_that_changed_is_another_experiment(tmp_path: Path, model: Path) -> None:
@@ -777,6 +795,7 @@ def test_pairs_of_a_grid() -> None:
 
 GRIDS: list[tuple[Callable[[], object], str]] = [
     (lambda: Grid(weak=("a",)), "give both weak=... and strong=..."),
+    (lambda: Grid(weak=("a",), strong=("b",), ladder="six"), "leave one of them out"),
     (lambda: Grid(seeds=0), "at least 1"),
     (lambda: Grid(strategy=()), "strategy is empty"),
     (lambda: pairs(Grid(ladder="thre")), "did you mean three"),

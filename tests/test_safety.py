@@ -87,6 +87,16 @@ def test_errors_of_the_disk_are_one_line_from_any_library(number: int) -> None:
         assert "here" in str(problem)
         assert "\n" not in str(problem)
     assert disk_problem(ValueError("x"), "here", "") is None
+
+
+@given(st.integers(1, 133))
+def test_any_error_about_a_path_is_one_line_that_names_it(number: int) -> None:
+    for name in ("/proc/x", b"/proc/x"):
+        problem = disk_problem(OSError(number, "said", name), "the disk", "mend it")
+        assert "no space left" in str(problem) or "/proc/x" in str(problem)
+
+
+def test_an_error_without_a_number_is_none_of_the_disk() -> None:
     assert disk_problem(OSError("no number"), "here", "") is None
 
 

@@ -256,6 +256,14 @@ def test_a_run_says_its_headline_and_is_listed_and_shown(call: Call, model: Path
     record = open_store("outgrow-store").find(student["key"][0])
     _, shown, _ = call("show", student["key"][0][:12])
     assert shown.index("accuracy") < shown.index("asked for") < shown.index("versions") < shown.index(record["key"])
+    for text in (
+        f"{100 * student['student_accuracy'][0]:.1f} [",
+        "accuracy",
+        "%",
+        "gain, points",
+        "over majority, points",
+    ):
+        assert text in shown  # percent and points, as in the tables
     assert not set(re.findall(r"\b[0-9a-f]{64}\b", shown)) - {record["key"]}
     assert json.loads(call("show", record["key"], "--all")[1]) == record
     for step in ("embed", "fit_probe", "load", "split", "gold"):  # any step can be shown

@@ -449,7 +449,11 @@ def of_reading(root: Path) -> dict[Any, Case]:
             steps.measure_asking(model(root, "llama"), few, Question(template="w1 {text} w2"), most, CPU)
             for most in (5, 9)
         ],
-        steps.measure_reading: lambda: [steps.measure_reading(of, texts, cut, CPU) for of, texts, cut in cases[:2]],
+        steps.measure_reading: lambda: [
+            steps.measure_reading(of, texts, cut, CPU, kept)
+            for of, texts, cut in cases[:2]
+            for kept in ("first", "plain", "last")
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter
 
@@ -206,9 +206,7 @@ def board(
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
-    check_folder(out, "--out")
-    if machine.device != "auto":
-        machine.torch_device()  # fail now, not hours into the run, if the device is missing
+    _check_places(opened, out, "--out", machine)
     with Progress() as progress:
         made = run_board(grid, opened, machine, progress, tune=tune, primary=primary)
     if made.experiments:
@@ -251,6 +249,10 @@ def plan(
     from outgrow.report.listings import print_counts
     from outgrow.report.terminal import console
 
+    if file and "(" in file.name and not file.exists():
+        raise UserError(_unused([str(file)], "plan"))
+    if file and grid != _DEFAULT_GRID:
+        raise UserError(f"give options or {file}, not both: what the file says would stand; write the options into it")
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
     opened = experiment.open_store(store)
@@ -268,7 +270,11 @@ def plan(
             if planned.unknown
             else ""
         )
-        guess = f", a guess for {counted(planned.guessed, 'step')} (parameters × tokens)" if planned.guessed else ""
+        guess = (
+            f", a guess for {counted(planned.guessed, 'step')} not timed here at a similar size"
+            if planned.guessed
+            else ""
+        )
         print(f"estimated time: {known}{guess}{more}")
 
 
@@ -286,9 +292,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow.results import table_of
 
     opened = experiment.open_store(store)
-    check_folder(report, "--report")
-    if machine.device != "auto":
-        machine.torch_device()  # fail now, not hours into the run, if the device is missing
+    _check_places(opened, report, "--report", machine)
     _warn_of_other_editions(opened, "load")
     targets = experiment.wire_all(_experiments(grids, machine))
     targets += experiment.control_contrasts(targets)
@@ -303,6 +307,15 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
         _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
     if failure:
         raise failure
+
+
+def _check_places(store: "Store", folder: Path, flag: str, machine: Machine) -> None:
+    """Fail now, not hours into the run, if there is no such device, or nothing can be written to store or folder."""
+    if store.is_local:
+        check_folder(Path(store.path), "--store")
+    check_folder(folder, flag)
+    if machine.device != "auto":
+        machine.torch_device()
 
 
 def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
@@ -402,7 +415,12 @@ def show(
 
 
 @app.command
-def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace = Path("outgrow-report")) -> None:
+def report(
+    *,
+    use: UseFiles = (),
+    store: StorePlace = None,
+    folder: Annotated[ReportPlace, Parameter(name=("--folder", "--report"))] = Path("outgrow-report"),
+) -> None:
     """Write a report on everything in the store."""
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
@@ -410,6 +428,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
 
     use_files(use)
     opened = open_store(store)
+    check_folder(folder, "--folder")
     unread: list[Damaged] = []
     table = table_of(finished(opened, unread))
     _warn_of_unread(unread)
@@ -533,8 +552,12 @@ def clean(
     from outgrow.doctor import clean as remove
     from outgrow.experiment import open_store
 
-    for line in remove(open_store(store), old=old, results=results, cache=cache):
+    opened, removed = open_store(store), False
+    for line in remove(opened, old=old, results=results, cache=cache):
+        removed = True
         print(line)
+    if not removed:
+        print(f"nothing to remove: killed runs left nothing in {opened.root}")
 
 
 def _warn_of_other_editions(store: "Store", function: str | None = None) -> None:
@@ -584,7 +607,11 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
         from outgrow.experiment import grid_of_record, open_store
 
         stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
-        fields = asdict(grid_of_record(open_store(stores[0] if stores else None).find(value)))
+        opened = open_store(stores[0] if stores else None)
+        try:
+            fields = asdict(grid_of_record(opened.find(value)))
+        except UserError as error:
+            raise UserError(f"--config {value} is no file and no preset ({', '.join(PRESETS)}); {error}") from None
     return {k.replace("_", "-"): list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
 
 
@@ -633,6 +660,9 @@ def _exit_code(command: str) -> Iterator[list[int]]:
         with stopped_by_signals():
             yield code
             sys.stdout.flush()  # a full disk or a closed pipe may show only now
+    except UnusedCliTokensError as error:
+        _say(_unused(error.unused_tokens or [], command))
+        code[0] = 2
     except CycloptsError as error:
         _say(str(error))
         code[0] = 2
@@ -647,6 +677,20 @@ def _exit_code(command: str) -> Iterator[list[int]]:
         code[0] = 1
     except Exception as error:
         code[0] = _failure(error, command)
+
+
+def _unused(words: Sequence[str], command: str) -> str:
+    """What to type for words that stand without a flag: a task, a file of options, or nothing."""
+    typed, flags = " ".join(map(_quoted, words)), app[command].assemble_argument_collection()
+    if "grid" not in {a.field_info.name for a in flags}:
+        return f"`{command}` takes no {typed}; `outgrow {command} --help` lists its options"
+    flag = "--config" if words[0].endswith((".yaml", ".yml")) and command != "board" else "--task"
+    return f"{typed} stands without a flag; type outgrow {command} {flag} {typed}"
+
+
+def _quoted(word: str) -> str:
+    """A word as it is typed in a shell; one with single quotes in it, such as a task with options, in double ones."""
+    return f'"{word}"' if "'" in word and not any(c in word for c in '"$`\\!') else shlex.quote(word)
 
 
 def _failure(error: Exception, command: str) -> int:

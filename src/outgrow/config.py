@@ -32,9 +32,9 @@ class _Shared:
     """Rows of T, the test set. Default: 1/4 of the data; of your own table, all gold rows that train nothing."""
     validation: float = 0.1
     """Share of A and of B held out for early stopping."""
-    balance: bool = True
-    """Balance the classes: those of T exactly, those of A and B if one exceeds its fair share by more than 10 %. Your
-    own table is never balanced."""
+    balance: bool | None = None
+    """Balance the classes: those of T exactly, those of A and B if one exceeds its fair share by more than 10 %.
+    Default: yes, but never those of your own table, which keeps its class shares."""
     ceiling: bool = True
     """Train ceilings. Without them there is no PGR; none is trained where rows of B have no gold."""
     use: tuple[str, ...] = ()
@@ -110,6 +110,8 @@ class Grid(_Shared):
             raise UserError(f"first_seed={_short(self.first_seed)} must be from 0 to {_LAST_SEED - self.seeds}")
         if bool(self.weak) != bool(self.strong):
             raise UserError("give both weak=... and strong=..., or neither and ladder=...")
+        if self.weak and self.ladder != Grid.ladder:
+            raise UserError("weak=... and strong=... name the models, and so does ladder=...; leave one of them out")
         for name in ("task", "strategy", "train"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; name at least one")
@@ -250,8 +252,10 @@ def _load(text: str) -> tuple[Any, Any]:
             try:
                 return super().construct_object(node, deep=True)
             except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
-                kind = str(node.tag).rpartition(":")[2]
-                raise refuse(f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
+                text, kind = str(node.value), str(node.tag).rpartition(":")[2]
+                if kind == "int" and _SCALARS[1][1].match(text):  # Python refuses to read so many digits
+                    raise refuse(f"a number of {len(text):,} digits is too long", node.start_mark) from None
+                raise refuse(f"{text[:40]!r} is no {kind}", node.start_mark) from None
 
     Loader.yaml_implicit_resolvers = {}
     for tag, pattern, first in _SCALARS:
@@ -305,10 +309,9 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} line {node.start_mark.line + 1}: expected field: value, found {_short(content)}")
     known = {f.name: f for f in fields(Grid)}
-    lines = {key.value: value.start_mark.line + 1 for key, value in node.value}
-    values: dict[str, Any] = {}
+    lines, values = _lines(node), dict[str, Any]()
     for name, value in content.items():
-        where = f"{path} line {lines.get(str(name), '?')}"
+        where = f"{path} line {lines[name]}"
         if name == "preset":
             try:
                 values = {
@@ -319,9 +322,26 @@ def _grid(content: Any, node: Any, path: Path) -> dict[str, Any]:
                 raise UserError(f"{where}: {error}") from None
             continue
         if name not in known:
+            if name is None:
+                raise UserError(f"{where}: a value without a field's name; write it as field: value")
             raise UserError(f"{where}: {unknown_name('field', str(name)[:80], known)}")
         values[name] = _fitted(value, known[name].type, f"{where}: {name}")
     return values
+
+
+def _lines(node: "yaml.MappingNode") -> dict[Any, int]:
+    """The line of the value of each key, as the keys are read; those that ``<<`` brings in included."""
+    import yaml
+
+    found: dict[Any, int] = {}
+    for key, value in node.value:
+        if key.tag.endswith(":merge"):
+            merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            found = {k: line for inner in merged for k, line in _lines(inner).items()} | found
+        else:
+            read = yaml.SafeLoader("").construct_object(key)
+            found[read] = value.start_mark.line + 1
+    return found
 
 
 def _fitted(value: Any, kind: Any, what: str) -> Any:

@@ -43,16 +43,20 @@ class NotFinite(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three known names that look most like ``name``, best first."""
-    by_lower = {k.lower(): k for k in known}
-    return [by_lower[m] for m in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.45)]
+    """Up to three known names that look most like ``name``, or that it is a part of, best first."""
+    by_lower, name = {k.lower(): k for k in known}, name.lower()
+    close = difflib.get_close_matches(name, by_lower, n=3, cutoff=0.6)
+    close += [k for k in by_lower if len(name) > 2 and name in k and k not in close]
+    return [by_lower[k] for k in close[:3]]
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for an unknown name. Suggests the nearest known ones."""
+def unknown_name(kind: str, name: str, known: Iterable[str], listed: str = "") -> UserError:
+    """The error for an unknown name. Suggests the nearest known ones; where none is near, says them all, or which
+    command has ``listed`` them."""
     known = sorted(known)
     close = nearest(name[:200], known)  # the comparison is quadratic
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    all_of_them = f"`{listed}` lists them" if listed else f"known: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else all_of_them
     return UserError(f"unknown {kind} {name[:200]!r}; {hint}")
 
 
@@ -105,7 +109,8 @@ _OS_ERROR = re.compile(r"os error (\d+)")  # how libraries written in Rust name 
 def disk_problem(error: BaseException, where: str, mend: str) -> UserError | None:
     """The line for an error of disk, path or permission while writing to ``where``; None for any other error.
 
-    Libraries written in Rust (safetensors, polars) have errors of their own for it.
+    Any error of the operating system that names a path is one. Libraries written in Rust (safetensors, polars) have
+    errors of their own for it.
     """
     number = getattr(error, "errno", None)
     if number is None and (found := _OS_ERROR.search(str(error))):
@@ -116,9 +121,10 @@ def disk_problem(error: BaseException, where: str, mend: str) -> UserError | Non
         return UserError(
             f"no space left while writing to {where}; free some and run again ({mend}); finished steps are kept"
         )
-    if number in _REFUSED:
-        assert number is not None
-        name = getattr(error, "filename", None)
-        what = f"{where} ({name})" if isinstance(name, str) and name != where else where
+    name = getattr(error, "filename", None)
+    of_path = isinstance(error, OSError) and isinstance(name, str | bytes)
+    if number is not None and (number in _REFUSED or of_path):
+        name = os.fsdecode(name) if isinstance(name, str | bytes) and of_path else where
+        what = f"{where} ({name})" if name != where else where
         return UserError(f"cannot use {what}: {os.strerror(number)}; {mend}")
     return None

@@ -20,6 +20,7 @@ from outgrow.engine.progress import Progress
 from outgrow.engine.runner import Monitor, Outcome, Plan
 from outgrow.engine.store import Record, Store
 from outgrow.errors import UserError
+from outgrow.identity import is_inside
 from outgrow.models.spec import ModelSpec, ladder
 from outgrow.registry import use, used_files
 from outgrow.results import finished, table_of
@@ -213,6 +214,8 @@ class _Scoring(NamedTuple):
     """Without any, nothing is scored."""
     no_ceiling: str | None = None
     """Why no ceiling is trained."""
+    gold_in_b: bool = True
+    """Whether a ceiling, or an analysis, can have gold of every row of B, as far as is known before the run."""
 
 
 class _Shared(NamedTuple):
@@ -256,11 +259,14 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
         matched = replace(shared.student, training=training)
         limits = [wiring.ceiling(shared.pool, s.split, matched, s.seed) for s in shared.setups]
         labels["ceiling"] = _pooled(limits, shared.setups)
-    seeds = shared.known["seeds"]
+    given = {"seeds": shared.known["seeds"], "reading": shared.reading}
+    ask = getattr(strategy, "reading", None)  # a user's class need not inherit it
+    if ask and (reading := ask(shared.student)):
+        given["reading"] = shared.reading | {"student": reading}
     if writes:
-        target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
+        target = Step(steps.compare_answers, pool=shared.pool, **given, **labels)
     else:
-        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, reading=shared.reading, **labels)
+        target = Step(steps.compare, texts=shared.student.texts, **given, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}
@@ -325,6 +331,7 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)
     scoring, own = _scoring(experiment, task, supervisor), isinstance(supervisor, OwnLabels)
+    _check_used(experiment, task, supervisor)
     sizes = Sizes(
         supervisor=None if own else experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
@@ -335,7 +342,8 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         folds=scoring.folds,
     )
     parts = [replace(sizes, fold=fold) for fold in range(max(1, scoring.folds))]
-    made = [wiring.setup(pool, _form(task), s, supervisor, student, seed) for seed in experiment.seeds for s in parts]
+    rest = (supervisor, student, scoring.gold_in_b)
+    made = [wiring.setup(pool, _form(task), s, *rest, seed) for seed in experiment.seeds for s in parts]
     setups, truth = zip(*made, strict=True)
     ceiling = [] if scoring.no_ceiling else [wiring.ceiling(pool, s.split, student, s.seed) for s in setups]
     known = {"task": str(task), "weak": weak, "strong": str(strong), "balance": scoring.balance}
@@ -360,17 +368,18 @@ def _scoring(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> 
     otherwise it is cross-fitted, so that no row is labelled by a student that trained on it. Sizes or parts that the
     user gives come first.
     """
-    balance = experiment.balance and not TASKS[task.name].facts.natural
+    balance = experiment.balance is not False and not TASKS[task.name].facts.natural
     no_ceiling = None if experiment.ceiling else "there is no ceiling"
     if not isinstance(supervisor, OwnLabels) or not TASKS[task.name].facts.natural:
         return _Scoring(balance, no_ceiling=no_ceiling)
     seen = _seen(task)
     if seen.ungolden and no_ceiling is None:
         no_ceiling = f"there is no ceiling: {seen.ungolden:,} rows of B have no gold to train it on"
+    gold_in_b = not seen.ungolden
     if seen.is_parted or experiment.transfer_rows or experiment.test_rows:
-        return _Scoring(balance, no_ceiling=no_ceiling)
+        return _Scoring(balance, no_ceiling=no_ceiling, gold_in_b=gold_in_b)
     folds = 1 if seen.golden and seen.ungolden >= seen.golden else min(_FOLDS, max(2, seen.groups))
-    return _Scoring(balance, folds=folds, has_gold=seen.golden > 0, no_ceiling=no_ceiling)
+    return _Scoring(balance, folds=folds, has_gold=seen.golden > 0, no_ceiling=no_ceiling, gold_in_b=gold_in_b)
 
 
 class _Seen(NamedTuple):
@@ -416,13 +425,15 @@ def _form(task: TaskSpec) -> str:
 
 
 def _setup(
-    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, seed: int
+    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, gold_in_b: bool, seed: int
 ) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
     weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
-    gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
-    given: dict[str, Any] = {"gold_b": gold_b, "gold_b_val": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
+    given: dict[str, Any] = {}
+    if gold_in_b:  # reaches a student only through MixGold and oracle
+        parts = {"gold_b": ("B",), "gold_b_val": ("B_val",)}
+        given = {name: Step(steps.gold, pool=pool, split=split, parts=of) for name, of in parts.items()}
     if (learner := supervisor.learner) is not None:
         given |= {"supervisor": learner, "gold_a": learner.gold(pool, split, ("A", "A_val"))}
     setup = Setup(split=split, weak=weak, student=student, seed=seed, form=form, **given)
@@ -439,6 +450,22 @@ def _check_reads(model: ModelSpec, task: TaskSpec) -> None:
     shown = "image" if task.kind == "image" else "text"
     if model.reads not in (None, shown):
         raise UserError(f"the task {task.name} is of {shown}s, and {model} reads {model.reads}s; take one that fits")
+
+
+def _check_used(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> None:
+    """Nothing that is asked for may go unused, and nothing that is needed may show missing only in the run."""
+    facts, own = TASKS[task.name].facts, isinstance(supervisor, OwnLabels)
+    if experiment.balance and facts.natural:
+        raise UserError(
+            f"{task.name} keeps its class shares, so that its scores are those of your data; leave balance=True out "
+            "(balanced accuracy is printed beside accuracy)"
+        )
+    if own and experiment.supervisor_rows is not None:
+        raise UserError("supervisor_rows=... are rows that train a supervisor, and labels is none; leave it out")
+    if supervisor.learner is None and experiment.weak_train is not None:
+        raise UserError(f"weak_train=... trains a supervisor, and {experiment.weak} is no model; leave it out")
+    if own and is_inside(TASKS[task.name].fn) and not task.options.get("weak"):
+        raise UserError(f"the task {task.name} has no weak labels of its own; name their column: table(weak='column')")
 
 
 def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> None:

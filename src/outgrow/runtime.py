@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -207,14 +207,23 @@ def beside(place: Path) -> Iterator[Path]:
 
 
 def check_folder(folder: Path, flag: str) -> None:
-    """Fail now, not hours into the run, if the folder to write to can be none.
+    """Fail now, not hours into the run, if the folder to write to can be none. Leaves nothing behind.
 
     Raises:
-        UserError: if a file stands there or above; ``flag`` names another place.
+        UserError: if a file stands there or above, or the folder cannot be made; ``flag`` names another place.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise UserError(f"{there} is a file, so {folder} can be no folder; name another with {flag}")
+    missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; name another with {flag}") from None
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it was not made, or another process put something there
+                path.rmdir()
 
 
 @contextmanager

@@ -445,13 +445,26 @@ def test_an_estimate_takes_the_most_similar_steps(store: Store) -> None:
 def test_what_was_never_timed_is_estimated_from_its_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "machine_rate", lambda: 1e9)
     first = plan([Step(heavy, model="a", amount=7)], store)
-    assert (first.seconds, first.guessed, first.unknown) == (7.0, 1, 0)
+    assert (first.seconds, first.guessed, first.unknown) == (8.0, 1, 0)
     store.write(Step(heavy, model="a", amount=2), 2, {"seconds": 6.0, "work": 2e9})
     same = plan([Step(heavy, model="a", amount=5)], store)
-    assert same.seconds == 15.0
+    assert (same.seconds, same.guessed) == (1 + 5 * 1.0, 1)  # more than twice the work: at most the machine's rate
+    for amount, seconds, guessed in ((1, 3.5, 0), (3, 8.5, 0), (4, 11.0, 0), (5, 6.0, 1), (100, 101.0, 1)):
+        given = Step(number, value=amount)  # as the texts of features: an input, whose result says how much there is
+        store.write(given, amount, {})
+        found = plan([Step(heavy, model="a", amount=given)], store)
+        assert (found.seconds, found.guessed) == (seconds, guessed)
     other = plan([Step(heavy, model="b", amount=5), Step(heavy, model="b", amount=1)], store)
-    assert (other.seconds, other.guessed) == (18.0, 2)
-    assert sum(other.by_key.values()) == 18.0
+    assert (other.seconds, other.guessed) == (1 + 5 * 1.0 + 1 + 2.5, 2)
+    assert sum(other.by_key.values()) == 9.5
+
+
+def test_a_time_of_other_inputs_is_called_a_guess(store: Store) -> None:
+    """A probe on a table of 240 rows says little of one on 10,000."""
+    small, large = Step(number, value=1), Step(number, value=2)
+    store.write(Step(add, parts=small, name="probe"), 1, {"seconds": 4.0})
+    assert plan([Step(add, parts=large, name="probe")], store).guessed == 1
+    assert plan([Step(add, parts=small, name="other")], store).guessed == 0
 
 
 def test_work_is_in_the_record_and_what_was_taken_times_nothing(store: Store) -> None:

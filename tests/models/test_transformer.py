@@ -31,6 +31,7 @@ from outgrow.models.transformer import (
     load_classifier,
     load_tokenizer,
     measure_cut,
+    measure_reading,
     pad,
     tokenize,
     tokens_read,
@@ -372,6 +373,25 @@ def test_what_is_cut_is_counted(bert: Path, made: list[tuple[int, int]], max_tok
     merged = sum(any(rows[i] == rows[k] and whole[i] != whole[k] for k in range(len(texts))) for i in range(len(texts)))
     found = measure_cut(tokenizer, texts, rows, max_tokens)
     assert found == (max_tokens, len(texts), sum(len(row) > max_tokens for row in whole), merged)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.sampled_from(["good", "bad"]), max_size=6), min_size=1, max_size=8), st.integers(3, 8))
+def test_what_is_cut_is_counted_from_either_end_with_and_without_special_tokens(
+    bert: Path, given_words: list[list[str]], most: int
+) -> None:
+    texts = [" ".join(words) for words in given_words]
+    for kept, specials in (("first", 2), ("plain", 0), ("last", 2)):
+        counts = measure_reading(bert, texts, most, kept)
+        assert counts.cut == sum(len(words) + specials > most for words in given_words)
+        assert counts.texts == len(texts)
+    ends = [words[max(0, len(words) + 1 - most) :] if len(words) + 2 > most else None for words in given_words]
+    same = sum(
+        any(given_words[i] != given_words[k] and ends[i] == ends[k] for k in range(len(texts)))
+        for i in range(len(texts))
+        if ends[i] is not None
+    )
+    assert measure_reading(bert, texts, most, "last").identical == same
 
 
 def test_cut_texts_are_said_and_whole_ones_are_not(bert: Path) -> None:

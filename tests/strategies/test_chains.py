@@ -230,6 +230,8 @@ def test_chains_go_with_written_answers(make: MakeExperiment, writer: Path, stor
     )
     (found,) = run(store, experiment)
     assert 0 <= found["student"]["accuracy"][0] <= 1
+    assert found["reading"].keys() == {"weak", "student"}  # prompts are cut to their last tokens
+    assert all(counts["max_tokens"] == 64 - 6 and counts["texts"] > 20 for counts in found["reading"].values())
     behind = in_order([student(experiment)])
     assert {p for s in behind if s.fn is gold_answers for p in s.args["parts"]} == {"A", "A_val"}
     trained = [s.args["split"].key for s in behind if s.fn is finetune_lm]

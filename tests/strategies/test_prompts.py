@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from conftest import MakeExperiment
 from outgrow import steps
 from outgrow.data import Features, Labels, Split
+from outgrow.engine import runner
 from outgrow.engine.graph import Step, in_order
 from outgrow.engine.runner import StepsFailed
 from outgrow.engine.store import Store
@@ -222,3 +223,31 @@ def test_what_only_the_data_can_tell_is_said_when_it_runs(
     with pytest.raises(StepsFailed, match=said) as failed:
         run(store, make(strategy=spelled, strong=str(writer), seeds=(0,), ceiling=False))
     assert failed.value.by_user
+
+
+# --- what is cut ------------------------------------------------------------------------------------------------------
+
+
+def test_what_prompts_and_answers_cut_is_counted(make: MakeExperiment, writer: Path, store: Store) -> None:
+    """Each by what the strategy reads itself, whatever the trainer would read."""
+    cases = {
+        "naive": 0,
+        "zero-shot(words=('good', 'bad'), max_tokens={})": 1,
+        "few-shot(shots=1, words=('good', 'bad'), max_tokens={})": 1,
+        "ccs(restarts=1, updates=1, max_tokens={})": 1,
+        "crc(max_tokens={})": 1,
+        "icm(rows=4, context=1, updates=1, first=1, max_tokens={})": 1,
+    }
+    for spelled, cuts in cases.items():
+        for most in (2, 200) if cuts else (200,):
+            made = make(strong=str(writer), strategy=spelled.format(most), seeds=(0,))
+            step = wire(made).args["reading"]["student"]
+            counts = run_one(store, step)
+            assert (counts["cut"] > 0) == (most == 2)
+            assert counts["texts"] >= counts["cut"]
+            assert spelled == "naive" or counts["max_tokens"] == most
+
+
+def run_one(store: Store, step: Step) -> dict[str, int]:
+    runner.run([step], store, CPU)
+    return store.read(step)  # type: ignore[no-any-return]

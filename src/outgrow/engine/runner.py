@@ -34,6 +34,8 @@ __all__ = ["Monitor", "Outcome", "Plan", "StepsFailed", "machine_rate", "plan", 
 _MOST_AT_ONCE = 2000  # steps in one call of a many form; limits what an interruption loses
 _TIMED = 50  # stored steps of a function that an estimate reads; keys are hashes, so the first are a random sample
 _REACHED = 0.5  # share of a plain product's rate that feature extraction had for MiniLM-L3, MiniLM-L6 on 2 cores
+_START = 1.0  # seconds of a step that has work which go into its start, such as loading a model: at most half
+_SIMILAR = 2.0  # times as much work, or half as much, is timed at a similar size
 _KEPT_VALUES = 48  # results kept in memory for later steps
 
 
@@ -67,7 +69,7 @@ class Plan:
     unknown: int
     """Steps of kinds that never ran in this store. Not counted in ``seconds``."""
     guessed: int
-    """Steps whose estimate is a guess: their model was never timed here, or how much it has to read is not known."""
+    """Steps whose estimate is a guess: none alike was timed here with the same model and at a similar size."""
     by_key: Mapping[str, float]
     """Estimated seconds of each step to run, where there is an estimate."""
 
@@ -156,8 +158,13 @@ class _Estimate(NamedTuple):
 def _estimate(
     step: Step, records: list[dict[str, Any]], stored: Mapping[str, Step], read: Callable[[str], Any]
 ) -> _Estimate | None:
-    """Median seconds of the stored steps of its function that share the most arguments with it; for the same amount of
-    work, if that is known. What has work and was never timed is guessed by this machine's rate of multiplications."""
+    """Median seconds of the stored steps of its function that share the most arguments with it.
+
+    Where the work is known, a part of these seconds is the start, and the rest grows with the work; from a smaller step
+    to a larger one no faster than by the machine's rate of multiplications, since what a small step spends is mostly
+    its start. What has work and was never timed is guessed by that rate alone. A time of steps that share no input with
+    this one, so that they may be of another size, is a guess too.
+    """
     records = [r for r in records if "taken_from" not in r]
     work = None
     if step.function.work is not None:
@@ -166,16 +173,28 @@ def _estimate(
     if work is not None:
         records = [r for r in records if r.get("work")]
         if not records:
-            return _Estimate(work / machine_rate(), guess=True)
+            return _Estimate(_START + work / machine_rate(), guess=True)
     if not records:
         return None
     args = json.loads(step.canonical_args)
     alike = [sum(r["args"].get(k) == v for k, v in args.items()) for r in records]
     chosen = [r for r, a in zip(records, alike, strict=True) if a == max(alike)]
-    seconds = sorted(r["seconds"] * (work / r["work"] if work else 1) for r in chosen)
-    inputs = sum(isinstance(v, Step) for v in step.args.values())
-    guess = step.function.work is not None and max(alike) < len(args) - inputs
+    inputs = [name for name, value in step.args.items() if isinstance(value, Step)]
+    if work is None:
+        seconds = sorted(r["seconds"] for r in chosen)
+        guess = bool(inputs) and not any(r["args"].get(name) == args[name] for r in chosen for name in inputs)
+    else:
+        seconds = sorted(_scaled(r["seconds"], r["work"], work) for r in chosen)
+        similar = any(1 / _SIMILAR <= work / r["work"] <= _SIMILAR for r in chosen)
+        guess = not similar or max(alike) < len(args) - len(inputs)
     return _Estimate(float(seconds[len(seconds) // 2]), guess)
+
+
+def _scaled(seconds: float, timed: float, work: float) -> float:
+    """The seconds of ``work`` operations, by a step that took ``seconds`` for ``timed`` of them."""
+    start = min(_START, seconds / 2)
+    pace = (seconds - start) / timed
+    return start + work * (min(pace, 1 / machine_rate()) if work > _SIMILAR * timed else pace)
 
 
 @functools.cache

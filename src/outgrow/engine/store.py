@@ -297,6 +297,8 @@ class Store:
 
     def _folder_of(self, key: str) -> str:
         found: list[str] = []
+        if not key:
+            raise UserError("give the first characters of a key; `outgrow ls` lists them")
         if len(key) == 64 and key.isalnum():  # a whole key: one look for each function, whatever the size of the store
             with contextlib.suppress(FileNotFoundError):
                 places = [f"{function}/{key}/record.json" for function in self._ask("ls", self.path, detail=False)]

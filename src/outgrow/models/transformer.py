@@ -124,12 +124,13 @@ class Cut(NamedTuple):
         return f"{self.cut:,} of {self.texts:,} texts were cut to their first {self.max_tokens} tokens{same}"
 
 
-def measure_cut(tokenizer: Any, texts: Sequence[str], rows: Sequence[Tokens], max_tokens: int) -> Cut:
+def measure_cut(
+    tokenizer: Any, texts: Sequence[str], rows: Sequence[Tokens], max_tokens: int, *, specials: bool = True
+) -> Cut:
     """What cutting these texts to ``rows`` left out. Tokenizes again only the texts that may be longer."""
     full = [i for i, row in enumerate(rows) if len(row) >= max_tokens]
-    whole = (
-        tokenizer([texts[i] for i in full], truncation=False, padding=False, verbose=False)["input_ids"] if full else []
-    )
+    given = {"truncation": False, "padding": False, "verbose": False, "add_special_tokens": specials}
+    whole = tokenizer([texts[i] for i in full], **given)["input_ids"] if full else []
     sources: dict[Tokens, set[Tokens]] = {}
     for i, row in zip(full, whole, strict=True):
         sources.setdefault(rows[i], set()).add(tuple(row))
@@ -137,10 +138,16 @@ def measure_cut(tokenizer: Any, texts: Sequence[str], rows: Sequence[Tokens], ma
     return Cut(max_tokens, len(texts), sum(len(row) > max_tokens for row in whole), identical)
 
 
-def measure_reading(folder: Path, texts: Sequence[str], max_tokens: int | None) -> Cut:
-    """How much of the texts the model in ``folder`` reads."""
+def measure_reading(folder: Path, texts: Sequence[str], max_tokens: int | None, kept: str = "first") -> Cut:
+    """How much of the texts the model in ``folder`` reads: of each its ``first`` tokens, special ones counted; its
+    first ``plain`` tokens, the special ones not counted, as within a prompt; or its ``last``, as before an answer."""
     tokenizer, most = load_tokenizer(folder), tokens_read(folder, max_tokens)
-    return measure_cut(tokenizer, texts, tokenize(tokenizer, texts, most), most)
+    if kept == "first":
+        return measure_cut(tokenizer, texts, tokenize(tokenizer, texts, most), most)
+    specials = kept == "last"
+    encoded = tokenizer(list(texts), add_special_tokens=specials, verbose=False)["input_ids"] if texts else []
+    rows = [tuple(row[-most:] if kept == "last" else row[:most]) for row in encoded]
+    return measure_cut(tokenizer, texts, rows, most, specials=specials)
 
 
 def tokens_read(folder: Path, max_tokens: int | None) -> int:

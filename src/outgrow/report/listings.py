@@ -12,7 +12,7 @@ from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call
 from outgrow.report.reference import listing, meanings
-from outgrow.report.rows import cell_text, measured, number
+from outgrow.report.rows import cell_text, measured, number, with_interval
 from outgrow.report.run import give_or_take
 from outgrow.report.terminal import WIDE, Column, Line, show_facts, show_listing, show_table, show_text
 from outgrow.results import ROLES, table_of
@@ -49,6 +49,11 @@ _NAMES = {
     "ece": "ECE",
     "pgr": "PGR",
 }
+
+
+_SHARES = ("accuracy", "majority", "agreement")
+_DIFFERENCES = ("gain", "gap", "over", "learned")
+"""Words in the names of numbers that are shown in percent, and in points of percent, as in the tables."""
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -105,18 +110,38 @@ def _print_scores(record: "Record", console: "Console") -> None:
     with_bounds = [name for name in row if f"{name}_low" in row]
     metrics = [name.removeprefix("student_") for name in with_bounds if name.startswith("student_")]
     metrics = [m for m in metrics if any(row[f"{role}_{m}"] is not None for role in ROLES)]
-    columns = [Column("", title=True), *(Column(_NAMES.get(m, m.replace("_", " ")), number=True) for m in metrics)]
+    columns = [Column("", title=True), *(Column(_named(m), number=True) for m in metrics)]
     roles = [role for role in ROLES if row[f"{role}_accuracy"] is not None]
-    show_table(console, columns, [Line([role, *(cell_text(row, f"{role}_{m}") for m in metrics)]) for role in roles])
+    show_table(console, columns, [Line([role, *(_figure(row, f"{role}_{m}") for m in metrics)]) for role in roles])
     others = [name for name in with_bounds if not name.startswith(tuple(f"{role}_" for role in ROLES))]
     others += ["majority", "num_classes", "num_test", "num_test_per_seed"]
-    facts = [(_NAMES.get(n, n.replace("_", " ")), cell_text(row, n)) for n in others]
+    facts = [(_named(n), _figure(row, n)) for n in others]
     floors = {role: row[f"{role}_ece_floor"] for role in roles}
     by_chance = ", ".join(f"{role} {floor:.3f}" for role, floor in floors.items() if floor is not None)
     facts.append(("ECE by chance alone", by_chance))
     undefined = f"undefined: {row['pgr_undefined']}"
     show_facts(console, [(name, undefined if (name, text) == ("PGR", "–") else text) for name, text in facts])
     _print_seeds(record["result"]["per_seed"], console)
+
+
+def _unit(name: str) -> str:
+    words = set(name.split("_"))
+    return "points" if words & {*_DIFFERENCES} else "%" if words & {*_SHARES} else ""
+
+
+def _named(name: str) -> str:
+    """A number's name for people, with its unit."""
+    unit = {"%": " %", "points": ", points", "": ""}[_unit(name)]
+    return _NAMES.get(name, name.replace("_", " ")) + unit
+
+
+def _figure(row: dict[str, Any], name: str) -> str:
+    """A number of a row with its interval, in the unit that stands beside its name."""
+    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    if not (unit := _unit(name)) or value is None:
+        return cell_text(row, name)
+    form = "+.1f" if unit == "points" else ".1f"
+    return number(100 * value, form) if low is high is None else with_interval(value, low, high, form, scale=100)
 
 
 def _print_seeds(seeds: Sequence[Mapping[str, Any]], console: "Console") -> None:
@@ -257,7 +282,7 @@ def print_method(text: str, console: "Console") -> None:
     name = text.partition("(")[0].strip()
     found = [method for method in methods if method.name == name]
     if not found:
-        raise unknown_name("method", name, {method.name for method in methods})
+        raise unknown_name("method", name, {method.name for method in methods}, "outgrow methods")
     for place, method in enumerate(found):
         heading = f"{method.spelling} [{method.kind}]"
         show_text(console, f"\n{heading}" if place else heading, "bold", hanging=4)

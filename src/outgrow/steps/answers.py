@@ -76,7 +76,7 @@ def shuffle_answers(answers: Answers, seed: int) -> Answers:
     return Answers(ids=answers.ids, texts=texts, source=f"shuffled {answers.source}")
 
 
-@step(version=3, said="score")
+@step(version=4, said="score")
 def compare_answers(
     pool: Examples,
     truth: tuple[Answers, ...],
@@ -85,12 +85,14 @@ def compare_answers(
     ceiling: tuple[Answers, ...],
     seeds: tuple[int, ...],
     splits: tuple[tuple[Split, ...], ...] = (),
+    reading: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows, by exact match with the ``truth``.
 
     The same result as :func:`outgrow.steps.compare.compare` gives, so that tables and reports hold both;
     scores of probabilities are left out, and ``legal``, the share of answers that are allowed at all (the pool's column
     ``allowed``), is added. ``majority`` is of always writing the most frequent right answer.
+    ``reading`` says how much of the prompts ``weak`` and ``student`` read.
     """
     roles = {"weak": weak, "student": student, **({"ceiling": ceiling} if ceiling else {})}
     outcomes, per_seed = [], []
@@ -107,6 +109,7 @@ def compare_answers(
         "notes": list(pool.notes),
         "classes": [],
         "rows": rows_used(len(pool), splits),
+        "reading": {role: dict(counts) for role, counts in (reading or {}).items()},
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": None,

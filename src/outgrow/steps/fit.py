@@ -54,11 +54,14 @@ def _with_inputs(a: Mapping[str, Any], others: list[Any]) -> str:
 
 _TOKENS_OF_A_ROW = 40  # where a task's texts are not loaded yet; rated movie snippets have 28
 _CHARACTERS_OF_A_TOKEN = 4
+_LIKE_WORD_VECTORS = 20_000  # parameters whose product with a token takes about as long as a look-up of its vector
 
 
 def _work(a: Mapping[str, Any]) -> float | None:
-    """Operations of one pass: two for each parameter and token. None for what is no transformer of texts."""
-    parameters, texts = a["model"].layer_parameters, a["texts"]
+    """Operations of one pass: two for each parameter and token; for word vectors, as many as take that long. None for
+    images, vectors, and models that are not here to be asked."""
+    model, texts = a["model"], a["texts"]
+    parameters = _LIKE_WORD_VECTORS if model.source == "glove" else model.layer_parameters
     if parameters is None:
         return None
     most = a["max_tokens"] or 512
@@ -116,13 +119,18 @@ def measure_asking(
     return measure(model.folder(runtime), texts.texts, question.of(texts), max_tokens)._asdict()
 
 
-@step(version=1, said="count tokens")
-def measure_reading(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> dict[str, int]:
+@step(version=2, said="count tokens")
+def measure_reading(
+    model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime, kept: str = "first"
+) -> dict[str, int]:
     """How much of the texts a transformer reads: ``max_tokens``, ``texts`` (a choice has one for each candidate), how
-    many were ``cut`` to that, and how many of them became ``identical`` to another."""
+    many were ``cut`` to that, and how many of them became ``identical`` to another.
+
+    ``kept`` says which tokens it reads, see :func:`outgrow.models.transformer.measure_reading`.
+    """
     from outgrow.models.transformer import measure_reading as measure
 
-    return measure(model.folder(runtime), texts.texts, max_tokens)._asdict()
+    return measure(model.folder(runtime), texts.texts, max_tokens, kept)._asdict()
 
 
 def _fit_probes(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> list[Any]:

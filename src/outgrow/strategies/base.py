@@ -82,7 +82,7 @@ class Setup:
                 uses["seed"] = self.seed
             if "gold" in transform.needs:
                 if self.gold_b is None:
-                    raise UserError(f"{name} buys gold of B, and this setup has none to sell")
+                    raise UserError(f"{name} buys gold of B, and rows of B have none here; leave {name} out")
                 uses["gold"] = self.gold_b
             weak = Step(steps.relabel, labels=weak, split=split, transform=transform, **uses)
             if transform.drops:
@@ -124,6 +124,10 @@ class Strategy(Registered, Protocol):
 
     writes: ClassVar[bool] = False
     """Whether it also works with written answers instead of class probabilities."""
+
+    def reading(self, student: Learner) -> Step | None:
+        """The step that counts the texts that the strategy cuts, if it reads them otherwise than its trainer does."""
+        return None
 
     def __call__(self, setup: Setup) -> Step:
         """The step whose result is the student's :class:`outgrow.data.Labels` on T."""

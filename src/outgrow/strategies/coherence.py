@@ -13,6 +13,7 @@ from outgrow.registry import Range
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, Strategy, strategy
 from outgrow.strategies.prompts import check_prompt, draw_shots, label_words, word_log_probs
+from outgrow.strategies.trainers import Learner, reading_step
 
 __all__ = ["ICM", "anneal", "search_coherent", "tell_by_coherent"]
 
@@ -69,6 +70,9 @@ class ICM(Strategy):
             check_prompt(prompt)
         if self.cold > self.hot:
             raise UserError(f"icm cools from hot={self.hot} to cold={self.cold}; cold must not lie above hot")
+
+    def reading(self, student: Learner) -> Step | None:
+        return reading_step(student, self.max_tokens, "plain")
 
     def __call__(self, setup: Setup) -> Step:
         setup.only("icm", "text", "choice")

@@ -21,6 +21,7 @@ from outgrow.models.spec import ModelSpec
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
 from outgrow.strategies.base import Setup, Strategy, strategy
+from outgrow.strategies.trainers import Learner, reading_step
 
 __all__ = ["CCS", "CRC", "FewShot", "ZeroShot"]
 
@@ -41,6 +42,9 @@ class _Prompted(Strategy):
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
+
+    def reading(self, student: Learner) -> Step | None:
+        return reading_step(student, self.max_tokens, "plain")
 
     def answered(self, setup: Setup, shots: Step | None) -> Step:
         setup.only("a prompt for the label word of one text", "text")
@@ -78,6 +82,9 @@ class ZeroShot(_Prompted):
             super().__post_init__()
         elif self.words:
             raise UserError("prompt='asked' has the task's own words; give others to the task: task(words=...)")
+
+    def reading(self, student: Learner) -> Step | None:
+        return student.reading_asked if self.prompt == _ASKED else super().reading(student)
 
     def __call__(self, setup: Setup) -> Step:
         if self.prompt != _ASKED:
@@ -127,6 +134,10 @@ class _Stated(Strategy):
     def __post_init__(self) -> None:
         if self.prompt.count("{text}") != 1 or self.prompt.count("{label}") != 1:
             raise UserError(f"the prompt {self.prompt!r} must hold {{text}} and {{label}}, once each")
+
+    def reading(self, student: Learner) -> Step | None:
+        stated = Step(state, texts=student.texts, prompt=self.prompt, words=self.words)
+        return reading_step(student, self.max_tokens, texts=stated)
 
     def features(self, setup: Setup, name: str) -> Step:
         model = setup.student.model

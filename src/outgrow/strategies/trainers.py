@@ -144,6 +144,14 @@ class Learner:
         return Step(steps.ask, question=self.question, bf16=own.settled(self.model).precision == "bf16", **given)
 
     @property
+    def reading_asked(self) -> Step:
+        """The step that counts the texts that are cut inside the task's question."""
+        own = self.trainer.probed()
+        assert isinstance(own, _Head)
+        given = {"model": self.model, "texts": self.texts, "max_tokens": own.max_tokens}
+        return Step(steps.measure_asking, question=self.question, **given)
+
+    @property
     def writes(self) -> bool:
         """Whether it works with written answers instead of class probabilities."""
         return self.trainer.output == "text"
@@ -210,8 +218,10 @@ def parse_trainer(text: str) -> Trainer:
     return made
 
 
-def _reading(learner: Learner, max_tokens: int | None) -> Step:
-    return Step(steps.measure_reading, model=learner.model, texts=learner.texts, max_tokens=max_tokens)
+def reading_step(learner: Learner, max_tokens: int | None, kept: str = "first", texts: Step | None = None) -> Step:
+    """The step that counts which of the task's texts, or of ``texts``, the learner's model cuts."""
+    given = {"texts": texts or learner.texts, "max_tokens": max_tokens, "kept": kept}
+    return Step(steps.measure_reading, model=learner.model, **given)
 
 
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
@@ -245,10 +255,8 @@ class _Head(HeadSettings, Trainer):
     def reading(self, learner: Learner) -> Step | None:
         if learner.model.is_static:
             return None
-        if self.settled(learner.model).view not in ASKED:
-            return _reading(learner, self.max_tokens)
-        given = {"model": learner.model, "texts": learner.texts, "max_tokens": self.max_tokens}
-        return Step(steps.measure_asking, question=learner.question, **given)
+        asks = self.settled(learner.model).view in ASKED
+        return learner.reading_asked if asks else reading_step(learner, self.max_tokens)
 
     def with_l2(self, values: Sequence[float]) -> list[Trainer]:
         return [replace(self, l2=value) for value in values]
@@ -317,7 +325,7 @@ class Finetune(FinetuneSettings, _Transformer):
         return self
 
     def reading(self, learner: Learner) -> Step | None:
-        return _reading(learner, self.max_tokens)
+        return reading_step(learner, self.max_tokens)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         return Step(steps.finetune, model=learner.model, texts=learner.texts, settings=self, **vars(request))
@@ -333,6 +341,9 @@ class Generate(GenerateSettings, _Transformer):
 
     version = 1
     output = "text"
+
+    def reading(self, learner: Learner) -> Step | None:
+        return reading_step(learner, self.max_tokens - self.max_answer, "last")
 
     def features(self, learner: Learner) -> tuple[Step, str]:
         raise UserError("generate writes answers, so there are no features to relabel or cluster by; train with probe")

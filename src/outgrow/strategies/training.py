@@ -16,7 +16,7 @@ from outgrow.labels.structure import logistic_weights
 from outgrow.losses import Loss, Xent
 from outgrow.registry import Range
 from outgrow.strategies.base import Naive, Setup, Strategy, strategy
-from outgrow.strategies.trainers import FitRequest, Learner, TrainingMethod
+from outgrow.strategies.trainers import FitRequest, Learner, TrainingMethod, reading_step
 from outgrow.train.settings import GenerateSettings
 
 __all__ = ["LPFT", "Anchored", "GenerativeFinetuning", "Oracle", "Regularised"]
@@ -122,6 +122,10 @@ class GenerativeFinetuning(_Training):
     max_tokens: Annotated[int, Range(3)] = 128
     """Texts are cut to this many tokens, including the one before and the one after them."""
 
+    def reading(self, student: Learner) -> Step | None:
+        """That of the language model, which reads less than the classifier after it."""
+        return reading_step(student, self.max_tokens - 2, "plain") if self.epochs else None
+
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         name = "generative-finetuning"
         settings = learner.trainer.finetuning(name)
@@ -130,7 +134,7 @@ class GenerativeFinetuning(_Training):
             return learner.fit(request)
         if settings.lora:
             raise UserError(f"{name} changes the weights that LoRA's adapters would be put on; set lora=0")
-        reading = GenerateSettings(
+        writes = GenerateSettings(
             epochs=self.epochs,
             batch_size=settings.batch_size,
             lr=self.lr,
@@ -139,7 +143,7 @@ class GenerativeFinetuning(_Training):
             max_answer=self.max_tokens - 1,
         )
         texts = {"model": learner.model, "texts": learner.texts, "answers": None, "split": request.split}
-        read = Step(steps.finetune_lm, part=request.part, settings=reading, seed=request.seed, **texts)
+        read = Step(steps.finetune_lm, part=request.part, settings=writes, seed=request.seed, **texts)
         return learner.fit(replace(request, start=read))
 
 
@@ -161,7 +165,8 @@ class Oracle(Strategy):
     def __call__(self, setup: Setup) -> Step:
         if not setup.student.trainer.early_stopping:
             raise UserError("oracle is early stopping by ground truth, and this trainer does not stop early")
-        assert setup.gold_b_val is not None
+        if setup.gold_b_val is None:
+            raise UserError("oracle stops by the gold of B, and rows of B have none here; leave oracle out")
         labels = Step(oracle_stop, labels=setup.weak, gold=setup.gold_b_val, split=setup.split)
         return Naive(loss=self.loss)(replace(setup, weak=labels))
 

@@ -26,6 +26,8 @@ from outgrow.tasks.readers import Row, shown
 
 __all__ = ["Columns", "Problems", "class_name", "code_of"]
 
+NO_GOLD = "weak labels and the names of all classes: table(..., weak='column', classes=['...', '...'])"
+"""What a table without gold needs."""
 _MAX_ID = 256
 _MAX_NAMED_CLASSES = 20
 _MAX_CLASS = 256
@@ -253,8 +255,8 @@ class Columns:
             self.problems.check()
             only = f"only the class {present[0]!r}" if present else "no label at all"
             raise UserError(
-                f"{self.problems.file}: {self._label_column()} has {only}; at least two classes are needed, or weak "
-                "labels and the names of all classes: weak='...', classes=['...', '...']"
+                f"{self.problems.file}: {self._label_column()} has {only}; at least two classes are needed, or "
+                f"{NO_GOLD}"
             )
 
     def _label_column(self) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from outgrow.errors import UserError, nearest
 
-__all__ = ["ENDINGS", "Row", "existing_file", "first_line", "format_of", "no_column", "read_rows", "shown"]
+__all__ = ["ENDINGS", "NoColumn", "Row", "existing_file", "first_line", "format_of", "no_column", "read_rows", "shown"]
 
 ENDINGS = ".csv, .tsv, .jsonl, .ndjson, .json (each also .gz, .zst), .parquet"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
@@ -87,11 +87,21 @@ def format_of(file: Path, endings: str = ENDINGS) -> str:
     return kind
 
 
-def no_column(where: str, there: Sequence[str], *wanted: str) -> UserError:
+class NoColumn(UserError):
+    """A table lacks a column."""
+
+    column: str
+    nearest: Sequence[str]
+    """The columns that it may have been meant to name."""
+
+
+def no_column(where: str, there: Sequence[str], *wanted: str) -> NoColumn:
     """The error for a missing column, any of those wanted, with the nearest ones offered."""
     close = nearest(wanted[0], there)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(map(shown, there[:20]))}"
-    return UserError(f"{where}: no column {' or '.join(map(repr, wanted))}; {hint}")
+    error = NoColumn(f"{where}: no column {' or '.join(map(repr, wanted))}; {hint}")
+    error.column, error.nearest = wanted[0], close
+    return error
 
 
 def read_rows(

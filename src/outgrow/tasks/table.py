@@ -7,8 +7,8 @@ from typing import Any
 from outgrow.archives import known_sha256
 from outgrow.data import Examples
 from outgrow.errors import UserError, nearest
-from outgrow.tasks.columns import Columns, Problems, class_name, code_of
-from outgrow.tasks.readers import ENDINGS, Row, existing_file, format_of, no_column, read_rows, shown
+from outgrow.tasks.columns import NO_GOLD, Columns, Problems, class_name, code_of
+from outgrow.tasks.readers import ENDINGS, NoColumn, Row, existing_file, format_of, no_column, read_rows, shown
 from outgrow.tasks.registry import task
 
 __all__ = ["table"]
@@ -82,8 +82,13 @@ def table(
     codes = abstain if isinstance(abstain, tuple) else () if abstain is None else (abstain,)
     found = Columns(columns=columns, problems=problems, abstain={code_of(value): 0 for value in codes})
     how = {"delimiter": delimiter, "encoding": encoding, "quotes": quotes, "say": found.notes.append}
-    for row in _rows(file, sorted(set(columns.values())), may_lack, how, problems):
-        found.add(row)
+    try:
+        for row in _rows(file, sorted(set(columns.values())), may_lack, how, problems):
+            found.add(row)
+    except NoColumn as error:
+        if error.column == label and not error.nearest:
+            raise UserError(f"{error}; if there is no gold at all, give {NO_GOLD}") from None
+        raise
     return found.examples(classes, None if weak_class is None else class_name(weak_class))
 
 

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from outgrow.archives import Archive, fetch, megabytes, new_folder, sha256_of, unpack
-from outgrow.errors import UserError, unknown_name
+from outgrow.archives import Archive, fetch, new_folder, sha256_of, unpack
+from outgrow.errors import UserError, megabytes, unknown_name
 from outgrow.runtime import Runtime, accepted_licenses, cache_folder
 
 __all__ = ["PACKAGED", "PackagedModel", "content_id", "model_folder", "models_table"]

@@ -159,14 +159,14 @@ def test_a_killed_pass_goes_on_and_gives_the_same_bits(
         ask(decoder, TEXTS, WHOLE, max_tokens=None, runtime=runtime, bf16=bf16)
     before, told[:] = told[-2], [0] * 5  # the file of the last batch was written before it was reported
     continued = ask(decoder, TEXTS, WHOLE, max_tokens=None, runtime=runtime, bf16=bf16)
-    assert told[5] > before > 0
+    assert told[5] >= before > 0
     whole = ask(decoder, TEXTS, WHOLE, max_tokens=None, runtime=replace(CPU, tokens_at_once=30), bf16=bf16)
     assert all(np.array_equal(whole[view], continued[view]) for view in whole)
     # Another question is another pass.
     other = replace(WHOLE, template="w3 {text} w2 w3")
     told[:] = [0] * 5
     ask(decoder, TEXTS, other, max_tokens=None, runtime=runtime, bf16=bf16)
-    assert told[5] == 0
+    assert 0 < told[5] <= 30  # its first batch
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

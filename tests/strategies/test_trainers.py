@@ -138,7 +138,7 @@ def test_its_fields_are_spelled_as_those_of_any_other(make: MakeExperiment) -> N
 @pytest.mark.usefixtures("centroids")
 def test_simulatable_errors_are_those_of_a_probe_of_its_model(make: MakeExperiment) -> None:
     target = wire(centroid_experiment(make, weak="errors(kind='simulatable', accuracy=0.6)", weak_train=None))
-    assert target.args["weak"][0].args["fitted"].args["probe"] == Probe()
+    assert target.args["weak"][0].args["fitted"].args["probe"] == Probe(precision="fp32")
 
 
 # --- no type switches -------------------------------------------------------------------------------------------------

@@ -205,7 +205,8 @@ def over_batches(
         kept = KeptRows(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
     done = kept.read(out) if kept else 0
     at = [0, *accumulate(map(size, distinct))]
-    report(at[done], at[-1], "tokens")  # what is kept takes no time, so rates count from here
+    if done:
+        report(at[done], at[-1], "tokens")  # what is kept takes no time, so rates count from here
     with torch.inference_mode():
         while done < len(distinct):
             here = distinct[done : done + max(1, budget // size(distinct[done]))]

@@ -73,6 +73,14 @@ class Trainer(Registered, Protocol):
         """Features of all texts from the model before any training, and the name of the view that a probe reads."""
         return self.probed().features(learner)
 
+    def asked(self, learner: "Learner") -> Step:
+        """What the model makes of the task's question before any training, see :func:`outgrow.steps.ask`."""
+        return self.probed().asked(learner)
+
+    def view_of(self, model: ModelSpec) -> str | None:
+        """The view of the model that this trainer reads; None where it is no probe."""
+        return None
+
     def reading(self, learner: "Learner") -> Step | None:
         """The step that counts the texts this trainer cuts; None where it reads them whole, or does not say."""
         return None
@@ -132,16 +140,13 @@ class Learner:
     @property
     def view(self) -> str | None:
         """The view that a probe of the model reads; None where it is trained another way."""
-        return self.trainer.settled(self.model).view if isinstance(self.trainer, _Head) else None
+        return self.trainer.view_of(self.model)
 
     @property
     def asked(self) -> Step:
         """What the model makes of the task's question, see :func:`outgrow.steps.ask`; cut and as precise as its own
         features."""
-        own = self.trainer.probed()
-        assert isinstance(own, _Head)
-        given = {"model": self.model, "texts": self.texts, "max_tokens": own.max_tokens}
-        return Step(steps.ask, question=self.question, bf16=own.settled(self.model).precision == "bf16", **given)
+        return self.trainer.asked(self)
 
     @property
     def reading_asked(self) -> Step:
@@ -243,6 +248,14 @@ class _Head(HeadSettings, Trainer):
         precision = model.precision if self.precision == "auto" else self.precision
         able = "asked" if model.is_language_model else "mid_mean"
         return replace(self, precision=precision, view=able if self.view == ASKED_OR_MEAN else self.view)
+
+    def view_of(self, model: ModelSpec) -> str | None:
+        return self.settled(model).view
+
+    def asked(self, learner: Learner) -> Step:
+        given = {"model": learner.model, "texts": learner.texts, "max_tokens": self.max_tokens}
+        bf16 = self.settled(learner.model).precision == "bf16"
+        return Step(steps.ask, question=learner.question, bf16=bf16, **given)
 
     def features(self, learner: Learner) -> tuple[Step, str]:
         model, own = learner.model, self.settled(learner.model)

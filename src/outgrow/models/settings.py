@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from outgrow.registry import OneOf, Range
+from outgrow.registry import ClassShares, OneOf, Range
 
 __all__ = ["VIEWS", "HeadSettings", "LogisticSettings", "ProbeSettings"]
 
@@ -35,6 +35,9 @@ class HeadSettings:
     can take if those are fewer. Short texts cost the same under any."""
     precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
     """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
+    shares: Annotated[str | tuple[float, ...], ClassShares("none", "weak", "uniform")] = "none"
+    """Shift the trained logits, one number for each class, until on the texts of A and B the classes occur as often as
+    the labels it learned say on average (``weak``), equally often (``uniform``), or as the shares given say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,13 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
+from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, match_shares, trusted_shares
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
+    "NOT_T",
     "against_controls",
+    "blend_heads",
     "cluster",
     "combine",
     "compare",
@@ -27,12 +30,14 @@ __all__ = [
     "embed_bf16",
     "finetune",
     "finetune_lm",
+    "fit_cloud_head",
     "fit_logistic",
     "fit_probe",
     "gold",
     "gold_answers",
     "keep",
     "load",
+    "match_shares",
     "measure_reading",
     "pooled",
     "predict_finetuned",
@@ -42,6 +47,7 @@ __all__ = [
     "shuffle_answers",
     "split",
     "texts",
+    "trusted_shares",
     "weak_agreement",
     "weak_column",
 ]

@@ -20,6 +20,7 @@ from outgrow.strategies.base import (
     strategy,
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refine
+from outgrow.strategies.clouds import Auto, CloudDiscriminant
 from outgrow.strategies.coherence import ICM
 from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
 from outgrow.strategies.prompts import CCS, CRC, FewShot, ZeroShot
@@ -35,11 +36,11 @@ from outgrow.strategies.trainers import (
 from outgrow.strategies.training import LPFT, Anchored, GenerativeFinetuning, Oracle, Regularised
 
 __all__ = [
-    "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Boosted", "Bootstrap",
-    "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot", "FitRequest", "GenerativeFinetuning",
-    "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine", "Regularised", "Setup", "Shuffled", "Strategy",
-    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "is_control", "parse_strategy",
-    "parse_trainer", "strategy", "trainer",
+    "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Auto", "Boosted",
+    "Bootstrap", "CloudDiscriminant", "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot",
+    "FitRequest", "GenerativeFinetuning", "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine",
+    "Regularised", "Setup", "Shuffled", "Strategy", "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy",
+    "is_control", "parse_strategy", "parse_trainer", "strategy", "trainer",
 ]  # fmt: skip
 
 VARIANTS = (  # paper, what, spelling

@@ -207,7 +207,7 @@ def model(root: Path, kind: str) -> ModelSpec:
 # --- what is pinned ---------------------------------------------------------------------------------------------------
 
 OPTIONS = (
-    "LogConf(marginals='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
+    "LogConf(shares='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(shares=(0.2, 0.8))",
     "KeepConfident(per_class=False)", "KNN(mix=0.5)", "Overlap(rest=0.5)", "TopoFilter(k=2, outlier_k=8)",
     "LogisticRelabel(mix=0.5)", "ConfidentLearning(filter_by='both')", "DawidSkene(hard=False)",
 )  # fmt: skip
@@ -260,7 +260,7 @@ def of_transform(cls: type[Any]) -> dict[str, Any]:
     """Standardized features of B and of A, gold of half of B, with 2 and 3 classes."""
     found = {}
     for text, transform in _settings(cls):
-        for num_classes in (2, 3) if "marginals" not in text else (2,):
+        for num_classes in (2, 3) if "shares=(" not in text else (2,):
             s = scene(num_classes)
             rows = s.features.views["mean"].astype(np.float64)
             rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)

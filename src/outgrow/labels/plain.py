@@ -22,7 +22,7 @@ from outgrow.labels.base import (
 )
 from outgrow.registry import ClassShares, Range
 
-__all__ = ["Balance", "Harden", "KeepConfident", "MixGold", "Reliability", "Temperature"]
+__all__ = ["Balance", "Complement", "Harden", "KeepConfident", "MixGold", "Reliability", "Temperature"]
 
 
 @transform
@@ -82,6 +82,28 @@ class Balance(Transform):
             if np.abs(mean - aim).max() < 1e-9:
                 break
             odds = probs * (aim / mean)
+        return relabelled(labels, probs, self)
+
+
+@transform
+class Complement(Transform):
+    """Every label says only one class that the row is not: drawn among all but the supervisor's, the others equal.
+
+    Partitioned supervision (Yin, Ishida & Sugiyama 2026): experts who know one class each can say "not mine". Here
+    the supervisor's class stands for theirs, to see what so little a label is worth; train with ``Complementary``.
+    Labels of your own table can be of this kind: give every class but the excluded one the same probability.
+    """
+
+    version = 1
+    needs = frozenset({"seed"})
+    source = "Yin, Ishida & Sugiyama 2026 (arXiv 2510.22500); Ishida et al. 2017 (arXiv 1705.07541)"
+    cost = "none"
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        n, num_classes = labels.probs.shape
+        further = np.random.default_rng([given.seed, 5]).integers(1, num_classes, size=n)
+        probs = np.ones((n, num_classes))
+        probs[np.arange(n), (labels.hard + further) % num_classes] = 0
         return relabelled(labels, probs, self)
 
 

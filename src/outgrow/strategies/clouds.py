@@ -22,7 +22,8 @@ class _Frozen(Strategy, TrainingMethod):
     shares: Annotated[str | tuple[float, ...], ClassShares("guarded", "weak", "uniform", "none")] = "guarded"
     """How often the student says each class on the texts of A and B: as the mean weak label of B (``weak``), equally
     often, as the shares given, or as it comes (``none``). ``guarded`` is ``weak`` where that share can be trusted and
-    else ``none``, see :func:`outgrow.steps.trusted_shares`. A ceiling's labels are trusted. A choice has no shares."""
+    else ``none``, see :func:`outgrow.steps.trusted_shares`. A ceiling's labels are trusted. The places of a
+    choice carry no information: there is nothing to match."""
 
     def __call__(self, setup: Setup) -> Step:
         setup.student.check_classifies("this strategy gives")
@@ -38,8 +39,8 @@ class _Frozen(Strategy, TrainingMethod):
 
     def _shares(self, setup: Setup) -> _Wanted:
         if setup.form == "choice":
-            if self.shares not in ("guarded", "none"):
-                raise UserError("shares match classes, and the places of a choice are none; leave shares out")
+            if not isinstance(self.shares, str):
+                raise UserError("shares are of classes, and a choice has places; leave shares out")
             return "none"
         return setup.trusted_shares() if self.shares == "guarded" else self.shares
 

@@ -13,7 +13,7 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
-from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, match_shares, trusted_shares
+from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, guard_shares, match_shares
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "fit_probe",
     "gold",
     "gold_answers",
+    "guard_shares",
     "keep",
     "load",
     "match_shares",
@@ -47,7 +48,6 @@ __all__ = [
     "shuffle_answers",
     "split",
     "texts",
-    "trusted_shares",
     "weak_agreement",
     "weak_column",
 ]

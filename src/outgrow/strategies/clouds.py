@@ -22,7 +22,7 @@ class _Frozen(Strategy, TrainingMethod):
     shares: Annotated[str | tuple[float, ...], ClassShares("guarded", "weak", "uniform", "none")] = "guarded"
     """How often the student says each class on the texts of A and B: as the mean weak label of B (``weak``), equally
     often, as the shares given, or as it comes (``none``). ``guarded`` is ``weak`` where that share can be trusted and
-    else ``none``, see :func:`outgrow.steps.trusted_shares`. A ceiling's labels are trusted. The places of a
+    else ``none``, see :func:`outgrow.steps.guard_shares`. A ceiling's labels are trusted. The places of a
     choice carry no information: there is nothing to match."""
 
     def __call__(self, setup: Setup) -> Step:
@@ -42,7 +42,7 @@ class _Frozen(Strategy, TrainingMethod):
             if not isinstance(self.shares, str):
                 raise UserError("shares are of classes, and a choice has places; leave shares out")
             return "none"
-        return setup.trusted_shares() if self.shares == "guarded" else self.shares
+        return setup.guarded_shares() if self.shares == "guarded" else self.shares
 
 
 def _given(learner: Learner, request: FitRequest, what: str) -> tuple[dict[str, Step | str | None], str]:

@@ -1,5 +1,6 @@
 """Clouds as a student, `auto`, and class shares matched: what they promise, and numbers of another implementation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,54 @@ def test_the_regression_alone_is_the_logistic_trainer(make: MakeExperiment) -> N
     trained = wire(make(strategy="naive", train="logistic(l2=1.0, view='mean', shares='weak')"))
     for role in ("student", "ceiling"):
         assert [s.key for s in alone.args[role]] == [s.key for s in trained.args[role]]
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_model_only_the_labels_are_looked_at() -> None:
+    _, labels, _ = scene(2)
+    assert steps.guard_shares(labels, SPLIT, CPU)["shares"] == "weak"
+    one_sided = replace(labels, probs=np.tile(np.float32([0.55, 0.45]), (500, 1)))
+    found = steps.guard_shares(one_sided, SPLIT, CPU)
+    assert found["shares"] == "none"
+    assert found["distance"] == pytest.approx(0.45, abs=1e-6)
+    assert "0.45 apart" in found["why"]
+
+
+def test_a_calibrated_supervisor_is_seldom_distrusted() -> None:
+    """Over 300 samples of 50 held-out rows; one that says .3 for .127 is found out nearly always."""
+    rng = np.random.default_rng(1)
+    distrusted = {0.127: 0, 0.3: 0}
+    for said in distrusted:
+        for _ in range(300):
+            split = Split(parts={**SPLIT.parts, "A": IDS[:50], "A_val": IDS[50:100]})
+            gold = Labels.from_classes(IDS, (rng.random(500) < 0.127).astype(np.int64), 2, "gold")
+            weak = Labels.from_classes(IDS, (rng.random(500) < said).astype(np.int64), 2, "weak")
+            found = steps.guard_shares(weak, split, CPU, held_out=weak.take(split.parts["A_val"]), gold=gold)
+            distrusted[said] += found["shares"] == "none"
+    assert distrusted[0.127] < 0.1 * 300
+    assert distrusted[0.3] > 0.5 * 300
+
+
+def test_heads_whose_own_shares_are_near_are_left_alone() -> None:
+    features, labels, _ = scene(3)
+    given: dict[str, Any] = {"features": features, "labels": labels, "split": SPLIT, "part": "B"}
+    exact = steps.fit_logistic(**given, logistic=LogisticSettings(view="mean", l2=1.0), runtime=CPU)
+    told = steps.predict_probe(exact, features, SPLIT, steps.NOT_T)
+    soft = labels.probs[100:280].mean(axis=0)
+    own = np.bincount(told.hard, minlength=3) / 300
+    distance, chance = np.square(own - soft).sum(), (soft * (1 - soft)).sum()
+    rows = chance / distance
+    for used, moved in ((rows * 1.01, True), (rows * 0.99, False)):
+        shares = {"shares": "weak", "rows": used}
+        made = steps.match_shares(exact, told, labels, SPLIT, "B", shares)
+        assert np.array_equal(made.bias, exact.bias) != moved
+    assert steps.match_shares(exact, told, labels, SPLIT, "B", {"shares": "none", "rows": 1}) is exact
+
+
+def test_a_choice_takes_no_shares(make: MakeExperiment) -> None:
+    with pytest.raises(UserError, match="a choice has places"):
+        wire(make(task="chosen-words", strategy="auto(shares=(0.5, 0.5))"))
+    plain, words = (wire(make(task="chosen-words", strategy=s)) for s in ("auto", "auto(shares='weak')"))
+    assert plain.args["student"][0].key == words.args["student"][0].key

@@ -158,6 +158,8 @@ def test_a_trainers_classes_have_the_shares_that_were_asked_for(make: MakeExperi
         before = np.log(np.maximum(store.read(shifted.args["said"]).probs.astype(np.float64), 1e-300))
         on_t = [np.log(store.read(made).probs.astype(np.float64)) for made in (free, matched)]
         moved = (on_t[1] - on_t[0]) @ [-1, 1]
+        if "finetune" in train:
+            assert moved.mean() == pytest.approx(np.dot(store.read(shifted).offsets, [-1, 1]), abs=1e-3)
         assert moved.std() < 1e-3  # one number for all rows
         assert ((before @ [-1, 1] + moved.mean()) > 0).mean() == pytest.approx(wanted, abs=1.5 / len(before))
 
@@ -214,6 +216,9 @@ def test_heads_whose_own_shares_are_near_are_left_alone() -> None:
 
 
 def test_a_choice_takes_no_shares(make: MakeExperiment) -> None:
+    for changed in ({"train": "probe(shares='uniform')"}, {"weak_train": "logistic(shares='weak')"}):
+        with pytest.raises(UserError, match="matches shares of classes, and chosen-words has choices"):
+            wire(make(task="chosen-words", **changed))
     with pytest.raises(UserError, match="a choice has places"):
         wire(make(task="chosen-words", strategy="auto(shares=(0.5, 0.5))"))
     plain, words = (wire(make(task="chosen-words", strategy=s)) for s in ("auto", "auto(shares='weak')"))

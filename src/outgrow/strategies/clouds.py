@@ -1,7 +1,7 @@
 """Students without gradients on the student's frozen features: a discriminant of classes as clouds, and `auto`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from outgrow import steps
 from outgrow.engine.graph import Step
@@ -45,7 +45,7 @@ class _Frozen(Strategy, TrainingMethod):
         return setup.guarded_shares() if self.shares == "guarded" else self.shares
 
 
-def _given(learner: Learner, request: FitRequest, what: str) -> tuple[dict[str, Step | str | None], str]:
+def _given(learner: Learner, request: FitRequest, what: str) -> tuple[dict[str, Any], str]:
     """What every step that makes a head takes, and the view it reads."""
     if learner.trainer.probed() != learner.trainer:
         raise UserError(f"{what} is a linear head on frozen features; train with probe or logistic")
@@ -80,7 +80,7 @@ class CloudDiscriminant(_Frozen):
         given, _ = _given(learner, request, "clouds")
         return learner.matched(self.clouds(given, learner.features[1], shares), request, shares)
 
-    def clouds(self, given: dict[str, Step | str | None], view: str, shares: _Wanted) -> Step:
+    def clouds(self, given: dict[str, Any], view: str, shares: _Wanted) -> Step:
         """The discriminant, before its class shares are matched."""
         options = {name: getattr(self, name) for name in ("components", "shrinkage", "anchor", "rounds")}
         return Step(steps.fit_cloud_head, view=view, shares=shares, **options, **given)

@@ -54,7 +54,7 @@ def test_the_released_choices() -> None:
     grid = preset("released_code")
     strategies = [parse_strategy(text) for text in grid.strategy]
     losses = [strategy.loss for strategy in strategies]  # type: ignore[attr-defined]
-    assert losses == [Xent(), LogConf(alpha=0.5, warmup=0.1, marginals="weak", schedule="released"), Product()]
+    assert losses == [Xent(), LogConf(alpha=0.5, warmup=0.1, shares="weak", schedule="released"), Product()]
     assert losses[2] == Product(alpha=1.0, beta=1.0)
     (settings,) = (parse_trainer(text) for text in grid.train)
     assert settings == Finetune(

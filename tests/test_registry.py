@@ -19,7 +19,7 @@ logconfs = st.builds(
     LogConf,
     alpha=shares,
     warmup=shares,
-    marginals=st.sampled_from(["uniform", "weak"]),
+    shares=st.sampled_from(["uniform", "weak"]),
     schedule=st.sampled_from(["linear", "released"]),
 )
 losses = logconfs | st.just(Xent())

@@ -295,7 +295,7 @@ def test_a_method_is_shown_whole_by_its_name(call: Call) -> None:
     code, out, _ = call("methods", "LogConf")
     assert code == 0
     told = " ".join(out.split())
-    for said in ("alpha", "marginals", "Burns et al. 2023", "a sort of each batch", "Share of training over which"):
+    for said in ("alpha", "shares", "Burns et al. 2023", "a sort of each batch", "Share of training over which"):
         assert said in told
     assert out.splitlines()[0].startswith("LogConf(")
     assert call("methods", "naive(loss=GCE)")[1].startswith("naive(transforms=(), loss=Xent)")

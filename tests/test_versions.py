@@ -20,7 +20,7 @@ import pkgutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
 from outgrow.registry import REGISTRIES
 from outgrow.runtime import Runtime
-from outgrow.strategies import chains, coherence, ensembles, prompts, training
+from outgrow.strategies import chains, coherence, ensembles, prompts, selection, training
 from outgrow.strategies.trainers import Finetune, Generate, Logistic, Probe
 from outgrow.supervisors import inject_errors, linear_errors, one_rating
 from outgrow.tasks import Sizes, TaskSpec
@@ -207,9 +207,10 @@ def model(root: Path, kind: str) -> ModelSpec:
 # --- what is pinned ---------------------------------------------------------------------------------------------------
 
 OPTIONS = (
-    "LogConf(marginals='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(marginals=(0.2, 0.8))",
+    "LogConf(shares='uniform', schedule='released')", "AdaptConf(warmup=0.8)", "Balance(shares=(0.2, 0.8))",
     "KeepConfident(per_class=False)", "KNN(mix=0.5)", "Overlap(rest=0.5)", "TopoFilter(k=2, outlier_k=8)",
     "LogisticRelabel(mix=0.5)", "ConfidentLearning(filter_by='both')", "DawidSkene(hard=False)",
+    "LogConf(shares='none')", "AnchoredEM(shares='weak')",
 )  # fmt: skip
 """Settings that take another path than the defaults do."""
 
@@ -260,7 +261,7 @@ def of_transform(cls: type[Any]) -> dict[str, Any]:
     """Standardized features of B and of A, gold of half of B, with 2 and 3 classes."""
     found = {}
     for text, transform in _settings(cls):
-        for num_classes in (2, 3) if "marginals" not in text else (2,):
+        for num_classes in (2, 3) if "shares=(" not in text else (2,):
             s = scene(num_classes)
             rows = s.features.views["mean"].astype(np.float64)
             rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
@@ -333,6 +334,8 @@ def of_labels() -> dict[Any, Case]:
         ensembles.assign: lambda: [ensembles.assign(b[2], tuple(b[:2]), consistent) for consistent in (False, True)],
         ensembles.unanimous: lambda: ensembles.unanimous(s.votes),
         ensembles.trusted: lambda: ensembles.trusted(b[2], s.votes, temperature=0.3),
+        selection.rows_of_other_folds: lambda: selection.rows_of_other_folds(s.gold, folds=3, number=1, **given),
+        selection.out_of_fold: lambda: selection.out_of_fold(s.gold, answers=on_a, folds=3, **given),
         training.oracle_stop: lambda: training.oracle_stop(s.weak, s.gold, s.split),
         training.best_probe: lambda: training.best_probe(fitted).name,
     }
@@ -383,6 +386,7 @@ def of_features() -> dict[Any, Case]:
     s = scene(3)
     given: dict[str, Any] = {"features": s.features, "labels": s.weak, "split": s.split}
     search: dict[str, Any] = {"restarts": 2, "updates": 20, "lr": 0.02, "decay": 0.01, "seed": 1}
+    narrow = Features(ids=s.features.ids, views={"mean": s.features.views["mean"][:, :1]})
     clusters: dict[str, Any] = {"features": s.features, "gold": s.gold, "split": s.split, "size": 2, "seed": 1}
     return {
         steps.cluster: lambda: [steps.cluster(**given, view=view, seed=1) for view in ("mean", "last_token")],
@@ -392,6 +396,15 @@ def of_features() -> dict[Any, Case]:
             ensembles.cluster_of_a(**clusters, view=view, number=1) for view in ("mean", "last_token")
         ],
         steps.predict_probe: lambda: steps.predict_probe(probe(3), s.features, s.split, ("T",)),
+        selection.trusted_rows: lambda: [
+            selection.trusted_rows(
+                view=view, gold=s.gold, held_out=s.votes[1].take(s.split.parts["A"]), **given, **kept
+            )
+            for view, kept in (("mean", {"share": 0.5, "l2": 0.1}), ("last_token", {"share": 0.3, "l2": 1.0}))
+        ],
+        selection.projected_rows: lambda: selection.projected_rows(
+            view="mean", weak_features=narrow, weak_view="mean", share=0.5, reg=0.1, folds=3, seed=1, **given
+        ),
     }
 
 
@@ -404,6 +417,8 @@ def of_heads() -> dict[Any, Case]:
         "labels": s.gold,
         "part": "A",
     }
+    clouds: dict[str, Any] = {"components": 4, "shrinkage": 0.3, "anchor": 1.0, "rounds": 5}
+    two = np.full(6, 2, dtype=np.float32)
     settings = Probe(view="mean", epochs=3, batch_size=8, lr=0.02)
     fits = [(loss, settings) for loss in (Plain(), Squared(), Holding())]
     fits.append((Plain(), Probe(view="last_token", epochs=3, batch_size=8, lr=0.02, l2=0.1, early_stopping=False)))
@@ -412,6 +427,24 @@ def of_heads() -> dict[Any, Case]:
         steps.fit_probe: lambda: [
             *(steps.fit_probe(**given, loss=loss, probe=p, seed=2, runtime=CPU) for loss, p in fits),
             steps.fit_probe(**rows, split=s.split, loss=Plain(), probe=settings, seed=2, runtime=CPU),
+        ],
+        steps.fit_cloud_head: lambda: [
+            steps.fit_cloud_head(**given, view=view, shares=shares, runtime=CPU, **clouds)
+            for view, shares in (("mean", "weak"), ("mean", "none"), ("last_token", "none"))
+        ],
+        steps.blend_heads: lambda: [
+            steps.blend_heads(
+                (probe(3), replace(probe(3), scale=two, bias=two[:3])), (1.0, 0.5), **given, shares=shares
+            )
+            for shares in ("weak", "none", {"shares": "weak", "rows": 30}, {"shares": "none", "rows": 30})
+        ],
+        steps.match_shares: lambda: [
+            steps.match_shares(probe(3), s.votes[1], s.weak, s.split, "B", shares)
+            for shares in ("weak", "uniform", (0.2, 0.3, 0.5), {"shares": "weak", "rows": 30})
+        ],
+        steps.guard_shares: lambda: [
+            steps.guard_shares(s.weak, s.split, CPU, held_out=told, gold=s.gold)
+            for told in (None, s.votes[2].take(s.split.parts["A_val"]))
         ],
         steps.fit_logistic: lambda: [
             *(steps.fit_logistic(**given, logistic=which, runtime=CPU) for which in exact),

@@ -469,10 +469,15 @@ def _check_used(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) 
 
 
 def _check_answers(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> None:
-    """Written answers go with a task that has them, with trainers that write, and with what needs no classes."""
+    """Written answers go with a task that has them, with trainers that write, and with what needs no classes; shares
+    of classes with a task that has classes."""
     written = task.options.get("form") == "move"
     for spelled in (experiment.train, experiment.weak_train or experiment.train):
         trainer = parse_trainer(spelled)
+        if trainer.shares != "none" and _form(task) == "choice":
+            raise UserError(
+                f"{spelled} matches shares of classes, and {task} has choices, with places; leave shares out"
+            )
         if trainer.output == "text" and not written:
             raise UserError(
                 f"{TRAINERS.name_of(trainer)} writes answers, and the task {experiment.task} has classes; "

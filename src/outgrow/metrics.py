@@ -19,6 +19,7 @@ __all__ = [
     "agreement",
     "balanced_values",
     "class_values",
+    "complementary_accuracy",
     "confusion",
     "ece_floor",
     "ece_interval",
@@ -440,3 +441,33 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(v) for v in value]
     return value
+
+
+# --- labels that only exclude -----------------------------------------------------------------------------------------
+
+
+def complementary_accuracy(
+    predicted: Ints, excluded: Ints, num_classes: int, right: NDArray[np.bool_] | None = None
+) -> Interval:
+    """Accuracy from labels that say only "not this class", with a few ordinary ones if there are some.
+
+    If each of n rows excludes one of its K - 1 wrong classes at random, 1 - (K - 1) P(predicted = excluded) is the
+    accuracy, without bias, and may fall below 0 by chance (Yin, Ishida & Sugiyama 2026, arXiv 2510.22500). ``right``
+    says whether the predictions of m other rows with ordinary labels are right; the two estimates are pooled by inverse
+    variance. Variances of shares have two rows of each kind added (Agresti & Coull 1998), so that none is 0.
+
+    Args:
+        predicted: (n,) the predicted class of each row; rows must be unrelated.
+        excluded: (n,) the class that the row is not.
+        num_classes: K.
+        right: (m,) of other rows.
+    """
+    counts = [(int((predicted == excluded).sum()), len(predicted), num_classes - 1)]
+    if right is not None and len(right):
+        counts.append((int((~right).sum()), len(right), 1))
+    estimates = [1 - times * hits / n for hits, n, times in counts]
+    smoothed = [((hits + 2) / (n + 4), n + 4, times) for hits, n, times in counts]
+    precision = np.array([n / (times**2 * share * (1 - share)) for share, n, times in smoothed])
+    value = float(precision @ np.array(estimates) / precision.sum())
+    reach = _NORMAL / math.sqrt(precision.sum())
+    return Interval(value, value - reach, value + reach)

@@ -26,6 +26,7 @@ from outgrow.runtime import user_path
 
 __all__ = [
     "REGISTRIES",
+    "ClassShares",
     "OneOf",
     "Range",
     "Registered",
@@ -88,7 +89,25 @@ class OneOf:
             raise unknown_name(what, str(value), map(str, self.values))
 
 
-def _bounds(cls: type[Any]) -> tuple[tuple[str, Range | OneOf], ...]:
+@dataclasses.dataclass(frozen=True)
+class ClassShares:
+    """What a field may hold that says how often each class should occur: one of the given words, or the shares
+    themselves: ``shares: Annotated[str | tuple[float, ...], ClassShares("weak", "uniform")] = "weak"``."""
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
+
+    def check(self, what: str, value: Any) -> None:
+        """Raises :class:`UserError` unless ``value`` is one of the words, or numbers above 0 that sum to 1."""
+        if isinstance(value, str):
+            OneOf(*self.words).check(what, value)
+        elif min(value, default=0.0) <= 0 or abs(sum(value) - 1) > 1e-6:
+            raise UserError(f"{what} is {value}; give each class a share above 0, so that they sum to 1")
+
+
+def _bounds(cls: type[Any]) -> tuple[tuple[str, Range | OneOf | ClassShares], ...]:
     """The bounds of each field that has some."""
     hints = typing.get_type_hints(cls, include_extras=True)
     named = [(f.name, hints[f.name]) for f in dataclasses.fields(cls)]
@@ -97,11 +116,11 @@ def _bounds(cls: type[Any]) -> tuple[tuple[str, Range | OneOf], ...]:
         for name, hint in named
         if get_origin(hint) is Annotated
         for bound in hint.__metadata__
-        if isinstance(bound, Range | OneOf)
+        if isinstance(bound, Range | OneOf | ClassShares)
     )
 
 
-_bounds_of: Callable[[Any], tuple[tuple[str, Range | OneOf], ...]] = functools.cache(_bounds)
+_bounds_of: Callable[[Any], tuple[tuple[str, Range | OneOf | ClassShares], ...]] = functools.cache(_bounds)
 
 
 # --- registries -------------------------------------------------------------------------------------------------------

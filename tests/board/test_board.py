@@ -382,8 +382,8 @@ def test_settings_to_choose_among_hold_the_default(method: str) -> None:
     assert len(set(settings)) == len(settings)
 
 
-def test_every_grid_is_of_a_loss_or_a_transform_that_is_there() -> None:
-    assert set(methods._GRIDS) <= {*LOSSES, *TRANSFORMS}
+def test_every_grid_is_of_a_loss_transform_or_strategy_that_is_there() -> None:
+    assert set(methods._GRIDS) <= {*LOSSES, *TRANSFORMS, *STRATEGIES}
     chosen = {method for method in default_methods() if len(settings_of(method)) > 1}
     assert len(chosen) >= len(methods._GRIDS)
 

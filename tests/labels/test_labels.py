@@ -23,6 +23,7 @@ from outgrow.labels import (
     TRANSFORMS,
     AnchoredEM,
     Balance,
+    Complement,
     ConfidentLearning,
     DawidSkene,
     Harden,
@@ -43,7 +44,7 @@ from outgrow.labels import (
     TransformInputs,
     TwoStage,
 )
-from outgrow.labels.latent import _log_odds
+from outgrow.labels.latent import fit_clouds
 from outgrow.labels.neighbours import change_point
 from outgrow.labels.structure import logistic
 from outgrow.runtime import Runtime
@@ -153,7 +154,7 @@ def test_already_balanced_and_already_certain_labels_stay() -> None:
     certain = Harden()(labels, given)
     assert np.array_equal(Harden()(certain, given).probs, certain.probs)
     mean = tuple(float(v) for v in labels.probs.mean(axis=0, dtype=np.float64) / labels.probs.mean(axis=0).sum())
-    assert close(Balance(marginals=mean)(labels, given), labels)
+    assert close(Balance(shares=mean)(labels, given), labels)
 
 
 BETTER: list[Transform] = [
@@ -199,13 +200,13 @@ def test_temperature_scales_log_odds(t: float) -> None:
     assert np.allclose(np.log(made[inside, 1] / made[inside, 0]), before[inside] / t, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("marginals", [(), (0.2, 0.5, 0.3)])
-def test_balanced_labels_meet_their_shares_and_move_every_row_alike(marginals: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("shares", ["uniform", (0.2, 0.5, 0.3)])
+def test_balanced_labels_meet_their_shares_and_move_every_row_alike(shares: str | tuple[float, ...]) -> None:
     labels, given, _ = scene(3)
     odds = labels.probs * np.array([1, 2, 4])
     skewed = replace(labels, probs=(odds / odds.sum(axis=1, keepdims=True)).astype(np.float32))
-    made = Balance(marginals=marginals)(skewed, given)
-    assert np.allclose(made.probs.mean(axis=0), marginals or 1 / 3, atol=1e-5)
+    made = Balance(shares=shares)(skewed, given)
+    assert np.allclose(made.probs.mean(axis=0), 1 / 3 if shares == "uniform" else shares, atol=1e-5)
     moved = np.log(made.probs / skewed.probs)
     moved -= moved[:, :1]
     assert np.allclose(moved, moved[0], atol=1e-3)
@@ -213,12 +214,12 @@ def test_balanced_labels_meet_their_shares_and_move_every_row_alike(marginals: t
 
 def test_balance_says_what_it_cannot_do() -> None:
     labels, given, _ = scene(3)
-    with pytest.raises(UserError, match="2 marginals and the task 3 classes"):
-        Balance(marginals=(0.5, 0.5))(labels, given)
+    with pytest.raises(UserError, match="2 shares and the task 3 classes"):
+        Balance(shares=(0.5, 0.5))(labels, given)
     with pytest.raises(UserError, match="needs soft labels"):
         Balance()(Harden()(labels, given), given)
     with pytest.raises(UserError, match="sum to 1"):
-        Balance(marginals=(0.5, 0.6))
+        Balance(shares=(0.5, 0.6))
 
 
 @drawn(st.floats(0, 1))
@@ -395,10 +396,50 @@ def test_one_round_of_clouds_is_a_linear_discriminant(num_classes: int) -> None:
     labels, given, _ = scene(num_classes)
     assert given.features is not None
     certain = Harden()(labels, given)
-    odds = _log_odds(given.features, given.features, certain.probs.astype(np.float64), 1e-6)
+    clouds = fit_clouds(given.features, certain.probs, 1.0, 1e-6, rounds=0)
+    odds = given.features @ clouds.weight + clouds.bias
     plain = LinearDiscriminantAnalysis(solver="lsqr").fit(given.features, certain.hard)
     found = np.exp(odds - odds.max(axis=1, keepdims=True))
     assert np.allclose(found / found.sum(axis=1, keepdims=True), plain.predict_proba(given.features), atol=1e-3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+def test_clouds_of_candidates_are_the_linear_discriminant_of_their_differences(num_classes: int) -> None:
+    """Independent noise on every candidate: for two, the discriminant of the difference; for more, its conditional."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(num_classes, size=4000)
+    mean, root = rng.normal(size=5), rng.normal(size=(5, 5))
+    rows = rng.normal(size=(4000, num_classes, 5)) @ root
+    rows[np.arange(4000), truth] += mean
+    rows -= rows.mean(axis=1, keepdims=True)
+    certain = np.eye(num_classes)[truth]
+    found = fit_clouds(rows, certain, 1.0, 1e-6, rounds=0)
+    true = np.linalg.solve(root.T @ root, mean)
+    np.testing.assert_allclose(found.weight[:, 0], true, atol=0.12 * np.abs(true).max())
+    assert found.belief.shape == (4000, num_classes)
+
+
+def test_clouds_with_given_shares_keep_them() -> None:
+    labels, given, _ = scene(3)
+    skewed = replace(labels, probs=(labels.probs * [4, 1, 1]) / (labels.probs * [4, 1, 1]).sum(axis=1, keepdims=True))
+    means = {s: AnchoredEM(shares=s)(skewed, given).probs.mean(axis=0) for s in ("uniform", "weak", (0.1, 0.1, 0.8))}
+    assert means["weak"][0] > means["uniform"][0]
+    assert means[0.1, 0.1, 0.8][2] > means["uniform"][2]
+    with pytest.raises(UserError, match="AnchoredEM has 2 shares and the task 3 classes"):
+        AnchoredEM(shares=(0.5, 0.5))(labels, given)
+
+
+@CLASSES
+def test_a_complement_excludes_a_class_that_the_supervisor_does_not_name(num_classes: int) -> None:
+    labels, given, _ = scene(num_classes)
+    made = Complement()(labels, given)
+    rows = np.arange(N)
+    assert (made.probs[rows, labels.hard] > 0).all()
+    assert ((made.probs == 0).sum(axis=1) == 1).all()
+    assert close(made, Harden()(labels, given)) == (num_classes == 2)
+    excluded = made.probs.argmin(axis=1)
+    others = [(excluded[labels.hard == 0] == c).mean() for c in range(1, num_classes)]
+    assert np.allclose(others, 1 / (num_classes - 1), atol=0.2)
 
 
 def test_the_anchor_holds() -> None:
@@ -552,7 +593,7 @@ def test_when_no_row_is_left_it_says_so() -> None:
 
 # --- spelled and run --------------------------------------------------------------------------------------------------
 
-some = st.lists(st.sampled_from([Harden(), KNN(k=3), Balance(marginals=(0.5, 0.5)), MixGold(share=0.5)]), max_size=3)
+some = st.lists(st.sampled_from([Harden(), KNN(k=3), Balance(shares=(0.5, 0.5)), MixGold(share=0.5)]), max_size=3)
 
 
 @drawn(some)

@@ -22,6 +22,7 @@ from outgrow.losses import (
     KL,
     LOSSES,
     AdaptConf,
+    Complementary,
     Entropy,
     LogConf,
     Loss,
@@ -34,8 +35,10 @@ from outgrow.losses import (
     Window,
     Xent,
     harden,
+    offsets,
     stacked,
 )
+from outgrow.losses.base import certain
 from outgrow.models.probe import ProbeJob, fit_probes, log_shares
 from outgrow.models.settings import ProbeSettings
 from outgrow.runtime import Runtime
@@ -81,7 +84,7 @@ def test_logconf_by_hand() -> None:
 
 
 @CLASSES
-@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(marginals="uniform", alpha=1.0)])
+@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(shares="uniform", alpha=1.0)])
 def test_gradients_match_finite_differences(loss: Loss, num_classes: int) -> None:
     logits, targets = batch(8, num_classes)
     logits.requires_grad_()
@@ -100,7 +103,7 @@ def test_the_gradient_is_softmax_minus_targets_so_none_flows_through_hardening(n
 
 
 @CLASSES
-@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(marginals="uniform")])
+@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(shares="uniform")])
 def test_renaming_the_classes_changes_nothing(loss: Loss, num_classes: int) -> None:
     logits, targets = batch(9, num_classes)
     for shift in range(1, num_classes):
@@ -135,7 +138,7 @@ def test_the_middle_row_of_an_odd_batch_is_shared() -> None:
 
 
 @given(st.integers(1, 64), st.floats(0, 1), st.integers(0, 99))
-def test_weak_marginals_harden_as_many_rows_as_the_weak_labels_say(n: int, share: float, seed: int) -> None:
+def test_weak_shares_harden_as_many_rows_as_the_weak_labels_say(n: int, share: float, seed: int) -> None:
     """The released code's option: round(n * mean weak) rows of the second class."""
     exact = n * share
     if abs(exact % 1 - 0.5) < 1e-6:  # half a row: either, or shared
@@ -190,7 +193,7 @@ def test_a_batch_hardens_the_same_beside_others() -> None:
 def test_an_untrained_head_shares_every_row_equally(num_classes: int, marginals: str, n: int) -> None:
     """Released code, defect 6: equal logits give the whole batch to class 0."""
     targets = torch.full((n, num_classes), 1 / num_classes)
-    mixed = LogConf(alpha=1.0, marginals=marginals).targets(torch.zeros(n, num_classes), targets, 1.0)
+    mixed = LogConf(alpha=1.0, shares=marginals).targets(torch.zeros(n, num_classes), targets, 1.0)
     torch.testing.assert_close(mixed, targets)
 
 
@@ -229,7 +232,7 @@ def test_the_released_schedule_jumps() -> None:
 # --- the same in other shapes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(marginals="uniform"), LogConf(warmup=0.9)])
+@pytest.mark.parametrize("loss", [Xent(), LogConf(), LogConf(shares="uniform"), LogConf(warmup=0.9)])
 @pytest.mark.parametrize("n", [8, 9])
 def test_one_column_of_log_odds_is_the_same_as_two(loss: Any, n: int) -> None:
     logits, targets = batch(n, 2)
@@ -242,7 +245,7 @@ def test_one_column_of_log_odds_is_the_same_as_two(loss: Any, n: int) -> None:
 @CLASSES
 def test_stacked_losses_are_the_separate_ones(num_classes: int) -> None:
     for marginals in ("uniform", "weak"):
-        losses = [LogConf(alpha=a, warmup=w, marginals=marginals) for a, w in ((0.5, 0.2), (0.75, 0.2), (0, 0), (1, 1))]
+        losses = [LogConf(alpha=a, warmup=w, shares=marginals) for a, w in ((0.5, 0.2), (0.75, 0.2), (0, 0), (1, 1))]
         logits, targets = (torch.stack(v) for v in zip(*(batch(8, num_classes, s) for s in range(4)), strict=True))
         for progress in (0.0, 0.1, 0.9):
             together = stacked(losses)(logits, targets, progress)
@@ -252,13 +255,96 @@ def test_stacked_losses_are_the_separate_ones(num_classes: int) -> None:
 
 def test_losses_of_other_options_cannot_be_stacked() -> None:
     assert stacked([LogConf(), LogConf()]) == LogConf()
-    with pytest.raises(ValueError, match="marginals"):
-        stacked([LogConf(), LogConf(marginals="uniform")])
+    with pytest.raises(ValueError, match="shares"):
+        stacked([LogConf(), LogConf(shares="uniform")])
 
 
 def test_losses_of_other_kinds_cannot_be_stacked() -> None:
     with pytest.raises(ValueError, match="kinds"):
         stacked([Xent(), LogConf()])
+
+
+# --- class shares -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(20, 200), st.integers(2, 5), st.integers(0, 1000))
+def test_shifted_logits_have_the_shares_that_were_asked_for(n: int, num_classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(n, num_classes)) * rng.uniform(0.1, 20))
+    shares = torch.from_numpy(rng.dirichlet(np.full(num_classes, 3.0)))
+    shifted = logits + offsets(logits, shares)
+    counts = torch.bincount(shifted.argmax(dim=-1), minlength=num_classes)
+    assert (counts - n * shares).abs().max() <= 1
+    assert (counts == harden(logits, shares[None]).sum(dim=0).round()).all()
+
+
+def test_a_class_without_a_share_is_never_said() -> None:
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 3)))
+    for shares in ([0.0, 0.4, 0.6], [0.0, 1.0, 0.0]):
+        said = (logits + offsets(logits, torch.tensor(shares, dtype=torch.float64))).argmax(dim=-1)
+        assert not (said == 0).any()
+    said = logits[:, :2] + offsets(logits[:, :2], torch.tensor([1.0, 0.0], dtype=torch.float64))
+    assert (said.argmax(dim=-1) == 0).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_confidence_loss_takes_shares(num_classes: int) -> None:
+    rng = np.random.default_rng(1)
+    z = torch.from_numpy(rng.normal(size=(120, num_classes)))
+    targets = torch.from_numpy(rng.dirichlet(np.ones(num_classes), size=120))
+
+    def own(shares: Any) -> Tensor:
+        return LogConf(alpha=1.0, shares=shares).targets(z, targets, 1.0)
+
+    assert torch.equal(own("none"), certain(z))
+    assert torch.equal(own((1 / num_classes,) * num_classes), own("uniform"))
+    told = tuple(targets.mean(dim=0).tolist())
+    assert torch.equal(own(told), own("weak"))
+    if num_classes == 2:
+        column = LogConf(alpha=1.0, shares=told).targets(z[:, 1:] - z[:, :1], targets[:, 1:], 1.0)
+        assert torch.equal(column[:, 0], own(told)[:, 1])
+        column = LogConf(alpha=1.0, shares="none").targets(z[:, 1:] - z[:, :1], targets[:, 1:], 1.0)
+        assert torch.equal(column[:, 0], own("none")[:, 1])
+    with pytest.raises(UserError, match="LogConf has 5 shares"):
+        own((0.2,) * 5)
+
+
+# --- labels that only exclude -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_the_loss_of_a_complement_is_that_of_not_being_the_class(num_classes: int) -> None:
+    rng = np.random.default_rng(2)
+    z = torch.from_numpy(rng.normal(size=(40, num_classes)))
+    excluded = torch.from_numpy(rng.integers(num_classes, size=40))
+    allowed = 1 - torch.nn.functional.one_hot(excluded, num_classes).double()
+    found = Complementary()(z, allowed / (num_classes - 1), 1.0)
+    f = z.softmax(dim=-1)[torch.arange(40), excluded]
+    assert torch.allclose(found, -torch.log(1 - f))
+    sure = torch.nn.functional.one_hot(excluded, num_classes).double()
+    assert torch.allclose(Complementary()(z, sure, 1.0), Xent()(z, sure, 1.0))
+
+
+def test_complements_teach_the_class() -> None:
+    """Fitted to labels that only exclude, the probabilities are those of the classes."""
+    rng = np.random.default_rng(3)
+    truth = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    classes = torch.from_numpy(rng.choice(3, p=truth.numpy(), size=4000))
+    excluded = (classes + torch.from_numpy(rng.integers(1, 3, size=4000))) % 3
+    allowed = (1 - torch.nn.functional.one_hot(excluded, 3).double()) / 2
+    z = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    step = torch.optim.LBFGS([z], max_iter=100)
+
+    def mean() -> Tensor:
+        step.zero_grad()
+        value = Complementary()(z.expand(4000, 3), allowed, 1.0).mean()
+        value.backward()
+        return value
+
+    step.step(mean)
+    seen = torch.bincount(excluded, minlength=3).double() / 4000
+    assert torch.allclose(z.detach().softmax(dim=-1)[0], 1 - 2 * seen, atol=1e-3)
+    assert torch.allclose(z.detach().softmax(dim=-1)[0], truth, atol=0.03)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -270,7 +356,10 @@ def test_losses_of_other_kinds_cannot_be_stacked() -> None:
         ({"alpha": 1.01}, "alpha of LogConf is 1.01"),
         ({"alpha": float("nan")}, "alpha of LogConf is nan"),
         ({"warmup": -0.1}, "warmup of LogConf is -0.1"),
-        ({"marginals": "weakly"}, "did you mean weak"),
+        ({"shares": "weakly"}, "did you mean weak"),
+        ({"shares": (0.5, 0.6)}, "sum to 1"),
+        ({"shares": (0.0, 1.0)}, "a share above 0"),
+        ({"shares": ()}, "a share above 0"),
         ({"schedule": "linea"}, "did you mean linear"),
     ],
 )

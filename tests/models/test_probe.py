@@ -169,7 +169,7 @@ def plain_loop(taught: ProbeJob) -> tuple[Floats, Floats]:
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-@pytest.mark.parametrize("loss", [Xent(), LogConf(alpha=0.75), LogConf(marginals="uniform", schedule="released")])
+@pytest.mark.parametrize("loss", [Xent(), LogConf(alpha=0.75), LogConf(shares="uniform", schedule="released")])
 @pytest.mark.parametrize("batch_size", [32, 50, 999])
 def test_a_plain_loop_gives_the_same(num_classes: int, loss: Loss, batch_size: int) -> None:
     """150 rows: the last batch is partial (32), none is (50), or one holds more than there is (999)."""
@@ -256,7 +256,7 @@ def test_the_confidence_loss_keeps_the_shares_of_its_labels() -> None:
     truth = (z > np.quantile(z, 0.873)).astype(np.int64)
     labels = np.eye(2, dtype=np.float32)[np.where(made.uniform(size=n) < 0.1, made.permutation(truth), truth)]
     val, test = np.arange(500, 900), np.arange(900, n)
-    losses, longest = (Xent(), LogConf(), LogConf(marginals="uniform")), ProbeSettings(early_stopping=False)
+    losses, longest = (Xent(), LogConf(), LogConf(shares="uniform")), ProbeSettings(early_stopping=False)
     jobs = [ProbeJob(np.arange(500), labels[:500], val, labels[val], loss, longest, 0) for loss in losses]
     said = [p.predict(x[test]) for p in fit_probes(x, jobs, CPU)]
     naive, follows, even = ((probs.argmax(1) == truth[test]).mean() for probs in said)

@@ -35,7 +35,7 @@ CPU = Runtime(device="cpu")
 N, D = 240, 12
 TRAIN, VAL = np.arange(0, 150), np.arange(150, 190)
 QUICK = ProbeSettings(epochs=3, batch_size=32, lr=0.02)
-LOSSES: tuple[Loss, ...] = (Xent(), LogConf(alpha=0.75), LogConf(marginals="uniform", schedule="released"))
+LOSSES: tuple[Loss, ...] = (Xent(), LogConf(alpha=0.75), LogConf(shares="uniform", schedule="released"))
 EVERY_LOSS: tuple[Loss, ...] = (*LOSSES, *(made() for made in ALL_LOSSES.values()))
 
 

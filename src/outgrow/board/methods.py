@@ -38,8 +38,12 @@ _GRIDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "TwoStage": ("share", (0.25, 0.5, 0.75)),
     "Selective": ("threshold", (0.6, 0.7, 0.8)),
     "NoisyChannel": ("rounds", (1, 3, 5)),
+    "auto": ("weight", (0.25, 0.5, 1.0)),
+    "clouds": ("anchor", (0.5, 1.0, 2.0)),
+    "trusted": ("share", (0.25, 0.5, 0.75)),
+    "projected": ("share", (0.25, 0.5, 0.75)),
 }
-"""What ``tune`` chooses from: one option of a loss or transform, and its values."""
+"""What ``tune`` chooses from: one option of a loss, transform or strategy, and its values."""
 
 
 def default_methods() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ supervisors.
 from outgrow.labels.base import LABEL_MODELS, TRANSFORMS, LabelModel, Transform, TransformInputs, label_model, transform
 from outgrow.labels.latent import AnchoredEM, DawidSkene, MeanVote
 from outgrow.labels.neighbours import KNN, KNNFilter, Overlap, Smooth, TopoFilter
-from outgrow.labels.plain import Balance, Harden, KeepConfident, MixGold, Reliability, Temperature
+from outgrow.labels.plain import Balance, Complement, Harden, KeepConfident, MixGold, Reliability, Temperature
 from outgrow.labels.students import (
     ConfidentLearning,
     LogisticFilter,
@@ -20,8 +20,8 @@ from outgrow.labels.students import (
 )
 
 __all__ = [
-    "KNN", "LABEL_MODELS", "TRANSFORMS", "AnchoredEM", "Balance", "ConfidentLearning", "DawidSkene", "Harden",
-    "KNNFilter", "KeepConfident", "LabelModel", "LogisticFilter", "LogisticRelabel", "MeanVote", "MixGold",
+    "KNN", "LABEL_MODELS", "TRANSFORMS", "AnchoredEM", "Balance", "Complement", "ConfidentLearning", "DawidSkene",
+    "Harden", "KNNFilter", "KeepConfident", "LabelModel", "LogisticFilter", "LogisticRelabel", "MeanVote", "MixGold",
     "NoisyChannel", "Overlap", "Reliability", "Selective", "Smooth", "Temperature", "TopoFilter", "Transform",
     "TransformInputs", "TwoStage", "label_model", "transform",
 ]  # fmt: skip

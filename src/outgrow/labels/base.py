@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from outgrow.data import Floats, Ids, Ints, Labels
+from outgrow.errors import UserError
 from outgrow.registry import Registered, Registry
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "relabelled",
     "shared_certain",
     "transform",
+    "wanted_shares",
 ]
 
 Doubles = npt.NDArray[np.float64]
@@ -105,6 +107,25 @@ def relabelled(labels: Labels, probs: Floats, by: Any) -> Labels:
 def between(share: float, new: Floats, old: Floats) -> Doubles:
     """``share`` of the new probabilities and the rest of the old."""
     return np.asarray(share * new + (1 - share) * old, dtype=np.float64)
+
+
+def wanted_shares(shares: str | Sequence[float], probs: Floats, what: str) -> Doubles | None:
+    """How often each class should occur (C,): ``weak`` is the mean of the labels (n, C), None stands for ``none``.
+
+    Raises:
+        UserError: if the shares given to ``what`` are not one for each class.
+    """
+    num_classes = probs.shape[1]
+    match shares:
+        case "none":
+            return None
+        case "weak":
+            return np.asarray(probs.mean(axis=0, dtype=np.float64))
+        case "uniform":
+            return np.full(num_classes, 1 / num_classes)
+    if len(shares) != num_classes:
+        raise UserError(f"{what} has {len(shares)} shares and the task {num_classes} classes")
+    return np.asarray(shares, dtype=np.float64)
 
 
 def shared_certain(probs: Floats) -> Doubles:

@@ -1,7 +1,7 @@
 """Hidden classes: from one supervisor and the student's features, or from several supervisors alone."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from outgrow.labels.base import (
     label_model,
     relabelled,
     transform,
+    wanted_shares,
 )
 from outgrow.labels.structure import principal_directions
-from outgrow.registry import Range
+from outgrow.registry import ClassShares, Range
 
-__all__ = ["AnchoredEM", "DawidSkene", "MeanVote"]
+__all__ = ["AnchoredEM", "Clouds", "DawidSkene", "MeanVote", "fit_clouds"]
 
 
 @transform
@@ -46,32 +47,94 @@ class AnchoredEM(Transform):
     """Weight of the supervisor's log-odds; a very large one gives its hardened labels."""
     rounds: Annotated[int, Range(0)] = 50
     """At most; it stops once nothing moves by 1e-6. 0 leaves the labels as they are."""
+    shares: Annotated[str | tuple[float, ...], ClassShares("none", "weak", "uniform")] = "none"
+    """How often each class occurs: as the clouds find (``none``), as the mean of the weak labels says (``weak``),
+    equally often, or the shares given."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        if not self.rounds:
+            return relabelled(labels, labels.probs.astype(np.float64), self)
         features = np.concatenate([handed(given.features), handed(given.unlabelled)])
-        n, centered = len(labels), features - features.mean(axis=0)
+        centered = features - features.mean(axis=0)
         points = centered @ principal_directions(centered, min(self.components, len(centered) - 1))
-        anchor = np.zeros((len(points), labels.probs.shape[1]))
-        anchor[:n] = self.anchor * np.log(np.maximum(labels.probs.astype(np.float64), 1e-6))
-        belief = labels.probs.astype(np.float64)
-        for _ in range(self.rounds):
-            before = belief
-            belief = _softmax(anchor + _log_odds(points, points[: len(before)], before, self.shrinkage))
-            if len(before) == len(belief) and np.abs(belief - before).max() < 1e-6:
-                break
-        return relabelled(labels, belief[:n], self)
+        shares = wanted_shares(self.shares, labels.probs, "AnchoredEM")
+        found = fit_clouds(points, labels.probs, self.anchor, self.shrinkage, self.rounds, shares)
+        return relabelled(labels, found.belief[: len(labels)], self)
 
 
-def _log_odds(points: Doubles, known: Doubles, belief: Doubles, shrinkage: float) -> Doubles:
-    """Log of share times density (n, C) of clouds fitted to ``belief`` on ``known``, minus what all classes share."""
+class Clouds(NamedTuple):
+    """A linear discriminant: Gaussian clouds with one covariance."""
+
+    weight: Doubles
+    """(k, C), or (k, 1) for the score of a candidate."""
+    bias: Doubles
+    """(C,), or (1,)"""
+    belief: Doubles
+    """(N, C) The posterior of every row under these clouds and the anchor."""
+
+
+def fit_clouds(
+    points: Doubles, probs: Floats, anchor: float, shrinkage: float, rounds: int, shares: Doubles | None = None
+) -> Clouds:
+    """Clouds of the classes by EM, from soft labels of the first rows.
+
+    Args:
+        points: (N, k) centered rows, or (N, C, k) candidates, less the mean of their row.
+        probs: (n, C) of the first n rows; no other has a label.
+        anchor: weight of the labels' log-odds in the posterior.
+        shrinkage: share of the spherical covariance.
+        rounds: how often the posterior is updated, at most; it stops once nothing moves by 1e-6. With 0 the clouds are
+            those of the soft labels alone, which is a ridge linear discriminant.
+        shares: (C,) How often each class occurs; None to learn it from the posterior. Places of candidates have none.
+    """
+    anchored = np.zeros((len(points), probs.shape[1]))
+    anchored[: len(probs)] = anchor * np.log(np.maximum(probs.astype(np.float64), 1e-6))
+    fit = _choice_discriminant if points.ndim == 3 else _discriminant
+    belief = probs.astype(np.float64)
+    weight, bias = fit(points[: len(belief)], belief, shrinkage, shares)
+    for _ in range(rounds):
+        before = belief
+        belief = _softmax(anchored + (points @ weight + bias).reshape(anchored.shape))
+        if len(before) == len(belief) and np.abs(belief - before).max() < 1e-6:
+            break
+        weight, bias = fit(points, belief, shrinkage, shares)
+    return Clouds(weight, bias, belief)
+
+
+def _discriminant(
+    points: Doubles, belief: Doubles, shrinkage: float, shares: Doubles | None
+) -> tuple[Doubles, Doubles]:
+    """Weights (k, C) and biases (C,) of clouds fitted to ``belief``: log of share times density."""
     mass = belief.sum(axis=0) + 1e-9
-    means = (belief.T @ known) / mass[:, None]
+    means = (belief.T @ points) / mass[:, None]
     # Sum over classes of weighted scatter: total second moment minus that of the means (belief sums to 1 in each row).
-    scatter = (known.T @ known - (means * mass[:, None]).T @ means) / len(known)
-    k = scatter.shape[0]
-    shrunk = (1 - shrinkage) * scatter + shrinkage * max(np.trace(scatter) / k, 1e-12) * np.eye(k)
-    weights = np.linalg.solve(shrunk, means.T)
-    return np.asarray(points @ weights - (means * weights.T).sum(axis=1) / 2 + np.log(mass / mass.sum()))
+    scatter = (points.T @ points - (means * mass[:, None]).T @ means) / len(points)
+    weight = np.linalg.solve(_shrunk(scatter, shrinkage), means.T)
+    prior = np.log(mass / mass.sum() if shares is None else np.maximum(shares, 1e-9))
+    return weight, prior - (means * weight.T).sum(axis=1) / 2
+
+
+def _choice_discriminant(
+    points: Doubles, belief: Doubles, shrinkage: float, shares: Doubles | None
+) -> tuple[Doubles, Doubles]:
+    """The same (k, 1) for candidates: two clouds, of the right one and of the others, with one covariance.
+
+    Of candidates less the mean of their row, the right one has the mean m, the others -m / (C - 1) each, and the
+    covariance is (C - 1) / C of that of the candidates themselves.
+    """
+    n, num_classes, k = points.shape
+    rows, others = points.reshape(-1, k), num_classes - 1
+    mean = belief.reshape(-1) @ rows / n
+    within = rows.T @ rows / len(rows) - np.outer(mean, mean) / others
+    apart = mean * num_classes / others
+    covariance = _shrunk(within * num_classes / others, shrinkage)
+    return np.linalg.solve(covariance, apart)[:, None], np.zeros(1)
+
+
+def _shrunk(covariance: Doubles, shrinkage: float) -> Doubles:
+    k = len(covariance)
+    sphere = max(np.trace(covariance) / k, 1e-12) * np.eye(k)
+    return np.asarray((1 - shrinkage) * covariance + shrinkage * sphere)
 
 
 def _softmax(values: Doubles) -> Doubles:

@@ -18,10 +18,11 @@ from outgrow.labels.base import (
     relabelled,
     shared_certain,
     transform,
+    wanted_shares,
 )
-from outgrow.registry import Range
+from outgrow.registry import ClassShares, Range
 
-__all__ = ["Balance", "Harden", "KeepConfident", "MixGold", "Reliability", "Temperature"]
+__all__ = ["Balance", "Complement", "Harden", "KeepConfident", "MixGold", "Reliability", "Temperature"]
 
 
 @transform
@@ -66,20 +67,14 @@ class Balance(Transform):
     source = "EleutherAI/w2s, loss.py, balance_batch"
     cost = "none"
 
-    marginals: Annotated[tuple[float, ...], Range(0, 1, above=True)] = ()
-    """Share of each class; equal shares if empty."""
-
-    def __post_init__(self) -> None:
-        if self.marginals and abs(sum(self.marginals) - 1) > 1e-6:
-            raise UserError(f"marginals of Balance are {self.marginals}; they must sum to 1")
+    shares: Annotated[str | tuple[float, ...], ClassShares("uniform")] = "uniform"
+    """Share of each class, or ``uniform``."""
 
     def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
-        num_classes = labels.probs.shape[1]
-        if self.marginals and len(self.marginals) != num_classes:
-            raise UserError(f"Balance has {len(self.marginals)} marginals and the task {num_classes} classes")
+        aim = wanted_shares(self.shares, labels.probs, "Balance")
+        assert aim is not None
         if len(labels) and labels.probs.max(axis=1).min() > 1 - 1e-6:
             raise UserError("Balance needs soft labels: certain ones say nothing about which rows to move")
-        aim = np.asarray(self.marginals or np.full(num_classes, 1 / num_classes))
         odds = np.maximum(labels.probs.astype(np.float64), 1e-12)
         for _ in range(10_000):  # iterative proportional fitting; a few hundred rounds are enough
             probs = odds / odds.sum(axis=1, keepdims=True)
@@ -87,6 +82,28 @@ class Balance(Transform):
             if np.abs(mean - aim).max() < 1e-9:
                 break
             odds = probs * (aim / mean)
+        return relabelled(labels, probs, self)
+
+
+@transform
+class Complement(Transform):
+    """Every label says only one class that the row is not: drawn among all but the supervisor's, the others equal.
+
+    Partitioned supervision (Yin, Ishida & Sugiyama 2026): experts who know one class each can say "not mine". Here
+    the supervisor's class stands for theirs, to see what so little a label is worth; train with ``Complementary``.
+    Labels of your own table can be of this kind: give every class but the excluded one the same probability.
+    """
+
+    version = 1
+    needs = frozenset({"seed"})
+    source = "Yin, Ishida & Sugiyama 2026 (arXiv 2510.22500); Ishida et al. 2017 (arXiv 1705.07541)"
+    cost = "none"
+
+    def __call__(self, labels: Labels, given: TransformInputs) -> Labels:
+        n, num_classes = labels.probs.shape
+        further = np.random.default_rng([given.seed, 5]).integers(1, num_classes, size=n)
+        probs = np.ones((n, num_classes))
+        probs[np.arange(n), (labels.hard + further) % num_classes] = 0
         return relabelled(labels, probs, self)
 
 

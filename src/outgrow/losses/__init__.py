@@ -6,12 +6,13 @@ broadcasts against (..., n, C), see :func:`stacked`. Adding the same number to a
 """
 
 from outgrow.losses.base import LOSSES, Loss, MixesTargets, StatefulLoss, loss, stacked
-from outgrow.losses.hardening import harden
+from outgrow.losses.hardening import harden, offsets
 from outgrow.losses.memory import ELR
 from outgrow.losses.mixed import KL, AdaptConf, LogConf, Product, Xent
-from outgrow.losses.robust import CACE, EDL, GCE, Entropy, ReverseKL, ReverseXent, Symmetric, Window
+from outgrow.losses.robust import CACE, EDL, GCE, Complementary, Entropy, ReverseKL, ReverseXent, Symmetric, Window
 
 __all__ = [
-    "CACE", "EDL", "ELR", "GCE", "KL", "LOSSES", "AdaptConf", "Entropy", "LogConf", "Loss", "MixesTargets", "Product",
-    "ReverseKL", "ReverseXent", "StatefulLoss", "Symmetric", "Window", "Xent", "harden", "loss", "stacked",
+    "CACE", "EDL", "ELR", "GCE", "KL", "LOSSES", "AdaptConf", "Complementary", "Entropy", "LogConf", "Loss",
+    "MixesTargets", "Product", "ReverseKL", "ReverseXent", "StatefulLoss", "Symmetric", "Window", "Xent", "harden",
+    "loss", "offsets", "stacked",
 ]  # fmt: skip

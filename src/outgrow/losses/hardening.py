@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["harden"]
+__all__ = ["harden", "offsets"]
 
 _ROUNDS = 40  # of moving thresholds; nearly every batch needs fewer than ten
 _NEVER = 1e4  # in log probability, below anything that a model says
@@ -30,17 +30,35 @@ def harden(logits: "Tensor", marginals: "Tensor") -> "Tensor":
         share = marginals if marginals.ndim == 0 else marginals[..., -1:]
         second = (odds - _threshold(odds, share)).sign_().add_(1).div_(2)
         return second if num_classes == 1 else torch.cat([1 - second, second], dim=-1)
-    return _balanced(logits.log_softmax(dim=-1), marginals)
+    return _balanced(logits.log_softmax(dim=-1), marginals)[0]
 
 
-def _balanced(log_probs: "Tensor", marginals: "Tensor") -> "Tensor":
+def offsets(logits: "Tensor", shares: "Tensor") -> "Tensor":
+    """What to add to the logits of each class (C,) so that the highest of each row (n, C) is each class as often as
+    ``shares`` (C,) says, to rounding: the thresholds of :func:`harden`, for rows to come."""
+    import torch
+
+    if logits.shape[-1] == 2:
+        odds = logits[:, 1:] - logits[:, :1]
+        threshold = torch.cat([torch.zeros_like(odds[:1, 0]), _threshold(odds, shares[None, 1:])[0]])
+    else:
+        threshold = _balanced(logits.log_softmax(dim=-1), shares[None])[1][0]
+    return torch.where(shares > 0, -threshold, -_NEVER).clamp(-_NEVER, _NEVER)
+
+
+def _balanced(log_probs: "Tensor", marginals: "Tensor") -> "tuple[Tensor, Tensor]":
+    """The certain predictions, and the thresholds that give them."""
     import torch
 
     *outer, n, num_classes = log_probs.shape
     shares = marginals.to(log_probs.dtype).expand(*outer, 1, num_classes)
     log_probs = torch.where(shares > 0, log_probs, -_NEVER)  # a class without a share gets no row
     threshold = _quantile(log_probs, shares)
-    hard, furthest = torch.empty_like(log_probs), torch.full((*outer, 1, 1), torch.inf, dtype=log_probs.dtype)
+    hard, kept, furthest = (
+        torch.empty_like(log_probs),
+        threshold,
+        torch.full((*outer, 1, 1), torch.inf, dtype=log_probs.dtype),
+    )
     furthest = furthest.to(log_probs.device)
     for _ in range(_ROUNDS):
         standing = log_probs - torch.where(shares > 0, threshold, 0)
@@ -52,11 +70,12 @@ def _balanced(log_probs: "Tensor", marginals: "Tensor") -> "Tensor":
         # A batch that is right stays as it is, whatever its neighbours still need.
         better = (off < furthest) & (furthest >= 1)
         hard, furthest = torch.where(better, found, hard), torch.where(better, off, furthest)
+        kept = torch.where(better, threshold, kept)
         if bool((furthest < 1).all()):
             break
         ahead = log_probs - torch.where(highest, two[..., 1:], two[..., :1])
         threshold = torch.lerp(threshold, _quantile(ahead, shares), 0.5)
-    return hard
+    return hard, kept
 
 
 def _threshold(values: "Tensor", share: "Tensor") -> "Tensor":

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated
 
+from outgrow.errors import UserError
 from outgrow.losses.base import Loss, MixesTargets, certain, loss, ramp
 from outgrow.losses.hardening import harden
-from outgrow.registry import OneOf, Range
+from outgrow.registry import ClassShares, OneOf, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ class LogConf(MixesTargets, Loss):
     training.
 
     A row takes the class whose log probability lies highest above that class's threshold. In every batch the thresholds
-    are set such that the classes come out as often as ``marginals`` says, to rounding. By default that is how often the
+    are set such that the classes come out as often as ``shares`` says, to rounding. By default that is how often the
     weak labels of the batch say each class, as in the released code, so that labels far from balanced keep their shares
     (12.7 % positive: 87 % of synthetic rows right, 79 % by ``uniform``). ``uniform`` gives two classes half of the
     batch each, as in the paper, whose data is balanced; more classes are our extension. A row exactly at its threshold
@@ -61,8 +62,9 @@ class LogConf(MixesTargets, Loss):
     """Final weight of the student's own beliefs; the paper uses 0.75 for its largest students and 0.5 otherwise."""
     warmup: Annotated[float, Range(0, 1)] = 0.2
     """Share of training over which the weight rises."""
-    marginals: Annotated[str, OneOf("weak", "uniform")] = "weak"
-    """``weak``: the mean of the weak labels in the batch (the released code), or ``uniform`` (the paper)."""
+    shares: Annotated[str | tuple[float, ...], ClassShares("weak", "uniform", "none")] = "weak"
+    """How often each class comes out in a batch: ``weak``, as the weak labels of the batch say (the released code),
+    ``uniform`` (the paper), the shares given, or ``none``: each row takes the student's class, whatever comes out."""
     schedule: Annotated[str, OneOf("linear", "released")] = "linear"
     """``linear`` (the paper) or ``released``: progress itself up to ``warmup``, then 1 at once, so the weight jumps
     from ``warmup * alpha`` to ``alpha`` in one step (openai/weak-to-strong loss.py line 96)."""
@@ -80,9 +82,25 @@ class LogConf(MixesTargets, Loss):
         the whole loss."""
         import torch
 
-        marginals = 0.5 if logits.shape[-1] == 1 else 1 / logits.shape[-1]
-        shares = targets.mean(dim=-2, keepdim=True) if self.marginals == "weak" else torch.as_tensor(marginals)
-        return torch.lerp(targets, harden(logits, shares), self.weight(progress).to(targets.dtype))
+        return torch.lerp(targets, self._own(logits, targets), self.weight(progress).to(targets.dtype))
+
+    def _own(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
+        """The student's classes, as often as ``shares`` says."""
+        import torch
+
+        columns = logits.shape[-1]
+        match self.shares:
+            case "none":
+                return (logits.sign() + 1) / 2 if columns == 1 else certain(logits)
+            case "weak":
+                shares = targets.mean(dim=-2, keepdim=True)
+            case "uniform":
+                shares = torch.as_tensor(0.5 if columns == 1 else 1 / columns)
+            case given:
+                if len(given) != max(2, columns):
+                    raise UserError(f"LogConf has {len(given)} shares and the task {max(2, columns)} classes")
+                shares = targets.new_tensor([given[-columns:]])
+        return harden(logits, shares)
 
 
 @loss

@@ -9,7 +9,7 @@ from outgrow.registry import Range
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CACE", "EDL", "GCE", "Entropy", "ReverseKL", "ReverseXent", "Symmetric", "Window"]
+__all__ = ["CACE", "EDL", "GCE", "Complementary", "Entropy", "ReverseKL", "ReverseXent", "Symmetric", "Window"]
 
 _AUTOGRAD = "autograd on the logits"
 
@@ -205,6 +205,31 @@ class EDL(Loss):
         )
         weight = targets * (1 - self.gamma) + certain(logits.detach()) * self.gamma
         return (weight * (surprise + progress * divergence)).sum(dim=-1)
+
+
+@loss
+class Complementary(Loss):
+    """For labels that only exclude: -log sum_c f_c t_c, t the label over its highest value.
+
+    A label that says "not this class" and gives all others the same probability (transform ``Complement``) has the loss
+    -log(1 - f of the excluded class). If every wrong class is excluded as often, it is least where f are the
+    probabilities of the classes, as class c is then excluded in (1 - p_c) / (C - 1) of the rows. The partitioned
+    supervision of Yin et al. 2026 trains on such labels. A certain label has the loss Xent; of two classes there are no
+    others.
+
+    Held-out labels that tie cannot say when to stop: train with early_stopping=False.
+    """
+
+    version = 1
+    source = "Yin, Ishida & Sugiyama 2026 (arXiv 2510.22500); Ishida et al. 2017 (arXiv 1705.07541)"
+    cost = _AUTOGRAD
+
+    def __call__(self, logits: "Tensor", targets: "Tensor", progress: float) -> "Tensor":
+        import torch
+
+        allowed = targets / targets.amax(dim=-1, keepdim=True)
+        floor = torch.finfo(logits.dtype).tiny
+        return -(logits.log_softmax(dim=-1) + allowed.clamp_min(floor).log()).logsumexp(dim=-1)
 
 
 def _reverse(logits: "Tensor", targets: "Tensor", eps: "float | Tensor") -> "Tensor":

@@ -93,12 +93,19 @@ class FittedProbe:
 
     def predict(self, features: Floats) -> Floats:
         """Class probabilities (n, C) of features (n, d), or (n, C, d) for choices, computed in double precision."""
-        standard = (features.astype(np.float64) - self.center) / self.scale
-        logits = standard @ self.weight.astype(np.float64) + self.bias
-        if features.ndim == 3:
-            logits = logits[..., 0]
+        logits = self.logits(features)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def logits(self, features: Floats) -> NDArray[np.float64]:
+        """What the probabilities are the softmax of, (n, C)."""
+        standard = (features.astype(np.float64) - self.center) / self.scale
+        logits: NDArray[np.float64] = standard @ self.weight.astype(np.float64) + self.bias
+        return logits[..., 0] if features.ndim == 3 else logits
+
+    def shifted(self, offsets: NDArray[np.float64]) -> Self:
+        """The same probe with ``offsets`` (C,) on its logits."""
+        return replace(self, bias=(self.bias + offsets).astype(np.float32))
 
     def save(self, folder: Path) -> None:
         """Write ``probe.safetensors`` and ``probe.json``."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from outgrow.registry import OneOf, Range
+from outgrow.registry import ClassShares, OneOf, Range
 
 __all__ = ["ASKED", "ASKED_OR_MEAN", "VIEWS", "HeadSettings", "LogisticSettings", "ProbeSettings"]
 
@@ -53,6 +53,9 @@ class HeadSettings:
     precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
     """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU. ``auto`` is
     ``bf16`` for packaged models whose weights are kept so (qwen2.5-coder-1.5b), on any machine, else ``fp32``."""
+    shares: Annotated[str | tuple[float, ...], ClassShares("none", "weak", "uniform")] = "none"
+    """Shift the trained logits, one number for each class, until on the texts of A and B the classes occur as often as
+    the labels it learned say on average (``weak``), equally often (``uniform``), or as the shares given say."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,14 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
+from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, guard_shares, match_shares
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
+    "NOT_T",
     "against_controls",
     "ask",
+    "blend_heads",
     "cluster",
     "combine",
     "compare",
@@ -30,12 +33,15 @@ __all__ = [
     "embed_bf16",
     "finetune",
     "finetune_lm",
+    "fit_cloud_head",
     "fit_logistic",
     "fit_probe",
     "gold",
     "gold_answers",
+    "guard_shares",
     "keep",
     "load",
+    "match_shares",
     "measure_asking",
     "measure_reading",
     "pooled",

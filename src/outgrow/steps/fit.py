@@ -25,6 +25,7 @@ __all__ = [
     "measure_reading",
     "predict_finetuned",
     "predict_probe",
+    "taught",
 ]
 
 # --- probes on frozen features ----------------------------------------------------------------------------------------
@@ -151,12 +152,12 @@ def _fit_logistics(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -> 
 
 def _rows_of(a: Mapping[str, Any]) -> tuple[Ints, Floats, Ints, Floats]:
     """Row numbers into the features, and labels: to train on, and held out."""
-    train, val = _taught(a["labels"], a["split"], a["part"], a["rows"])
+    train, val = taught(a["labels"], a["split"], a["part"], a["rows"])
     rows, val_rows = (positions(kept.ids, a["features"].ids) for kept in (train, val))
     return rows, train.probs, val_rows, val.probs
 
 
-def _taught(labels: Labels, split: Split, part: str, rows: Labels | None) -> tuple[Labels, Labels]:
+def taught(labels: Labels, split: Split, part: str, rows: Labels | None) -> tuple[Labels, Labels]:
     """The labels to train on, and the held-out ones."""
     return labels.take(split.parts[part]) if rows is None else rows, labels.take(split.parts[f"{part}_val"])
 
@@ -242,7 +243,7 @@ def finetune(
     from outgrow.train.loop import finetune as finetune_model
 
     folder = model.folder(runtime)
-    train, val = _taught(labels, split, part, rows)
+    train, val = taught(labels, split, part, rows)
     readings, begin = texts.readings, start.begin if start else None
     inputs, val_inputs = ([readings[i] for i in positions(kept.ids, texts.ids)] for kept in (train, val))
     given = (inputs, train.probs, val_inputs, val.probs, loss, settings, seed, runtime)

@@ -20,9 +20,11 @@ from outgrow.strategies.base import (
     strategy,
 )
 from outgrow.strategies.chains import Bootstrap, Direct, GoldMatched, Refine
+from outgrow.strategies.clouds import Auto, CloudDiscriminant
 from outgrow.strategies.coherence import ICM
 from outgrow.strategies.ensembles import Boosted, CoSupervised, Ensemble, Raven
 from outgrow.strategies.prompts import CCS, CRC, FewShot, ZeroShot
+from outgrow.strategies.selection import Projected, Trusted
 from outgrow.strategies.trainers import (
     TRAINERS,
     FitRequest,
@@ -35,11 +37,11 @@ from outgrow.strategies.trainers import (
 from outgrow.strategies.training import LPFT, Anchored, GenerativeFinetuning, Oracle, Regularised
 
 __all__ = [
-    "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Boosted", "Bootstrap",
-    "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot", "FitRequest", "GenerativeFinetuning",
-    "GoldMatched", "Learner", "Naive", "Oracle", "Raven", "Refine", "Regularised", "Setup", "Shuffled", "Strategy",
-    "Trainer", "TrainingMethod", "ZeroShot", "canonical_strategy", "is_control", "parse_strategy",
-    "parse_trainer", "strategy", "trainer",
+    "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Auto", "Boosted",
+    "Bootstrap", "CloudDiscriminant", "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot",
+    "FitRequest", "GenerativeFinetuning", "GoldMatched", "Learner", "Naive", "Oracle", "Projected", "Raven", "Refine",
+    "Regularised", "Setup", "Shuffled", "Strategy", "Trainer", "TrainingMethod", "Trusted", "ZeroShot",
+    "canonical_strategy", "is_control", "parse_strategy", "parse_trainer", "strategy", "trainer",
 ]  # fmt: skip
 
 VARIANTS = (  # paper, what, spelling
@@ -47,5 +49,12 @@ VARIANTS = (  # paper, what, spelling
      "confidence(loss=LogConf(alpha=0.75))"),
     ("openai/weak-to-strong, as released", "the same with α 0.5, a jump at 10 %, the threshold at the weak mean",
      "confidence(loss=LogConf(warmup=0.1, schedule='released'))"),
+    ("Liu et al. 2026 (arXiv 2509.24005), Enhanced-W2S", "by its summary: retrain on the half of B that the student is "
+     "surest of, with generalized cross-entropy; here from the start, and with the student's labels",
+     "refine(keep=0.5, loss=GCE)"),
+    ("ridge linear discriminant (Friedman 1989)", "the clouds of the soft weak labels, without EM and further texts",
+     "clouds(rounds=0)"),
+    ("Outgrow, the regression of auto alone", "exact logistic regression of the soft weak labels, L2 1, shares matched",
+     "auto(weight=0.0)"),
 )  # fmt: skip
 """Other configurations of a method that a paper or its code used."""

@@ -118,6 +118,15 @@ class Setup:
         self.supervisor.check_classifies(f"{what} joins")
         return self.supervisor, self.gold_a
 
+    def guarded_shares(self) -> Step:
+        """The weak labels' class shares if they can be trusted, see :func:`outgrow.steps.guard_shares`."""
+        given = {"labels": self.weak, "split": self.split}
+        if self.supervisor is None or self.gold_a is None:
+            return Step(steps.guard_shares, **given)
+        request = FitRequest(labels=self.gold_a, split=self.split, part="A", seed=self.seed)
+        held_out = self.supervisor.predict(self.supervisor.fit(request), self.split, ("A_val",))
+        return Step(steps.guard_shares, held_out=held_out, gold=self.gold_a, **given)
+
 
 class Strategy(Registered, Protocol):
     """Wires a student: maps what it may use to the step that predicts T."""

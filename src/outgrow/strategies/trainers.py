@@ -60,6 +60,8 @@ class Trainer(Registered, Protocol):
     """Whether the result depends on the seed."""
     early_stopping: bool = False
     """Whether held-out labels decide when training stops. Most trainers make it a field."""
+    shares: str | tuple[float, ...] = "none"
+    """How often the trained model should say each class; a trainer of classes makes it a field."""
 
     def check(self, learner: "Learner") -> None:
         """Raise :class:`UserError` for a model that cannot be trained this way."""
@@ -201,7 +203,15 @@ class Learner:
             self.trainer.finetuning("a start or an anchor")
         if self.training is not None:
             return self.training.fit(replace(self, training=None), request)
-        return self.trainer.fit(self, request)
+        return self.matched(self.trainer.fit(self, request), request, self.trainer.shares)
+
+    def matched(self, fitted: Step, request: FitRequest, shares: "Step | str | tuple[float, ...]") -> Step:
+        """The trained model with its class shares matched; as it is for ``none``."""
+        if shares == "none":
+            return fitted
+        said = self.trainer.predict(self, fitted, request.split, steps.NOT_T)
+        given = {"labels": request.labels, "split": request.split, "part": request.part, "rows": request.rows}
+        return Step(steps.match_shares, fitted=fitted, said=said, shares=shares, **given)
 
     def predict(self, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
         """The step whose result is what the trained model says about some parts."""
@@ -227,6 +237,11 @@ def reading_step(learner: Learner, max_tokens: int | None, kept: str = "first", 
     """The step that counts which of the task's texts, or of ``texts``, the learner's model cuts."""
     given = {"texts": texts or learner.texts, "max_tokens": max_tokens, "kept": kept}
     return Step(steps.measure_reading, model=learner.model, **given)
+
+
+def _unmatched(trainer: Any) -> Any:
+    """The trainer as the step that trains reads it: class shares are matched after it, so models are shared."""
+    return trainer if trainer.shares == "none" else replace(trainer, shares="none")
 
 
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
@@ -294,7 +309,7 @@ class Probe(ProbeSettings, _Head):
         return super().with_l2(values)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
-        probe = self.settled(learner.model)
+        probe = _unmatched(self.settled(learner.model))
         return Step(steps.fit_probe, probe=probe, loss=request.loss, seed=request.seed, **self._given(learner, request))
 
 
@@ -312,7 +327,7 @@ class Logistic(LogisticSettings, _Head):
                 f"logistic solves cross-entropy exactly and takes no other loss; to use {name}, take probe; or name "
                 "strategies without it, such as strategy='naive'"
             )
-        own = self.settled(learner.model)
+        own = _unmatched(self.settled(learner.model))
         return Step(steps.fit_logistic, logistic=own, **self._given(learner, request))
 
 
@@ -341,7 +356,8 @@ class Finetune(FinetuneSettings, _Transformer):
         return reading_step(learner, self.max_tokens)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
-        return Step(steps.finetune, model=learner.model, texts=learner.texts, settings=self, **vars(request))
+        settings = _unmatched(self)
+        return Step(steps.finetune, model=learner.model, texts=learner.texts, settings=settings, **vars(request))
 
     def predict(self, learner: Learner, fitted: Step, split: Step, parts: tuple[str, ...]) -> Step:
         given = {"fitted": fitted, "split": split, "parts": parts}

@@ -70,9 +70,12 @@ class TrainedWeights:
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote, to the last bit."""
         record = json.loads((folder / f"{cls.name}.json").read_text(encoding="utf-8"))
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
-        given = {"settings": cls.read_settings(**settings), "history": tuple(record["history"])}
-        return cls(**{**record, **given}, state=load_file(folder / f"{cls.name}.safetensors"))
+        record, settings = (
+            {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            for values in (record, record["settings"])
+        )
+        record["settings"] = cls.read_settings(**settings)
+        return cls(**record, state=load_file(folder / f"{cls.name}.safetensors"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +90,12 @@ class FinetunedModel(TrainedWeights):
     read_settings = FinetuneSettings
     settings: FinetuneSettings
     num_classes: int
+    offsets: tuple[float, ...] = ()
+    """What is added to each class's logit, where class shares were matched."""
+
+    def shifted(self, offsets: npt.NDArray[np.float64]) -> Self:
+        """The same model with ``offsets`` (C,) on its logits."""
+        return replace(self, offsets=tuple(offsets.tolist()))
 
     def begin(self, untrained: Classifier) -> Mapping[str, Tensor]:
         """All trained tensors, for an untrained classifier to start from."""
@@ -130,7 +139,11 @@ def predict(
         distributed.shard(model, runtime.torch_device())
     set_trained(model.to(runtime.torch_device()), fitted.state)
     rows = token_rows(load_tokenizer(model_folder), texts, tokens_read(model_folder, settings.max_tokens))
-    return probabilities(model, rows, runtime, runtime.report, together=runtime.shard)
+    probs = probabilities(model, rows, runtime, runtime.report, together=runtime.shard)
+    if not fitted.offsets:
+        return probs
+    logits = torch.from_numpy(probs).double().clamp_min(1e-300).log() + torch.tensor(fitted.offsets)
+    return logits.softmax(dim=-1).float().numpy()
 
 
 def probabilities(

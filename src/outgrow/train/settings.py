@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from outgrow.errors import UserError
-from outgrow.registry import OneOf, Range
+from outgrow.registry import ClassShares, OneOf, Range
 
 __all__ = ["FinetuneSettings", "GenerateSettings", "OptimizerSettings"]
 
@@ -64,6 +64,8 @@ class FinetuneSettings(OptimizerSettings):
     """Keep the weights that agree best with the labels of the validation rows (weak labels, never ground truth)."""
     checks: Annotated[int, Range(1)] = 4
     """Checks on the validation rows in each epoch, the last at its end."""
+    shares: Annotated[str | tuple[float, ...], ClassShares("none", "weak", "uniform")] = "none"
+    """Shift the trained model's logits until its classes occur as often as this says; as in a probe."""
 
     def __post_init__(self) -> None:
         if (self.head == "words") != bool(self.words):

@@ -13,6 +13,7 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
+from outgrow.steps.forecast import forecast, shift
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "finetune_lm",
     "fit_logistic",
     "fit_probe",
+    "forecast",
     "gold",
     "gold_answers",
     "keep",
@@ -38,6 +40,7 @@ __all__ = [
     "predict_finetuned",
     "predict_probe",
     "relabel",
+    "shift",
     "shuffle",
     "shuffle_answers",
     "split",

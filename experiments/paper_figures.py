@@ -59,7 +59,12 @@ DASHES = {
     GOLD: [1, 0],
     **dict(zip(PROMPTED, ([6, 3], [8, 3, 2, 3], [8, 3, 2, 3]), strict=True)),
 }
-SHAPES = {"naive": "circle", "confidence": "triangle-up", GOLD: "circle", **dict.fromkeys(PROMPTED, "square")}
+SHAPES = {
+    "naive": "circle",
+    "confidence": "triangle-up",
+    GOLD: "circle",
+    **dict(zip(PROMPTED, ("square", "diamond", "cross"), strict=True)),
+}
 
 
 # --- from a table of runs to what is drawn ----------------------------------------------------------------------------
@@ -156,7 +161,13 @@ def drawn(panels: Sequence[Panel], title: str, about: list[str], columns: int) -
     methods = [m for m in DASHES if any(p["method"] == m for p in points)]
     hues = {s: plots.COLOURS[i % len(plots.COLOURS)] for i, s in enumerate(supervisors)} | {plots.CEILING: "#000000"}
     look = {
-        "x": alt.X("student:N", sort=list(ranked), title="Student, weak to strong", axis=alt.Axis(labelAngle=-30)),
+        "x": alt.X(
+            "student:N",
+            sort=list(ranked),
+            title="Student, weak to strong",
+            axis=alt.Axis(labelAngle=-30),
+            scale=alt.Scale(padding=0.25),
+        ),
         "color": alt.Color(
             "supervisor:N", title="Supervisor", scale=alt.Scale(domain=list(hues), range=list(hues.values()))
         ),
@@ -166,7 +177,8 @@ def drawn(panels: Sequence[Panel], title: str, about: list[str], columns: int) -
     look["strokeDash"] = alt.StrokeDash("method:N", title="Method", scale=dash)
     look["shape"] = alt.Shape("method:N", title="Method", scale=shape)
     made = [_panel(panel, look) for panel in panels if panel.points]
-    return plots.finished_chart(alt.concat(*made, columns=columns, spacing=28), title, about)
+    concat = alt.concat(*made, columns=columns, spacing=28).resolve_scale(xOffset="independent")
+    return plots.finished_chart(concat, title, about)
 
 
 def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
@@ -175,18 +187,23 @@ def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
     def within(value: float | None) -> float | None:
         return None if value is None else min(max(value, bottom), top)
 
-    values = [p | {end: within(p[end]) for end in ("value", "low", "high")} for p in panel.points]
+    values = [
+        p | {end: within(p[end]) for end in ("value", "low", "high")} | {"series": f"{p['supervisor']}, {p['method']}"}
+        for p in panel.points
+    ]
+    series = list(dict.fromkeys(v["series"] for v in values))
+    offset = alt.XOffset("series:N", scale=alt.Scale(domain=series))  # bars side by side
     scale = alt.Scale(zero=False, padding=8) if panel.window is None else alt.Scale(domain=panel.window, zero=False)
     y = alt.Y("value:Q", title=panel.y, scale=scale, axis=alt.Axis(format=".0%" if panel.window is None else ".1f"))
     tooltip = [
         alt.Tooltip(f"{f}:N") for f in ("supervisor", "student", "method", "value", "low", "high", "tasks", "of")
     ]
-    base = alt.Chart(alt.InlineData(values=values)).encode(x=look["x"], color=look["color"])
+    base = alt.Chart(alt.InlineData(values=values)).encode(x=look["x"], xOffset=offset, color=look["color"])
     layers: list[Any] = [
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_rule(strokeWidth=1.5, opacity=0.6)
         .encode(y=alt.Y("low:Q", title=panel.y, scale=scale), y2="high:Q"),
-        base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=look["strokeDash"], detail=["supervisor:N", "method:N"]),
+        base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=look["strokeDash"], detail="series:N"),
         base.mark_point(filled=True, size=65, opacity=1).encode(y=y, shape=look["shape"], tooltip=tooltip),
     ]
     if panel.levels:

@@ -6,7 +6,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -86,12 +86,11 @@ def forecasts(table: "pl.DataFrame") -> "pl.DataFrame | None":
     for name, own in grouped(forecast_rows(table), "predictor").items():
         about, known = PREDICTORS[name], [r for r in own if r["predicted"] is not None]
         within, over_all = within_tasks(known), pooled_rank(known)
-        row = {"predictor": about.title, "claims": f"{about.of.replace('_', ' ')} {about.kind} it"}
+        row: TableRow = {"predictor": about.title, "claims": f"{about.of.replace('_', ' ')} {about.kind} it"}
         row |= {"students": len(known), "undefined": len(own) - len(known)}
         row |= _spelled("rank_within", within) | _spelled("rank_over_all", over_all)
         measured = known if about.kind not in ("more with", "less with") else []
-        for column, value in (("predicted", lambda r: r["predicted"]), ("truth", lambda r: r["truth"])):
-            row[column] = _mean([value(r) for r in measured])
+        row |= {column: _mean([r[column] for r in measured]) for column in ("predicted", "truth")}
         row["error"] = _mean([abs(r["predicted"] - r["truth"]) for r in measured])
         row["bound_held"] = _mean([_held(about, r) for r in measured if about.kind != "about"])
         made.append(row)
@@ -167,7 +166,7 @@ def forecasts_figure(table: "pl.DataFrame") -> Chart | None:
     rows = forecast_rows(table)
     tasks = list(dict.fromkeys(r["panel"] for r in rows))
     colours = alt.Scale(domain=tasks, range=[COLOURS[i % len(COLOURS)] for i in range(len(tasks))])
-    panels = []
+    panels: list[Any] = []
     for name, about in PREDICTORS.items():
         known = [r for r in rows if r["predictor"] == name and r["predicted"] is not None]
         if known:

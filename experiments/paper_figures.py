@@ -10,10 +10,10 @@ runs; each writes ``figure-N.png``, ``.svg`` and, for those that average over ta
 
 Accuracy and agreement are means over the tasks, with 95 % intervals of these tasks (rows and seeds are random, the
 tasks are given); PGR is the median over the tasks where it is defined, as in the paper, with the interval between two
-tasks that holds the median of all such tasks; fewer than six tasks bound nothing, and then there is no bar. Models
-stand in the order of the ladder where the paper has compute. Chess, finetuning and the reward models of the paper are
-not here: figure 3 has three columns where runs of ``chess-puzzles`` are among the tasks, and figure 16 is about
-``sentiment-pairs``, which of two texts people liked more.
+tasks that holds the median of all such tasks. Two to five tasks bound nothing, and then there is no bar; one task has
+its own. Models stand in the order of the ladder where the paper has compute. Figure 3 has a third column where
+``chess-puzzles`` is among the tasks; figure 16 is about ``sentiment-pairs``, which of two texts people liked more. All
+students are probes unless ``--train`` says otherwise.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def over_tasks(rows: Sequence[TableRow], field: str, *by: str, median: bool = Fa
         found = Interval(math.nan, math.nan, math.nan)
         if known and median:
             found = median_over_tasks(values)
-        elif known:
+        if len(known) == 1 or (known and not median):  # one task has its own interval
             middle = statistics.fmean(values)
             bounds = [
                 Interval(r[field], _or(r[f"{field}_low"], -math.inf), _or(r[f"{field}_high"], math.inf)) for r in known
@@ -159,14 +159,16 @@ def drawn(panels: Sequence[Panel], title: str, about: list[str], columns: int) -
     ranked = {p["student"]: p["rank"] for p in sorted(points, key=lambda p: p["rank"])}
     supervisors = [s for s in dict.fromkeys(p["supervisor"] for p in points) if s != plots.CEILING]
     methods = [m for m in DASHES if any(p["method"] == m for p in points)]
-    hues = {s: plots.COLOURS[i % len(plots.COLOURS)] for i, s in enumerate(supervisors)} | {plots.CEILING: "#000000"}
+    hues = {s: plots.COLOURS[i % len(plots.COLOURS)] for i, s in enumerate(supervisors)}
+    if any(p["supervisor"] == plots.CEILING for p in points):
+        hues[plots.CEILING] = "#000000"
     look = {
         "x": alt.X(
             "student:N",
             sort=list(ranked),
             title="Student, weak to strong",
             axis=alt.Axis(labelAngle=-30),
-            scale=alt.Scale(padding=0.25),
+            scale=alt.Scale(domain=list(ranked), padding=0.25),
         ),
         "color": alt.Color(
             "supervisor:N", title="Supervisor", scale=alt.Scale(domain=list(hues), range=list(hues.values()))
@@ -193,7 +195,11 @@ def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
     ]
     series = list(dict.fromkeys(v["series"] for v in values))
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=series))  # bars side by side
-    scale = alt.Scale(zero=False, padding=8) if panel.window is None else alt.Scale(domain=panel.window, zero=False)
+    scale = (
+        alt.Scale(zero=False, nice=False, padding=8)
+        if panel.window is None
+        else alt.Scale(domain=panel.window, zero=False)
+    )
     y = alt.Y("value:Q", title=panel.y, scale=scale, axis=alt.Axis(format=".0%" if panel.window is None else ".1f"))
     tooltip = [
         alt.Tooltip(f"{f}:N") for f in ("supervisor", "student", "method", "value", "low", "high", "tasks", "of")
@@ -219,7 +225,9 @@ def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
 WHO = ("supervisor", "student", "method")
 WINDOW = (-0.5, 1.5)
 MEANS = "Means over {}; bars: 95 % intervals of these tasks. Thin level lines: the supervisors themselves."
-MEDIANS = "PGR: median over the tasks where it is defined; a bar needs six of them. The axis ends at −0.5 and 1.5."
+MEDIANS = (
+    "PGR: median over the tasks where it is defined; a bar needs one or six of them. The axis ends at −0.5 and 1.5."
+)
 
 
 def _count(rows: Sequence[TableRow]) -> str:
@@ -233,6 +241,8 @@ def _accuracy(rows: Sequence[TableRow], title: str) -> Panel:
 
 
 def _pgr(rows: Sequence[TableRow], title: str) -> Panel:
+    defined = sum(r["pgr"] is not None for r in rows)
+    title = f"{title}; PGR defined in {defined} of {len(rows)} runs"
     return Panel(title, "Performance gap recovered", over_tasks(rows, "pgr", *WHO, median=True), window=WINDOW)
 
 

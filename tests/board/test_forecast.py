@@ -129,6 +129,23 @@ def test_tasks_and_not_rows_are_what_an_interval_counts() -> None:
     assert doubled.high - doubled.low == pytest.approx(pooled.high - pooled.low, rel=0.05)
 
 
+def test_methods_of_one_pair_are_ranked_among_themselves() -> None:
+    """A forecast that knows the best method of every pair, and nothing of which pair gains."""
+    rows = []
+    for pair, level in (("a", 0.3), ("b", 0.0), ("c", 0.1)):
+        for task in ("t", "u"):
+            for i in range(3):
+                gain = level + 0.01 * i
+                rows.append(
+                    {"predictor": "triplet", "task": task, "weak": pair, "predicted": i - 9 * level, "gain": gain}
+                )
+    among, over = within_tasks(rows, "weak"), within_tasks(rows)
+    assert among is not None
+    assert over is not None
+    assert among.value == pytest.approx(1)
+    assert over.value < 0
+
+
 def test_one_task_bounds_nothing() -> None:
     rows = forecast_rows(of_tasks({"only": GAINS["task 0"]}, lambda gain: {"triplet": gain}))
     known = [r for r in rows if r["predictor"] == "triplet"]

@@ -35,7 +35,7 @@ class Predictor(NamedTuple):
 
 PREDICTORS = {
     "misfit": Predictor("misfit, squared", "at least", "brier_gain"),
-    "kl_misfit": Predictor("misfit, KL(f‖w)", "at least", "xent_gain"),
+    "kl_misfit": Predictor("misfit, KL(f || w)", "at least", "xent_gain"),
     "risk": Predictor("weak Brier on A less misfit", "at most", "student_brier"),
     "disagreement": Predictor("err(f, w)", "at most"),
     "not_robust": Predictor("P(not R)", "less with"),
@@ -74,11 +74,12 @@ def forecasts(table: "pl.DataFrame") -> "pl.DataFrame | None":
 
     ``rank_within`` is Spearman's correlation of predictor and accuracy gain (for ``risk``, the student's Brier score)
     among the students of one task, all pairs, strategies and seeds, mean over tasks; ``rank_over_all`` that of all
-    students of all tasks. A predictor that says
-    that gain shrinks with it counts with its sign turned, so that 1 is a perfect predictor and 0 an idle one. Intervals
-    take tasks for a sample of such tasks. ``predicted`` and ``truth`` are means of what a bound or an estimate is about
-    (:class:`Predictor`), ``error`` is the mean absolute difference, and ``bound_held`` the share of students for whom
-    the bound did hold. None for a table without forecasts.
+    students of all tasks; ``rank_methods`` that of the strategies of one pair at one seed, which is what one has to
+    choose from, mean over pairs and seeds, then over tasks. A predictor that says that gain shrinks with it counts with
+    its sign turned, so that 1 is a perfect predictor and 0 an idle one. Intervals take tasks for a sample of such
+    tasks. ``predicted`` and ``truth`` are means of what a bound or an estimate is about (:class:`Predictor`), ``error``
+    is the mean absolute difference, and ``bound_held`` the share of students for whom the bound did hold. None for a
+    table without forecasts.
     """
     import polars as pl
 
@@ -89,6 +90,7 @@ def forecasts(table: "pl.DataFrame") -> "pl.DataFrame | None":
         row: TableRow = {"predictor": about.title, "claims": f"{about.of.replace('_', ' ')} {about.kind} it"}
         row |= {"students": len(known), "undefined": len(own) - len(known)}
         row |= _spelled("rank_within", within) | _spelled("rank_over_all", over_all)
+        row |= _spelled("rank_methods", within_tasks(known, "weak", "strong", "seed"))
         measured = known if about.kind not in ("more with", "less with") else []
         row |= {column: _mean([r[column] for r in measured]) for column in ("predicted", "truth")}
         row["error"] = _mean([abs(r["predicted"] - r["truth"]) for r in measured])
@@ -130,10 +132,17 @@ def _rank(rows: Sequence[TableRow]) -> float:
     return (-1.0 if about.kind == "less with" else 1.0) * float(np.corrcoef(rankdata(said), rankdata(came))[0, 1])
 
 
-def within_tasks(rows: Sequence[TableRow]) -> Interval | None:
+def within_tasks(rows: Sequence[TableRow], *within: str) -> Interval | None:
     """The mean over tasks of the rank correlation within each, with the t interval over tasks; one task bounds nothing.
-    None where no task ranks anything."""
-    found = [rank for own in grouped(rows, "task").values() if not math.isnan(rank := _rank(own))]
+
+    With names of columns, a task's is the mean of those of its rows that agree in them all. None where nothing is
+    ranked.
+    """
+    found = []
+    for own in grouped(rows, "task").values():
+        parts = grouped(own, "task", *within).values() if within else [own]
+        ranks = [rank for part in parts if not math.isnan(rank := _rank(part))]
+        found += [float(np.mean(ranks))] if ranks else []
     return on_tasks_like_these(found) if found else None
 
 
@@ -190,7 +199,8 @@ def _scatter(name: str, about: Predictor, rows: Sequence[TableRow], colours: alt
     names = ("predicted", "truth", "panel", "weak", "strong", "strategy", "seed")
     values = [{field: r[field] for field in names} for r in rows]
     what = _UNITS.get(about.of, "Student's Brier score")
-    x = alt.X("predicted:Q", title=about.title, scale=alt.Scale(zero=False, padding=8))
+    axis = alt.Axis(tickCount=5, labelOverlap=True)
+    x = alt.X("predicted:Q", title=about.title, axis=axis, scale=alt.Scale(zero=False, padding=8))
     y = alt.Y("truth:Q", title=what, scale=alt.Scale(zero=False, padding=8))
     titles = dict(zip(names, ("Forecast", what, "Task", "Supervisor", "Student", "Strategy", "Seed"), strict=True))
     tooltip = [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
@@ -201,8 +211,7 @@ def _scatter(name: str, about: Predictor, rows: Sequence[TableRow], colours: alt
     )
     layers = [points]
     if about.kind not in ("more with", "less with"):
-        every = [v for r in rows for v in (r["predicted"], r["truth"])]
-        ends = [{"predicted": end, "truth": end} for end in (min(every), max(every))]
+        ends = [{"predicted": end, "truth": end} for end in (f(r["predicted"] for r in rows) for f in (min, max))]
         layers.insert(0, alt.Chart(alt.InlineData(values=ends)).mark_line(color="#222", strokeWidth=1).encode(x=x, y=y))
     rank = within_tasks(rows)
     said = f"rank {with_interval(*rank)}" if rank else "no rank correlation"

@@ -377,6 +377,20 @@ def of_scores() -> dict[Any, Case]:
         steps.against_controls: lambda: steps.against_controls(
             s.pool, truth, student, controls=(weak, ceiling), names=("weak", "ceiling")
         ),
+        steps.shift: lambda: steps.shift(s.pool, s.features, "mean", s.split, s.weak.take(s.split.parts["A"]), s.weak),
+        steps.forecast: lambda: steps.forecast(
+            student,
+            weak,
+            weak_a=student,
+            gold_a=(s.gold, s.gold),
+            shifts=({}, {}),
+            features=s.features,
+            view="mean",
+            second=ceiling,
+            second_a=weak,
+            third=weak,
+            other=student,
+        ),
         steps.weak_agreement: lambda: steps.weak_agreement(s.votes[1], s.weak, s.split, "B"),
         steps.compare_answers: lambda: steps.compare_answers(s.pool, ceiling=written(ceiling), **answers),
     }

@@ -23,14 +23,16 @@ _SCORES = ("accuracy", "balanced_accuracy", "auroc", "xent", "brier", "ece", "le
 
 
 def finished(store: Store, unread: list[Damaged] | None = None) -> Iterator[Record]:
-    """The records of all finished experiments in the store, and of what holds students against their controls.
+    """The records of all finished experiments in the store, and of what holds students against their controls or
+    forecasts their gain.
 
     Those that cannot be read are added to ``unread``.
     """
-    for function in ("compare", "compare_answers", "against_controls"):
+    about = {"against_controls": _against, "forecast": _forecast}
+    for function in ("compare", "compare_answers", *about):
         for record in store.records(function, unread):
             try:
-                _row(record, _against(record) if function == "against_controls" else {})
+                _row(record, about[function](record) if function in about else {})
             except Damaged as damage:
                 if unread is not None:
                     unread.append(damage)
@@ -41,7 +43,7 @@ def finished(store: Store, unread: list[Damaged] | None = None) -> Iterator[Reco
 def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     """A tidy table from records of finished experiments, one row each.
 
-    A record of ``against_controls`` among them adds to the rows of its student.
+    A record of ``against_controls`` or ``forecast`` among them adds to the rows of its student.
 
     Columns: the experiment's fields (``task``, ``weak``, ``strong``, ``strategy``, ``train`` ...), ``control`` and
     ``key``; for each role ``weak``, ``student``, ``ceiling`` its ``<role>_accuracy`` (and ``balanced_accuracy``,
@@ -50,6 +52,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``pgr_undefined`` with the reason; ``agreement_all``, ``_supervisor_right``, ``_supervisor_wrong``; ``majority``
     (accuracy of always saying the most frequent class); ``over_majority``, ``over_shuffled``, ``over_clusters``
     (student - control, paired row by row; null if the control was not run); ``num_test`` (test rows over all seeds).
+    ``forecast`` is JSON, null where none was made: for every seed what each predictor of
+    :func:`outgrow.steps.forecast` says, and the truth: ``gain``, ``brier_gain``, ``xent_gain``, ``student_brier``.
     ``<role>_ece_floor`` is what perfect calibration would show as ``ece``.
     ``scored_at`` is ``natural`` if the test has the class shares of the data, ``balanced`` if it has equally many rows
     of each class; ``folds`` is 2 or more where students were cross-fitted. Two columns are JSON: ``rows`` says how many
@@ -70,10 +74,15 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
 
     records = list(records)
     against = {_student(r): _against(r) for r in records if r["fn"] == "against_controls"}
-    rows = [_row(r, against.get(_student(r), {})) for r in records if r["note"]]
+    foreseen = {repr(r["args"]["student"]): _forecast(r) for r in records if r["fn"] == "forecast"}
+    rows = [
+        _row(r, against.get(_student(r), {}) | foreseen.get(repr(r["args"]["student"]), {}))
+        for r in records
+        if r["note"]
+    ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
-    words = ("gain_undefined", "pgr_undefined", "weak_train", "per_class", "weak_view", "student_view")
+    words = ("gain_undefined", "pgr_undefined", "weak_train", "per_class", "forecast", "weak_view", "student_view")
     numbers = [name for name in nothing if name not in words]
     frame = frame.with_columns(
         pl.col(numbers).cast(pl.Float64), pl.col([n for n in nothing if n not in numbers]).cast(pl.String)
@@ -92,12 +101,22 @@ def _against(record: Record) -> dict[str, Any]:
         return {k: v for name, value in record["result"].items() for k, v in _spread(f"over_{name}", value).items()}
 
 
+def _forecast(record: Record) -> dict[str, Any]:
+    """What a record of ``forecast`` adds to the row of its student, before the truth is put beside it."""
+    with _held(record):
+        seeds = record["result"]["per_seed"]
+        if not all(isinstance(v, float | None) for seed in seeds for v in seed.values()):
+            raise TypeError("a forecast holds what is no number")
+        return {"forecast": seeds}
+
+
 def _row(record: Record, against: Mapping[str, Any]) -> dict[str, Any]:
     """Records come from files that others may have written: each value is held to what a table can show."""
     if not record["note"]:
         return {}
     with _held(record):
         row: dict[str, Any] = {**dict.fromkeys((*_TEXTS, *_NUMBERS)), **_columns(record), **against}
+        row["forecast"] = _beside_truth(against["forecast"], record["result"]) if "forecast" in against else None
         unscored = row["gain_undefined"] is not None
         for name, value in row.items():
             if not _fits(name, value) and not (unscored and name in _SCORED and value is None):
@@ -164,6 +183,17 @@ def _columns(record: Record) -> dict[str, Any]:
     for name, value in result["agreement"].items():
         row |= _spread(f"agreement_{name}", value)
     return row | {"key": record["key"], "finished": record["finished"]}
+
+
+def _beside_truth(foreseen: list[dict[str, Any]], result: Mapping[str, Any]) -> str:
+    """JSON of what was forecast and what came, seed by seed."""
+    seeds = []
+    for seed, said in zip(result["per_seed"], foreseen, strict=True):
+        weak, student = seed["weak"], seed["student"]
+        came = {"gain": student["accuracy"] - weak["accuracy"], "student_brier": student["brier"]}
+        came |= {f"{name}_gain": weak[name] - student[name] for name in ("brier", "xent")}
+        seeds.append({"seed": seed["seed"], **said, **came})
+    return json.dumps(seeds)
 
 
 def _reading(result: Mapping[str, Any], role: str) -> dict[str, int | None]:

@@ -16,10 +16,19 @@ from outgrow.report.rows import TableRow, measured, number, strategy_order, tidy
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["accuracy", "agreement", "controls", "heat_map", "heat_map_pgr", "pgr"]
+__all__ = [
+    "COLOURS",
+    "accuracy",
+    "agreement",
+    "controls",
+    "finished_chart",
+    "heat_map",
+    "heat_map_pgr",
+    "pgr",
+]
 
 CEILING = "ceiling (gold labels)"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#6B6B6B")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#6B6B6B")
 """Okabe and Ito's palette, distinct with any colour vision, without yellow and black; then two more."""
 _STYLES: dict[str, tuple[str, tuple[int, ...]]] = {
     "naive": ("circle", (2, 3)),
@@ -125,7 +134,7 @@ def agreement(table: "pl.DataFrame") -> Chart | None:
     row = alt.Row("panel:N", title=None, sort=panels, header=header) if len(panels) > 1 else alt.Undefined
     chart = layered.facet(column=column, row=row).resolve_scale(x="independent", xOffset="independent")
     about = ["High agreement where the supervisor is wrong: the student imitates mistakes.", "Bars: 95 % intervals."]
-    return _finished(chart, "Do students repeat their supervisors' mistakes?", about)
+    return finished_chart(chart, "Do students repeat their supervisors' mistakes?", about)
 
 
 @figure("controls")
@@ -155,7 +164,7 @@ def controls(table: "pl.DataFrame") -> Chart:
     chart = _faceted(layered, everything, columns=1, y="independent")
     methods = " or ".join(dict.fromkeys(r["method"] for r in students)) or "none"
     about = [f"Each row: supervisor → student; strategy: {methods}. Bars: 95 % intervals."]
-    return _finished(chart, "Do students beat what needs no good supervisor?", about)
+    return finished_chart(chart, "Do students beat what needs no good supervisor?", about)
 
 
 # ---- figures of a board
@@ -304,7 +313,7 @@ def _look(rows: Sequence[TableRow], ceiling: bool, width: int | None = None) -> 
     students = list(dict.fromkeys(r["student"] for r in sorted(rows, key=lambda r: r["rank"])))
     methods = sorted({r["method"] for r in rows}, key=strategy_order)
     series = list(dict.fromkeys(f"{r['supervisor']}, {r['method']}" for r in rows)) + [CEILING] * ceiling
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(supervisors))] + ["#000000"] * ceiling
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(supervisors))] + ["#000000"] * ceiling
     others = [m for m in methods if m not in _STYLES]
     styles = {**_STYLES, **{m: _MORE_STYLES[i % len(_MORE_STYLES)] for i, m in enumerate(others)}}
     dashes = alt.Scale(domain=methods, range=[list(styles[m][1]) for m in methods])
@@ -368,7 +377,7 @@ def _panelled(
     width = _width(rows)
     layered = alt.layer(*layers, data=alt.InlineData(values=list(values))).properties(width=width, height=_HEIGHT)
     chart = _faceted(layered, rows, columns=2 if width <= 420 else 1, x="independent", xOffset="independent")
-    return _finished(chart, title, about)
+    return finished_chart(chart, title, about)
 
 
 def _faceted(layered: Any, rows: Sequence[TableRow], columns: int, **scales: Any) -> Chart:
@@ -408,10 +417,11 @@ def _heat_map(values: Sequence[TableRow], title: str, about: list[str], end: flo
     header = alt.Header(labelExpr="split(datum.label, ' · ')", labelLimit=46 * len(pairs), labelFontSize=12)
     facet = alt.Facet("panel:N", title=None, sort=panels, header=header)
     wrapped = layered.facet(facet=facet, columns=max(1, _HEAT_COLUMNS // len(pairs)), spacing=6)
-    return _finished(wrapped.resolve_scale(x="independent"), title, about)
+    return finished_chart(wrapped.resolve_scale(x="independent"), title, about)
 
 
-def _finished(chart: Chart, title: str, about: list[str]) -> Chart:
+def finished_chart(chart: Chart, title: str, about: list[str]) -> Chart:
+    """The chart with a title, what is to be known of it below that, and the look of all figures."""
     heading = alt.TitleParams(
         title, subtitle=about, anchor="start", fontSize=16, subtitleFontSize=12, subtitleColor="#555", offset=14
     )

@@ -15,6 +15,7 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
+from outgrow.steps.forecast import forecast, shift
 from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, guard_shares, match_shares
 from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
@@ -36,6 +37,7 @@ __all__ = [
     "fit_cloud_head",
     "fit_logistic",
     "fit_probe",
+    "forecast",
     "gold",
     "gold_answers",
     "guard_shares",
@@ -48,6 +50,7 @@ __all__ = [
     "predict_finetuned",
     "predict_probe",
     "relabel",
+    "shift",
     "shuffle",
     "shuffle_answers",
     "split",

@@ -24,6 +24,10 @@ class _Shared:
 
     weak_train: str | None = None
     """Trainer of the supervisor. Default: the same as the student."""
+    validate_with: str | None = None
+    """A second supervisor that does not teach: its labels of held-out rows of B decide early stopping and every choice
+    among settings. Spelled as ``weak``; also ``labels`` or ``second``, those columns of your own table. Default: the
+    labels that are taught."""
     supervisor_rows: int | None = None
     """Rows of A, which train the supervisor. Default: 3/8 of the data; none for the supervisor ``labels``."""
     transfer_rows: int | None = None

@@ -37,7 +37,15 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
+from outgrow.supervisors import (
+    SUPERVISORS,
+    Model,
+    OwnLabels,
+    SecondLabels,
+    Supervisor,
+    SupervisorSetup,
+    parse_supervisor,
+)
 from outgrow.tasks import TASKS, Sizes, TaskSpec, load
 
 if TYPE_CHECKING:
@@ -230,6 +238,9 @@ class _Shared(NamedTuple):
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
     """For students trained the trainer's own way."""
+    validation: tuple[Step, ...]
+    """Labels of who validates and did not teach; empty if the taught labels do."""
+    validator: Supervisor | None
     reading: dict[str, Step]
     """How much of the texts supervisor and student read, where they may cut them."""
 
@@ -243,10 +254,13 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
             f"the strategy {experiment.strategy} needs class probabilities, and "
             f"{TRAINERS.name_of(shared.student.trainer)} writes answers; take one of {able}"
         )
+    students = [strategy(setup) for setup in shared.setups]
+    if shared.validator is not None:
+        _check_apart(experiment, shared, students)
     labels = {
         "truth": shared.truth,
         "weak": shared.weak,
-        "student": _pooled([strategy(setup) for setup in shared.setups], shared.setups),
+        "student": _pooled(students, shared.setups),
         "ceiling": shared.ceiling,
         "splits": tuple(tuple(s.split for s in shared.setups if s.seed == seed) for seed in shared.known["seeds"]),
     }
@@ -258,7 +272,8 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     if writes:
         target = Step(steps.compare_answers, pool=shared.pool, seeds=seeds, **labels)
     else:
-        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, reading=shared.reading, **labels)
+        more = {"reading": shared.reading, "validation": shared.validation}
+        target = Step(steps.compare, texts=shared.student.texts, seeds=seeds, **more, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
     target.note = {"experiment": spelled, "used": wiring.used, "scoring": shared.scoring._asdict()}
@@ -311,15 +326,15 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     student = Learner(model=strong, trainer=trainer, texts=texts)
-    supervisor = parse_supervisor(experiment.weak)
-    weak = SUPERVISORS.spell(supervisor) if supervisor else None
-    if supervisor is None:
-        model = wiring.model(experiment.weak, tuple(SUPERVISORS))
-        weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
-        supervisor = Model(learner=Learner(model=model, trainer=weak_trainer, texts=texts))
-        _check_reads(model, task)
+    weak, supervisor = _supervisor(experiment, experiment.weak, task, texts, wiring)
+    if isinstance(supervisor, SecondLabels):
+        raise UserError("second validates and does not teach; name its column weak: table(..., weak='column')")
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)
+    judge, validator = None, None
+    if experiment.validate_with is not None:
+        judge, validator = _supervisor(experiment, experiment.validate_with, task, texts, wiring)
+        _check_validator(experiment, weak == judge, isinstance(supervisor, OwnLabels), validator, student)
     scoring, own = _scoring(experiment, task, supervisor), isinstance(supervisor, OwnLabels)
     sizes = Sizes(
         supervisor=None if own else experiment.supervisor_rows,
@@ -331,12 +346,17 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         folds=scoring.folds,
     )
     parts = [replace(sizes, fold=fold) for fold in range(max(1, scoring.folds))]
-    made = [wiring.setup(pool, _form(task), s, supervisor, student, seed) for seed in experiment.seeds for s in parts]
+    made = [
+        wiring.setup(pool, _form(task), s, supervisor, student, seed, validator)
+        for seed in experiment.seeds
+        for s in parts
+    ]
     setups, truth = zip(*made, strict=True)
     ceiling = [] if scoring.no_ceiling else [wiring.ceiling(pool, s.split, student, s.seed) for s in setups]
     known = {"task": str(task), "weak": weak, "strong": str(strong), "balance": scoring.balance}
+    judged = [setup.student.validation for setup in setups if setup.student.validation is not None]
     return _Shared(
-        known={**_spelled(experiment), **known, "ceiling": bool(ceiling)},
+        known={**_spelled(experiment), **known, "ceiling": bool(ceiling), "validate_with": judge},
         pool=pool,
         student=student,
         scoring=scoring,
@@ -344,8 +364,62 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         truth=_pooled(truth, setups) if scoring.has_gold else (),
         weak=_pooled([setup.weak for setup in setups], setups),
         ceiling=_pooled(ceiling, setups) if ceiling else (),
+        validation=_pooled(judged, setups) if judged else (),
+        validator=validator,
         reading=_reading({"weak": supervisor.learner, "student": student}),
     )
+
+
+def _supervisor(
+    experiment: Experiment, spelled: str, task: TaskSpec, texts: Step, wiring: _Wiring
+) -> tuple[str, Supervisor]:
+    """A supervisor in its one spelling, and itself: one of the registered ones, or a model."""
+    found = parse_supervisor(spelled)
+    if found is not None:
+        return SUPERVISORS.spell(found), found
+    model, trainer = wiring.model(spelled, tuple(SUPERVISORS)), parse_trainer(experiment.weak_train or experiment.train)
+    _check_reads(model, task)
+    return str(model), Model(learner=Learner(model=model, trainer=trainer, texts=texts))
+
+
+def _check_validator(
+    experiment: Experiment, is_teacher: bool, has_own_labels: bool, validator: Supervisor, student: Learner
+) -> None:
+    asked = f"validate_with={experiment.validate_with!r}"
+    if is_teacher:
+        raise UserError(f"{asked} is the teacher, whose errors a student is to outgrow; name another supervisor")
+    student.check_classifies(f"{asked} is agreement of")
+    if not experiment.validation:
+        raise UserError(f"{asked} judges held-out rows of B, and validation=0 holds out none; hold some out")
+    if has_own_labels and validator.learner is not None:
+        raise UserError(
+            f"{asked} is a model that learns gold of A, and with weak='labels' there is no A; name a further column "
+            "of your table, table(..., second='column'), and validate_with='second'"
+        )
+
+
+def _check_apart(experiment: Experiment, shared: _Shared, students: Sequence[Step]) -> None:
+    """Check that who validates is behind no student in another role: neither its labels nor its model teach one."""
+    assert shared.validator is not None
+    learner, student = shared.validator.learner, shared.student.model
+    model = learner.model if learner is not None and learner.model != student else None
+    own = {setup.student.validation for setup in shared.setups}
+    seen: set[Step] = set()
+    waiting = list(students)
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        features = here.args.get("features")
+        learned = features.args.get("model") if isinstance(features, Step) else here.args.get("model")
+        if here in own or (model is not None and "part" in here.args and learned == model):
+            raise UserError(
+                f"{experiment.strategy} trains {experiment.validate_with} too, or on its labels, so it is no judge of "
+                "the student; name another with validate_with=..."
+            )
+        judges = here.fn in (steps.judged_by, steps.keep_judged)
+        waiting += [needed for needed in here.inputs if not (judges and needed in own)]
 
 
 def _scoring(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> _Scoring:
@@ -411,11 +485,22 @@ def _form(task: TaskSpec) -> str:
 
 
 def _setup(
-    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, seed: int
+    pool: Step,
+    form: str,
+    sizes: Sizes,
+    supervisor: Supervisor,
+    student: Learner,
+    seed: int,
+    validator: Supervisor | None,
 ) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
-    weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
+    given_all = SupervisorSetup(pool=pool, split=split, student=student, seed=seed)
+    weak = supervisor(given_all)
+    if validator is not None:
+        student = replace(student, validation=validator(given_all))
+        if validator.abstains:
+            split = Step(steps.keep_judged, split=split, validation=student.validation)
     gold_b = Step(steps.gold, pool=pool, split=split, parts=("B",))  # reaches a student only through MixGold
     given: dict[str, Any] = {"gold_b": gold_b, "gold_b_val": Step(steps.gold, pool=pool, split=split, parts=("B_val",))}
     if (learner := supervisor.learner) is not None:

@@ -58,6 +58,9 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``learned`` is the student's agreement with the weak labels minus that of their most frequent class;
     ``weak_texts_read``, ``_cut`` and ``_identical`` are the texts of the task, how many were cut at ``max_tokens``, and
     how many differ from another only in what was cut (null where nothing is cut); and the same of ``student``.
+    Where ``validate_with`` names a second supervisor, ``validation_accuracy`` is its accuracy on the test,
+    ``validation_student`` and ``_weak`` its agreement with student and supervisor there, and ``validation_expected``
+    what its agreement with the student would be if their errors were independent given the truth.
     All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
@@ -72,7 +75,8 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     rows = [_row(r, against.get(_student(r), {})) for r in records if r["note"]]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
-    numbers = [name for name in nothing if name not in ("gain_undefined", "pgr_undefined", "weak_train", "per_class")]
+    texts = ("gain_undefined", "pgr_undefined", "weak_train", "validate_with", "per_class")
+    numbers = [name for name in nothing if name not in texts]
     frame = frame.with_columns(
         pl.col(numbers).cast(pl.Float64), pl.col([n for n in nothing if n not in numbers]).cast(pl.String)
     )
@@ -130,6 +134,7 @@ _TEXTS = ("task", "weak", "strong", "strategy", "train", "weak_train", "seeds", 
 def _columns(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
+    row.setdefault("validate_with", None)
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
     row["use"] = " ".join(f"{file['path']} ({file['sha256'][:12]})" for file in record["note"]["used"])
     row["num_seeds"] = len(experiment["seeds"])
@@ -156,6 +161,10 @@ def _columns(record: Record) -> dict[str, Any]:
         row |= _spread(f"over_{name}", value)
     row["notes"] = "\n".join(result.get("notes", ()))
     row |= _spread("learned", result.get("learned"))
+    judged = result.get("validation") or {}
+    for name in ("accuracy", "student", "weak"):
+        row |= _spread(f"validation_{name}", judged.get(name))
+    row["validation_expected"] = judged.get("expected")
     for role in ("weak", "student"):
         row |= {f"{role}_texts_{name}": value for name, value in _reading(result, role).items()}
     for name, value in result["agreement"].items():

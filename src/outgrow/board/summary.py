@@ -129,6 +129,8 @@ class Board:
     failure: StepsFailed | None = None
     remarks: Sequence[str] = ()
     """What else a reader must know of how this board was made."""
+    judge: str = ""
+    """Who validates and does not teach, if not the supervisor's own labels."""
 
     @property
     def tasks(self) -> list[str]:

@@ -145,8 +145,9 @@ def notes(board: Board) -> list[str]:
     if board.tuned:
         fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
         said.append(
-            "Hyperparameters: chosen for each cell among the settings counted in the table, by agreement with weak "
-            f"validation labels (B_val), never gold. Fixed, as they have no grid: {', '.join(fixed) or 'none'}."
+            "Hyperparameters: chosen for each cell among the settings counted in the table, by agreement with "
+            f"{f'{board.judge}, which did not teach,' if board.judge else 'weak validation labels'} on held-out rows "
+            f"(B_val), never gold. Fixed, as they have no grid: {', '.join(fixed) or 'none'}."
         )
     else:
         said.append("Hyperparameters: fixed in advance at their documented defaults; nothing was tuned.")

@@ -58,6 +58,7 @@ def what_ran(rows: Sequence[TableRow], provenance: Mapping[str, Any]) -> dict[st
         "Models": every("weak", "strong"),
         "Strategies": every("strategy"),
         "Training": every("train", "weak_train"),
+        "Validated with": ", ".join(dict.fromkeys(r["validate_with"] for r in rows if r.get("validate_with"))),
         "Rows asked for": "; ".join(asked),
         "Test rows per seed": every("num_test_per_seed"),
         "Classes": every("num_classes"),

@@ -27,7 +27,17 @@ __all__ = [
 TableRow: TypeAlias = dict[str, Any]
 
 _SETTING = (
-    *("task", "train", "weak_train", "supervisor_rows", "transfer_rows", "test_rows", "validation", "balance"),
+    *(
+        "task",
+        "train",
+        "weak_train",
+        "validate_with",
+        "supervisor_rows",
+        "transfer_rows",
+        "test_rows",
+        "validation",
+        "balance",
+    ),
     "num_seeds",
 )
 """Rows are compared with each other only if they agree in all of these."""

@@ -29,7 +29,8 @@ def how_scored(rows: Iterable[TableRow]) -> list[str]:
     for row in rows:
         if row["control"]:
             continue
-        said |= dict.fromkeys([_shares(row), *_folds(row), *_left_out(row), *_unused(row), *_abstained(row)])
+        more = (*_folds(row), *_validated(row), *_left_out(row), *_unused(row), *_abstained(row))
+        said |= dict.fromkeys([_shares(row), *more])
     return list(said)
 
 
@@ -64,6 +65,11 @@ def _folds(row: TableRow) -> list[str]:
     return [
         f"cross-fitted: {row['folds']} students per seed, and each is asked only about rows that it did not train on"
     ]
+
+
+def _validated(row: TableRow) -> list[str]:
+    judge = row.get("validate_with")
+    return [f"early stopping and settings are chosen by agreement with {judge}, which did not teach"] if judge else []
 
 
 def _left_out(row: TableRow) -> list[str]:

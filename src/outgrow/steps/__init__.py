@@ -2,7 +2,17 @@
 
 from outgrow.steps.answers import compare_answers, decode, finetune_lm, gold_answers, shuffle_answers
 from outgrow.steps.compare import against_controls, compare, contrast, weak_agreement
-from outgrow.steps.examples import gold, keep, load, pooled, split, texts, weak_column
+from outgrow.steps.examples import (
+    gold,
+    keep,
+    keep_judged,
+    load,
+    pooled,
+    second_column,
+    split,
+    texts,
+    weak_column,
+)
 from outgrow.steps.fit import (
     embed,
     embed_bf16,
@@ -13,7 +23,7 @@ from outgrow.steps.fit import (
     predict_finetuned,
     predict_probe,
 )
-from outgrow.steps.labels import cluster, combine, relabel, shuffle
+from outgrow.steps.labels import cluster, combine, judged_by, relabel, shuffle
 
 __all__ = [
     "against_controls",
@@ -31,13 +41,16 @@ __all__ = [
     "fit_probe",
     "gold",
     "gold_answers",
+    "judged_by",
     "keep",
+    "keep_judged",
     "load",
     "measure_reading",
     "pooled",
     "predict_finetuned",
     "predict_probe",
     "relabel",
+    "second_column",
     "shuffle",
     "shuffle_answers",
     "split",

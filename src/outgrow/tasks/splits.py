@@ -31,6 +31,7 @@ LEFT_OUT = {
     "unknown": "without gold in a group of A or T",
     "abstained": "with gold but without a weak label, in a group of B",
     "no_label": "with neither gold nor a weak label",
+    "unjudged": "held out of B and without a label to validate with",
 }
 """Why a row is in no part."""
 

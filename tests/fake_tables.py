@@ -13,6 +13,7 @@ def fake_row(weak: str = "glove", strong: str = "minilm-l6", strategy: str = "na
         "train": "probe",
         "weak_train": "probe",
         "validate_with": None,
+        "sealed": None,
         "seeds": "0 1",
         "num_seeds": 2,
         "ceiling": True,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from outgrow.config import Experiment
     from outgrow.engine.store import Damaged, Store
+    from outgrow.results import Count
 
 __all__ = ["main"]
 
@@ -283,7 +284,7 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
     from outgrow import experiment
     from outgrow.engine import runner
     from outgrow.engine.progress import Progress
-    from outgrow.results import table_of
+    from outgrow.results import count_tests, table_of
 
     opened = experiment.open_store(store)
     check_folder(report, "--report")
@@ -299,22 +300,27 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
             outcome = runner.run(targets, opened, machine, progress)
         except runner.StepsFailed as failed:  # everything else is done; show it
             failure, outcome = failed, failed.outcome
-    if finished := [t for t in targets if opened.is_done(t)]:
-        _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
+    if records := [opened.record(t) for t in targets if opened.is_done(t)]:
+        _print_report(table_of(records), opened, report, grids, outcome, count_tests(records, opened))
     if failure:
         raise failure
 
 
-def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
+def _print_report(
+    table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any, count: "Count"
+) -> None:
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
     from outgrow.report.run import cautions, print_table, small_test_warnings, write_report
-    from outgrow.report.terminal import console
+    from outgrow.report.scored import how_often_scored
+    from outgrow.report.terminal import console, show_text
 
     print_table(table, console())
+    if often := how_often_scored(count):
+        show_text(console(), often, "dim", hanging=2)
     for warning in (*small_test_warnings(table.to_dicts()), *cautions(table)):
         print(f"warning: {warning}", file=sys.stderr)
-    facts = provenance(table, store, grids, _command(), outcome)
+    facts = provenance(table, store, grids, _command(), outcome, often)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
         print(f"{counted(outcome.ran, 'step')} run, {outcome.reused} reused, {clock(outcome.seconds)}")
@@ -323,6 +329,52 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 def _command() -> str:
     return without_secrets(shlex.join(["outgrow", *_typed]))
+
+
+@app.command(name="open")
+def open_test(
+    method: str,
+    /,
+    *,
+    grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
+    config: Annotated[
+        str | None,
+        Parameter(
+            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
+        ),
+    ] = None,
+    store: StorePlace = None,
+    report: ReportPlace = Path("outgrow-sealed"),
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
+) -> None:
+    """Score one method and naive on the sealed test that ``run --sealed`` held back, with the options of that run.
+
+    The method is named in the store before anything is scored, and each sealed test opens once. The same command again
+    shows what is stored.
+
+    Args:
+        method: The method you make a claim for, such as confidence. It replaces the strategies of the options.
+    """
+    from outgrow import experiment
+    from outgrow.board.sealed import open_sealed
+    from outgrow.engine.progress import Progress
+    from outgrow.report.rows import with_interval
+    from outgrow.report.terminal import console, show_text
+    from outgrow.results import count_tests, table_of
+
+    opened = experiment.open_store(store)
+    check_folder(report, "--report")
+    if machine.device != "auto":
+        machine.torch_device()
+    with Progress() as progress:
+        made = open_sealed(method, grid, opened, machine, progress)
+    records = [opened.record(target) for target in made.results]
+    _print_report(table_of(records), opened, report, [grid], made.outcome, count_tests(records, opened))
+    for pair, step in made.against:
+        difference = with_interval(*opened.read(step)["naive"], form="+.1f", scale=100)
+        show_text(console(), f"{pair}: {method} minus naive {difference} points, paired by seed and row", "bold")
+    for line in made.said:
+        show_text(console(), line, hanging=2)
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -406,17 +458,18 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     """Write a report on everything in the store."""
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
-    from outgrow.results import finished, table_of
+    from outgrow.results import Count, finished, table_of, tally
 
     use_files(use)
     opened = open_store(store)
     unread: list[Damaged] = []
-    table = table_of(finished(opened, unread))
+    records = list(finished(opened, unread))
+    table = table_of(records)
     _warn_of_unread(unread)
     if table.is_empty():
         more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         raise UserError(f"no finished experiments in {opened.root}; {more}")
-    _print_report(table, opened, folder, [], None)
+    _print_report(table, opened, folder, [], None, Count(tally(records, opened), is_written=True))
 
 
 @app.command
@@ -571,7 +624,7 @@ def _configured(tokens: Sequence[str]) -> dict[str, Any]:
             value = tokens[i + 1]
         elif token.startswith("--config="):
             value = token.partition("=")[2]
-    if value is None or tokens[0] not in ("run", "plan"):
+    if value is None or tokens[0] not in ("run", "plan", "open"):
         return {}
     fields: Mapping[str, Any]
     if value in PRESETS:

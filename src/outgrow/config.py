@@ -41,6 +41,9 @@ class _Shared:
     own table is never balanced."""
     ceiling: bool = True
     """Train ceilings. Without them there is no PGR; none is trained where rows of B have no gold."""
+    sealed: bool = False
+    """Hold back a second test: a fifth of the data, the same for every seed. No run scores it; ``outgrow open METHOD``
+    does, once."""
     use: tuple[str, ...] = ()
     """Load your own losses, strategies, tasks, ... from these Python files. $OUTGROW_USE adds more."""
 

@@ -166,8 +166,10 @@ def wire(experiment: Experiment) -> Step:
     return wire_all([experiment])[0]
 
 
-def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
+def wire_all(experiments: Iterable[Experiment], *, opened: bool = False) -> list[Step]:
     """:func:`wire` for many. What they share is wired once, and the files they name are read once.
+
+    With ``opened``, the sealed test is scored in place of T; :func:`outgrow.board.sealed.open_sealed` says who may.
 
     Raises:
         UserError: as :func:`wire`.
@@ -181,6 +183,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
         used=[file._asdict() for file in used_files()],
+        opened=opened,
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
     with gc_paused():
@@ -208,6 +211,8 @@ class _Wiring(NamedTuple):
     ceiling: Callable[[Step, Step, Learner, int], Step]
     used: list[dict[str, Any]]
     """The user's files that were loaded."""
+    opened: bool
+    """Whether the sealed test takes the place of T."""
 
 
 class _Scoring(NamedTuple):
@@ -221,6 +226,8 @@ class _Scoring(NamedTuple):
     """Without any, nothing is scored."""
     no_ceiling: str | None = None
     """Why no ceiling is trained."""
+    opened: bool = False
+    """Whether the test is the sealed one."""
 
 
 class _Shared(NamedTuple):
@@ -336,6 +343,12 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         judge, validator = _supervisor(experiment, experiment.validate_with, task, texts, wiring)
         _check_validator(experiment, weak == judge, isinstance(supervisor, OwnLabels), validator, student)
     scoring, own = _scoring(experiment, task, supervisor), isinstance(supervisor, OwnLabels)
+    scoring = scoring._replace(opened=wiring.opened)
+    if experiment.sealed and scoring.folds > 1:
+        raise UserError(
+            "sealed=True holds rows back from every student, and the gold of this table is cross-fitted; set the sizes "
+            "yourself, such as transfer_rows=500 and test_rows=200, or leave sealed=True out"
+        )
     sizes = Sizes(
         supervisor=None if own else experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
@@ -347,7 +360,7 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     )
     parts = [replace(sizes, fold=fold) for fold in range(max(1, scoring.folds))]
     made = [
-        wiring.setup(pool, _form(task), s, supervisor, student, seed, validator)
+        wiring.setup(pool, _form(task), s, supervisor, student, seed, validator, experiment.sealed, wiring.opened)
         for seed in experiment.seeds
         for s in parts
     ]
@@ -492,9 +505,15 @@ def _setup(
     student: Learner,
     seed: int,
     validator: Supervisor | None,
+    sealed: bool,
+    opened: bool,
 ) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
+    if sealed:
+        held = Step(steps.seal, pool=pool, balance=sizes.balance)
+        split = Step(steps.split_unsealed, pool=pool, sealed=held, sizes=sizes, seed=seed)
+        split = Step(steps.open_sealed, split=split, sealed=held) if opened else split
     given_all = SupervisorSetup(pool=pool, split=split, student=student, seed=seed)
     weak = supervisor(given_all)
     if validator is not None:
@@ -594,6 +613,8 @@ def sweep(
     opened = open_store(store)
     with contextlib.nullcontext() if quiet else Progress() as progress:
         targets, _ = run_steps(experiments, opened, runtime, progress)
+    if not results.count_tests(map(opened.record, targets), opened).is_written:
+        runtime.say(f"{opened.root} cannot be written, so it does not count that its tests were scored again")
     return table_of([opened.record(t) for t in [*targets, *control_contrasts(targets)]])
 
 

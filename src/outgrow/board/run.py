@@ -18,6 +18,7 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import experiments_of, wire
 from outgrow.metrics import Interval
+from outgrow.results import count_tests
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
 from outgrow.steps.examples import pooled
@@ -88,6 +89,7 @@ def run_board(
         failure=failure or failed,
         remarks=remarks,
         judge=grid.validate_with or "",
+        tested=count_tests(map(store.record, finished.values()), store),
     )
 
 

@@ -11,6 +11,7 @@ from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import tidy, tidy_cells, with_interval
+from outgrow.report.scored import how_often_scored
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def notes(board: Board) -> list[str]:
     if failed := [f"{short_name(row.method)} ({row.missing})" for row in board.rows if row.missing]:
         said.append(f"Failed in some cells (their number) and judged by the others: {', '.join(failed)}.")
     said += [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]
-    return [*said, *board.remarks]
+    often = how_often_scored(board.tested) if board.tested else ""
+    return [*said, *board.remarks, *([f"{often[0].upper()}{often[1:]}."] if often else [])]
 
 
 def print_board(board: Board, console: "rich.console.Console") -> None:

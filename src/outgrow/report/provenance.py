@@ -19,9 +19,15 @@ __all__ = ["provenance", "what_ran"]
 
 
 def provenance(
-    table: "pl.DataFrame", store: Store, grids: Sequence[Grid], command: str, outcome: Outcome | None
+    table: "pl.DataFrame",
+    store: Store,
+    grids: Sequence[Grid],
+    command: str,
+    outcome: Outcome | None,
+    tests: str = "",
 ) -> dict[str, Any]:
-    """What a report says about its own making; ``outcome`` is None where nothing was run."""
+    """What a report says about its own making; ``outcome`` is None where nothing was run, ``tests`` is
+    :func:`outgrow.report.scored.how_often_scored`."""
     record = store.find(table["key"][0])
     used = {*table["weak"], *table["strong"]}
     licences = [(str(m["name"]), str(m["licence"])) for m in models_table() if m["name"] in used]
@@ -38,6 +44,7 @@ def provenance(
         "steps_run": outcome.ran if outcome else 0,
         "steps_reused": outcome.reused if outcome else 0,
         "licences": licences,
+        "tests": tests,
     }
 
 
@@ -63,6 +70,7 @@ def what_ran(rows: Sequence[TableRow], provenance: Mapping[str, Any]) -> dict[st
         "Test rows per seed": every("num_test_per_seed"),
         "Classes": every("num_classes"),
         "Seeds": every("seeds"),
+        "Tests": provenance.get("tests", ""),
         "Steps": ", ".join(text.format(provenance[k]) for k, text in steps.items() if k in provenance),
         "Your files": pairs("files"),
         "Versions": pairs("versions"),

@@ -39,6 +39,7 @@ _SETTING = (
         "balance",
     ),
     "num_seeds",
+    "sealed",
 )
 """Rows are compared with each other only if they agree in all of these."""
 _IS_LOW = re.compile("over_(.*)_low")

@@ -1,5 +1,6 @@
 """Steps that score: an experiment's three roles, several students side by side, agreement with the weak labels."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,16 @@ from outgrow.metrics import (
     widened,
 )
 
-__all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_and_pgr", "rows_used", "weak_agreement"]
+__all__ = [
+    "MOST_CLASSES",
+    "against_controls",
+    "compare",
+    "content_of",
+    "contrast",
+    "gain_gap_and_pgr",
+    "rows_used",
+    "weak_agreement",
+]
 
 MOST_CLASSES = 100
 """Recall, precision and the confusion matrix are kept for at most so many classes."""
@@ -57,11 +67,13 @@ def compare(
     ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
     is lower by it. ``learned`` is the student's agreement with the weak labels minus that of always saying their most
     frequent class: below zero it has not learned even that.
+    ``tests`` of the result are digests of the rows that each seed was scored on (:func:`content_of`).
     ``validation`` are the labels of a second supervisor that held-out rows were judged by, if one did: ``validation``
     of the result has its accuracy, its agreement with ``student`` and ``weak``, and the agreement with the student
     that is ``expected`` of errors independent given the truth: a·a2 + (1 − a)(1 − a2)/(C − 1).
     """
-    rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    rows: dict[str, Any] = {"notes": list(texts.notes), "classes": list(texts.classes)}
+    rows |= {"rows": rows_used(len(texts), splits), "tests": [content_of(texts, t.ids) for t in truth]}
     rows["reading"] = {role: dict(counts) for role, counts in (reading or {}).items()}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
@@ -117,6 +129,13 @@ def compare(
         _widen_balanced(result, by_class, roles, np.flatnonzero(shares))
     plained: dict[str, Any] = plain(result)
     return plained
+
+
+def content_of(pool: Examples, ids: Ids) -> str:
+    """Which examples these are, in any order: a digest of their ids and inputs."""
+    rows = pool.take(ids)
+    pairs = (repr((str(id), shown)).encode() for id, shown in zip(rows.ids, rows.inputs, strict=True))
+    return hashlib.sha256("".join(sorted(hashlib.sha256(pair).hexdigest() for pair in pairs)).encode()).hexdigest()
 
 
 def _judged(judge: Labels, test: Labels, said: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -12,10 +12,23 @@ from outgrow.data import Examples, Labels, Split
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
-from outgrow.tasks import Sizes, TaskSpec, split_examples
+from outgrow.tasks import Sizes, TaskSpec, seal_examples, split_examples
 from outgrow.tasks import load as load_task
 
-__all__ = ["gold", "keep", "keep_judged", "load", "pooled", "second_column", "split", "texts", "weak_column"]
+__all__ = [
+    "gold",
+    "keep",
+    "keep_judged",
+    "load",
+    "open_sealed",
+    "pooled",
+    "seal",
+    "second_column",
+    "split",
+    "split_unsealed",
+    "texts",
+    "weak_column",
+]
 
 _TRANSFER = ("B", "B_val")
 
@@ -36,6 +49,27 @@ def texts(pool: Examples) -> Examples:
 def split(pool: Examples, sizes: Sizes, seed: int) -> Split:
     """Who trains the supervisor, who is labelled by it, who is the test."""
     return split_examples(pool, sizes, seed)
+
+
+@step(version=1, said="hold back sealed tests")
+def seal(pool: Examples, balance: bool) -> Split:
+    """A second test ``S``, and the ``rest`` of the pool."""
+    return seal_examples(pool, balance)
+
+
+@step(version=1, said="split rows")
+def split_unsealed(pool: Examples, sealed: Split, sizes: Sizes, seed: int) -> Split:
+    """:func:`split` of what is not sealed."""
+    found = split_examples(pool.take(sealed.parts["rest"]), sizes, seed)
+    held = len(sealed.parts["S"]) + sealed.left_out.get("sealed", 0)
+    return replace(found, left_out={**found.left_out, "sealed": held})
+
+
+@step(version=1, said="open sealed tests")
+def open_sealed(split: Split, sealed: Split) -> Split:
+    """The split with the sealed test in place of T."""
+    left_out = {**split.left_out, "open": len(split.parts["T"]), "sealed": sealed.left_out.get("sealed", 0)}
+    return Split(parts={**split.parts, "T": sealed.parts["S"]}, left_out={k: n for k, n in left_out.items() if n})
 
 
 @step(version=1, said="take gold labels")

@@ -3,7 +3,7 @@
 from outgrow.tasks import catalogue as _catalogue
 from outgrow.tasks import table as _table
 from outgrow.tasks.registry import TASKS, TaskSpec, describe, limited, load, task, tasks_table, where_from
-from outgrow.tasks.splits import LEFT_OUT, Sizes, split_examples
+from outgrow.tasks.splits import LEFT_OUT, Sizes, seal_examples, split_examples
 
 __all__ = [
     "LEFT_OUT",
@@ -13,6 +13,7 @@ __all__ = [
     "describe",
     "limited",
     "load",
+    "seal_examples",
     "split_examples",
     "task",
     "tasks_table",

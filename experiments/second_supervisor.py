@@ -9,10 +9,13 @@ rules, rows and seeds were written down before the first run. ``gold`` looks at 
 minutes on one thread, most of it features. Numbers: docs/log.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
+import polars as pl
 from scipy.stats import spearmanr
 
 from outgrow import Experiment, sweep
@@ -83,18 +86,34 @@ def main() -> None:
             runner.run([step for seed in made for own in seed for step in own.values()], store, runtime)
             read = [[{k: store.read(step) for k, step in own.items()} for own in seed] for seed in made]
             found[task] += [cell(seed) for seed in read]
-    print(f"{'rule':20}" + "".join(f"{task.partition('(')[0]:>32}" for task in TASKS))
+    print(f"{'rule':20}" + "".join(f"{task.partition('(')[0]:>28}" for task in [*TASKS, "all, with standard error"]))
     for rule in RULES:
-        cells = [np.nanmean([c[rule] for c in found[task]], axis=0) for task in TASKS]
-        print(f"{rule:20}" + "".join(f"{rank:>20.2f} {100 * gain:>+6.2f} pts" for rank, gain in cells))
-    plain = [
-        Experiment(task=task, weak="glove", strong=strong, strategy=strategy, seeds=SEEDS, ceiling=False, **SIZES,
-                   validate_with=judge)
-        for task in TASKS for strong, second in STUDENTS.items() for strategy in ("naive", "confidence", "regularised")
-        for judge in (None, second)
-    ]  # fmt: skip
-    print(sweep(plain).select("task", "strong", "strategy", "validate_with", "student_accuracy", "validation_accuracy",
-                              "validation_student", "validation_expected"))  # fmt: skip
+        by_task = [np.array([c[rule] for c in found[task]]) for task in TASKS]
+        every = np.concatenate(by_task)
+        error = np.nanstd(every, axis=0, ddof=1) / np.sqrt(len(every))
+        columns = [f"{rank:.2f} {100 * gain:+.2f} pts" for rank, gain in (np.nanmean(c, axis=0) for c in by_task)]
+        rank, gain = np.nanmean(every, axis=0)
+        columns.append(f"{rank:.2f} ±{error[0]:.2f} {100 * gain:+.2f} ±{100 * error[1]:.2f}")
+        print(f"{rule:20}" + "".join(f"{column:>28}" for column in columns))
+    table = sweep([*_chosen()], quiet=True)
+    apart = [pl.col(name).filter(pl.col("validate_with").is_not_null()).first() for name in SHOWN]
+    plain = pl.col("student_accuracy").filter(pl.col("validate_with").is_null()).first()
+    pairs = table.group_by("task", "strong", "strategy", maintain_order=True).agg(plain.alias("by the teacher"), *apart)
+    pairs = pairs.with_columns((100 * (pl.col("student_accuracy") - pl.col("by the teacher"))).alias("difference"))
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, float_precision=3):
+        print(pairs.drop("student_accuracy"))
+        print(pairs.group_by("strategy", maintain_order=True).agg(pl.col("difference").mean()))
+
+
+SHOWN = ("student_accuracy", "validation_accuracy", "validation_student", "validation_expected")
+
+
+def _chosen() -> Iterator[Experiment]:
+    """Students that are stopped early or chosen, by the teacher's own labels and by the second supervisor's."""
+    for task, (strong, second), strategy in product(TASKS, STUDENTS.items(), ("naive", "confidence", "regularised")):
+        for judge in (None, second):
+            yield Experiment(task=task, weak="glove", strong=strong, strategy=strategy, seeds=SEEDS, ceiling=False,
+                             validate_with=judge, **SIZES)  # fmt: skip
 
 
 if __name__ == "__main__":

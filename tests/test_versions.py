@@ -301,6 +301,11 @@ def of_rows() -> dict[Any, Case]:
         steps.second_column: lambda: steps.second_column(s.pool, s.split, ("B",)),
         steps.pooled: lambda: steps.pooled((s.weak, s.votes[1]), (s.split, Split(parts={"T": s.split.parts["A"]}))),
         steps.keep: lambda: steps.keep(s.split, s.weak.take(s.weak.ids[::2])),
+        steps.seal: lambda: [steps.seal(s.pool, balance) for balance in (True, False)],
+        steps.split_unsealed: lambda: steps.split_unsealed(s.pool, steps.seal(s.pool, True), Sizes(), seed=3),
+        steps.open_sealed: lambda: steps.open_sealed(
+            steps.split_unsealed(s.pool, steps.seal(s.pool, True), Sizes(), seed=3), steps.seal(s.pool, True)
+        ),
         steps.keep_judged: lambda: steps.keep_judged(s.split, s.weak.take(s.weak.ids[::2])),
         chains.share_of_b: lambda: chains.share_of_b(s.pool, s.split, shares=2, number=1),
         chains.some_of_a: lambda: chains.some_of_a(s.split, share=0.4, seed=2),

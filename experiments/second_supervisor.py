@@ -5,8 +5,8 @@
 Ten candidates of each student (four strengths of L2, five methods, the probe of the default), none of them stopped or
 chosen by any label. Each rule ranks them by agreement on the held-out rows of B; the table has the rank correlation
 with accuracy on the test, and the points of accuracy that following the rule gains over the mean candidate. Candidates,
-rules, rows and seeds were written down before the first run. ``gold`` looks at what no student may see. About 10
-minutes on one thread, most of it features. Numbers: docs/log.md.
+rules, rows and seeds were written down before the first run. ``gold`` looks at what no student may see. 24 minutes on
+one thread of two busy cores. Expected: the second supervisor .52, the teacher .43, gold .67; docs/log.md.
 """
 
 from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from outgrow.doctor import clean
 from outgrow.engine.graph import in_order
 from outgrow.engine.store import Store
 from outgrow.errors import UserError
-from outgrow.experiment import experiments_of, open_store, run_steps, sweep, wire
+from outgrow.experiment import experiments_of, open_store, run_steps, sweep, wire, wire_all
 from outgrow.report.board import notes
 from outgrow.report.rows import tidy
 from outgrow.report.scored import how_often_scored, how_scored
@@ -27,7 +28,7 @@ from outgrow.results import Count, TimesScored, count_tests, finished, table_of,
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import content_of
 from outgrow.tasks import seal_examples
-from test_experiment import own, write_table
+from test_experiment import own, paths_to_load, write_table
 
 CLAIM = "an honest claim needs a sealed one (--sealed)"
 CPU = Runtime(device="cpu", offline=True)
@@ -111,6 +112,14 @@ def test_no_seed_trains_or_tests_on_sealed_rows(grid: Grid, store: Store) -> Non
     assert "a second test is sealed; `outgrow open METHOD` with the same options scores it, once" in said
     behind = in_order([s for role in ("student", "weak", "truth", "ceiling") for s in target.args[role]])
     assert not any(s.fn is steps.open_sealed for s in behind)
+
+
+def test_sealing_brings_no_gold_to_a_student(grid: Grid) -> None:
+    for opened in (False, True):
+        (target,) = wire_all(experiments_of(replace(grid, strategy=("naive",))), opened=opened)
+        for made in (*target.args["student"], *target.args["weak"]):
+            own = {("texts",), ("seal",), ("split_unsealed",), ("gold", "A", "A_val")}
+            assert set(paths_to_load(in_order([made]))) == own
 
 
 def test_a_cross_fitted_table_has_no_row_to_seal(tmp_path: Path, model: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
     from outgrow.config import Experiment
-    from outgrow.engine.store import Damaged, Store
+    from outgrow.engine.store import Store
     from outgrow.results import Count
 
 __all__ = ["main"]
@@ -97,6 +97,10 @@ StorePlace = Annotated[
     str | None, Parameter(help="Folder or fsspec URL for results. Default: $OUTGROW_STORE, or outgrow-store.")
 ]
 ReportPlace = Annotated[Path, Parameter(help="Write the report to this folder.")]
+ConfigFrom = Annotated[
+    str | None,
+    Parameter(help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."),
+]
 UseFiles = Annotated[
     tuple[str, ...],
     Parameter(
@@ -116,12 +120,7 @@ _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
 def run(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[
-        str | None,
-        Parameter(
-            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
-        ),
-    ] = None,
+    config: ConfigFrom = None,
     print_config: Annotated[bool, Parameter(help="Print all options as YAML and exit.", negative=())] = False,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
@@ -198,7 +197,6 @@ def board(
     With no arguments this compares every method that can be trained as a probe, on four small tasks with five seeds.
     Stored results are reused.
     """
-    from outgrow import experiment
     from outgrow.board.run import run_board
     from outgrow.engine.progress import Progress, clock
     from outgrow.report.board import print_board, write_board
@@ -206,10 +204,7 @@ def board(
     from outgrow.report.terminal import console
     from outgrow.results import table_of
 
-    opened = experiment.open_store(store)
-    check_folder(out, "--out")
-    if machine.device != "auto":
-        machine.torch_device()  # fail now, not hours into the run, if the device is missing
+    opened = _ready(store, out, "--out", machine)
     with Progress() as progress:
         made = run_board(grid, opened, machine, progress, tune=tune, primary=primary)
     if made.experiments:
@@ -234,12 +229,7 @@ def plan(
     /,
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[
-        str | None,
-        Parameter(
-            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
-        ),
-    ] = None,
+    config: ConfigFrom = None,
     store: StorePlace = None,
     machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
@@ -249,13 +239,13 @@ def plan(
     from outgrow import experiment
     from outgrow.config import read_sweep
     from outgrow.engine.progress import clock
-    from outgrow.report.listings import print_counts
+    from outgrow.report.listings import print_counts, warn_of_other_editions
     from outgrow.report.terminal import console
 
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
     opened = experiment.open_store(store)
-    _warn_of_other_editions(opened, "load")
+    warn_of_other_editions(opened, "load")
     planned = experiment.plan(experiments, opened)
     counts = Counter(s.function.doing for s in planned.to_run)
     if counts:
@@ -280,17 +270,26 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
     return [e for grid in grids for e in experiments_of(grid, accepted)]
 
 
+def _ready(store: str | None, folder: Path, flag: str, machine: Machine) -> "Store":
+    """The store. Fails now, not hours into the run, if the folder to write to or the device is missing."""
+    from outgrow.experiment import open_store
+
+    opened = open_store(store)
+    check_folder(folder, flag)
+    if machine.device != "auto":
+        machine.torch_device()
+    return opened
+
+
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
     from outgrow import experiment
     from outgrow.engine import runner
     from outgrow.engine.progress import Progress
+    from outgrow.report.listings import warn_of_other_editions
     from outgrow.results import count_tests, table_of
 
-    opened = experiment.open_store(store)
-    check_folder(report, "--report")
-    if machine.device != "auto":
-        machine.torch_device()  # fail now, not hours into the run, if the device is missing
-    _warn_of_other_editions(opened, "load")
+    opened = _ready(store, report, "--report", machine)
+    warn_of_other_editions(opened, "load")
     targets = experiment.wire_all(_experiments(grids, machine))
     targets += experiment.control_contrasts(targets)
     planned = runner.plan(targets, opened)
@@ -337,12 +336,7 @@ def open_test(
     /,
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[
-        str | None,
-        Parameter(
-            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
-        ),
-    ] = None,
+    config: ConfigFrom = None,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-sealed"),
     machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
@@ -355,26 +349,18 @@ def open_test(
     Args:
         method: The method you make a claim for, such as confidence. It replaces the strategies of the options.
     """
-    from outgrow import experiment
     from outgrow.board.sealed import open_sealed
     from outgrow.engine.progress import Progress
-    from outgrow.report.rows import with_interval
-    from outgrow.report.terminal import console, show_text
+    from outgrow.report.board import print_opening
+    from outgrow.report.terminal import console
     from outgrow.results import count_tests, table_of
 
-    opened = experiment.open_store(store)
-    check_folder(report, "--report")
-    if machine.device != "auto":
-        machine.torch_device()
+    opened = _ready(store, report, "--report", machine)
     with Progress() as progress:
         made = open_sealed(method, grid, opened, machine, progress)
     records = [opened.record(target) for target in made.results]
     _print_report(table_of(records), opened, report, [grid], made.outcome, count_tests(records, opened))
-    for pair, step in made.against:
-        difference = with_interval(*opened.read(step)["naive"], form="+.1f", scale=100)
-        show_text(console(), f"{pair}: {method} minus naive {difference} points, paired by seed and row", "bold")
-    for line in made.said:
-        show_text(console(), line, hanging=2)
+    print_opening(method, made, opened, console())
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -397,7 +383,7 @@ def ls(
 
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store
-    from outgrow.report.listings import print_counts, print_experiments
+    from outgrow.report.listings import print_counts, print_experiments, warn_of_other_editions, warn_of_unread
     from outgrow.report.terminal import console
     from outgrow.results import finished, table_of
 
@@ -407,14 +393,14 @@ def ls(
         seconds: dict[str, list[float]] = defaultdict(list)
         for record in opened.records(unread=unread):
             seconds[record["fn"]].append(record["seconds"])
-        _warn_of_unread(unread)
-        _warn_of_other_editions(opened)
+        warn_of_unread(unread)
+        warn_of_other_editions(opened)
         rows = [(name, f"{len(spent):,}", f"{sum(spent):,.1f}") for name, spent in seconds.items()]
         print_counts(console(), ("step", "stored", "seconds"), rows)
         return
     table = table_of(finished(opened, unread))
-    _warn_of_unread(unread)
-    _warn_of_other_editions(opened)
+    warn_of_unread(unread)
+    warn_of_other_editions(opened)
     if table.is_empty():
         more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         print(f"no finished experiments in {opened.root}; {more}")
@@ -458,6 +444,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     """Write a report on everything in the store."""
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
+    from outgrow.report.listings import warn_of_unread
     from outgrow.results import Count, finished, table_of, tally
 
     use_files(use)
@@ -465,7 +452,7 @@ def report(*, use: UseFiles = (), store: StorePlace = None, folder: ReportPlace 
     unread: list[Damaged] = []
     records = list(finished(opened, unread))
     table = table_of(records)
-    _warn_of_unread(unread)
+    warn_of_unread(unread)
     if table.is_empty():
         more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         raise UserError(f"no finished experiments in {opened.root}; {more}")
@@ -588,27 +575,6 @@ def clean(
 
     for line in remove(open_store(store), old=old, results=results, cache=cache):
         print(line)
-
-
-def _warn_of_other_editions(store: "Store", function: str | None = None) -> None:
-    """Looks at the results of one function, or at all of them, which takes a while in a large store."""
-    if store.of_other_editions(function):
-        print(
-            f"warning: {store.root} holds results of another edition of Outgrow, which are not used; "
-            "`outgrow clean --old` removes them",
-            file=sys.stderr,
-        )
-
-
-def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
-    from outgrow.engine.store import OtherEdition
-
-    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
-        line = (
-            f"warning: left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}; run "
-            "the same command again to mend them, `outgrow doctor` counts them"
-        )
-        print(printable(line), file=sys.stderr)
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.board.methods import REFERENCE, short_name
+from outgrow.board.sealed import Opening
 from outgrow.board.summary import LEVEL, Board, BoardRow, cell_name
+from outgrow.engine.store import Store
 from outgrow.errors import counted
 from outgrow.metrics import Interval
 from outgrow.report import figures, page, plots
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["findings", "notes", "print_board", "write_board"]
+__all__ = ["findings", "notes", "print_board", "print_opening", "write_board"]
 
 _BLOCKS = {
     "method": "Methods, best mean difference first",
@@ -188,6 +190,16 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
         show_text(console, finding, "bold")
     for note in notes(board):
         show_text(console, note, "dim", hanging=2)
+
+
+def print_opening(method: str, made: Opening, store: Store, console: "rich.console.Console") -> None:
+    """What a sealed test says of the method, pair by pair, and when it was named."""
+    for pair, step in made.against:
+        value, low, high = store.read(step)["naive"]
+        difference = with_interval(value, low, high, "+.1f", 100)
+        show_text(console, f"{pair}: {method} minus naive {difference} points, paired by seed and row", "bold")
+    for line in made.said:
+        show_text(console, line, hanging=2)
 
 
 def _texts(row: BoardRow) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What ``outgrow ls``, ``show``, ``tasks``, ``methods`` and ``models`` print: a line each, or one entry whole."""
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from outgrow.archives import megabytes
 from outgrow.engine.progress import clock
-from outgrow.errors import counted, unknown_name
+from outgrow.engine.store import Damaged, OtherEdition, Store
+from outgrow.errors import counted, printable, unknown_name
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call
@@ -37,6 +39,8 @@ __all__ = [
     "print_task",
     "print_task_rows",
     "print_tasks",
+    "warn_of_other_editions",
+    "warn_of_unread",
 ]
 
 _MOST = 20  # elements of a list that are shown one by one; --all shows them all
@@ -311,3 +315,26 @@ def print_scan(name: str, limit: int | None, console: "Console", runtime: Runtim
             numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
         lines.append(Line([f.check, *numbers, f.verdict, f.about]))
     show_table(console, columns, lines)
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def warn_of_other_editions(store: Store, function: str | None = None) -> None:
+    """Looks at the results of one function, or at all of them, which takes a while in a large store."""
+    if store.of_other_editions(function):
+        print(
+            f"warning: {store.root} holds results of another edition of Outgrow, which are not used; "
+            "`outgrow clean --old` removes them",
+            file=sys.stderr,
+        )
+
+
+def warn_of_unread(unread: Sequence[Damaged]) -> None:
+    """On standard error, what was left out because it cannot be read; results of other editions are told elsewhere."""
+    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
+        line = (
+            f"warning: left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}; run "
+            "the same command again to mend them, `outgrow doctor` counts them"
+        )
+        print(printable(line), file=sys.stderr)

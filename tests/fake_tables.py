@@ -9,7 +9,15 @@ import polars as pl
 def fake_row(weak: str = "glove", strong: str = "minilm-l6", strategy: str = "naive", **changes: Any) -> dict[str, Any]:
     """One row as ``results`` gives it; ``name=(value, low, high)`` sets a number and its interval."""
     row: dict[str, Any] = {"task": "sentiment", "weak": weak, "strong": strong, "strategy": strategy}
-    row |= {"train": "probe", "weak_train": "probe", "seeds": "0 1", "num_seeds": 2, "ceiling": True}
+    row |= {
+        "train": "probe",
+        "weak_train": "probe",
+        "validate_with": None,
+        "sealed": None,
+        "seeds": "0 1",
+        "num_seeds": 2,
+        "ceiling": True,
+    }
     row |= {"supervisor_rows": None, "transfer_rows": None, "test_rows": None, "validation": 0.1, "balance": True}
     row |= {"control": strategy in ("shuffled", "clusters"), "num_test": 2000, "num_test_per_seed": 1000}
     row |= {

@@ -148,7 +148,7 @@ NOT_MODELS = ("labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KIND
 
 
 def test_every_supervisor_is_walked() -> None:
-    assert {text.partition("(")[0] for text in NOT_MODELS} == set(SUPERVISORS)
+    assert {text.partition("(")[0] for text in NOT_MODELS} == set(SUPERVISORS) - {"second"}  # which does not teach
 
 
 @pytest.mark.parametrize("weak", [None, *NOT_MODELS])

@@ -97,6 +97,7 @@ def scene(num_classes: int) -> Scene:
     words = rng.choice(WORDS[5:], size=(n, 3))
     texts = tuple(f"{w[0]} {names[c]} {w[1]} {w[2]}" for w, c in zip(words, truth, strict=True))
     meta: dict[str, Any] = {f"weak.{c}": (truth == c) * 0.5 + 0.5 / num_classes for c in range(num_classes)}
+    meta |= {f"second.{c}": (np.roll(truth, 1) == c) * 0.5 + 0.5 / num_classes for c in range(num_classes)}
     meta |= {"rater.1": rng.integers(-1, 2, size=n).astype(np.float64), "difficulty": rng.random(n)}
     meta |= {"answer": np.array([names[c] for c in truth])}
     groups = np.array([f"group-{i // 2}" for i in range(n)])
@@ -298,8 +299,15 @@ def of_rows() -> dict[Any, Case]:
         ],
         steps.gold: lambda: steps.gold(s.pool, s.split, ("A", "T")),
         steps.weak_column: lambda: steps.weak_column(s.pool, s.split, ("B",)),
+        steps.second_column: lambda: steps.second_column(s.pool, s.split, ("B",)),
         steps.pooled: lambda: steps.pooled((s.weak, s.votes[1]), (s.split, Split(parts={"T": s.split.parts["A"]}))),
         steps.keep: lambda: steps.keep(s.split, s.weak.take(s.weak.ids[::2])),
+        steps.seal: lambda: [steps.seal(s.pool, balance) for balance in (True, False)],
+        steps.split_unsealed: lambda: steps.split_unsealed(s.pool, steps.seal(s.pool, True), Sizes(), seed=3),
+        steps.open_sealed: lambda: steps.open_sealed(
+            steps.split_unsealed(s.pool, steps.seal(s.pool, True), Sizes(), seed=3), steps.seal(s.pool, True)
+        ),
+        steps.keep_judged: lambda: steps.keep_judged(s.split, s.weak.take(s.weak.ids[::2])),
         chains.share_of_b: lambda: chains.share_of_b(s.pool, s.split, shares=2, number=1),
         chains.some_of_a: lambda: chains.some_of_a(s.split, share=0.4, seed=2),
         one_rating: lambda: one_rating(s.pool, s.split, PARTS, number=1),
@@ -324,6 +332,7 @@ def of_labels() -> dict[Any, Case]:
     )
     return {
         steps.relabel: lambda: steps.relabel(s.weak, s.split, Halves(), s.features, "mean", s.gold, seed=7),
+        steps.judged_by: lambda: steps.judged_by(s.weak, s.votes[1], s.split, "B"),
         steps.combine: lambda: steps.combine(s.votes, labels.MeanVote()),
         steps.shuffle: lambda: steps.shuffle(s.weak, seed=2),
         chains.as_accurate: lambda: chains.as_accurate(s.gold, held_out[2], held_out[:2], tuple(b[:2])),
@@ -336,7 +345,6 @@ def of_labels() -> dict[Any, Case]:
         ensembles.trusted: lambda: ensembles.trusted(b[2], s.votes, temperature=0.3),
         selection.rows_of_other_folds: lambda: selection.rows_of_other_folds(s.gold, folds=3, number=1, **given),
         selection.out_of_fold: lambda: selection.out_of_fold(s.gold, answers=on_a, folds=3, **given),
-        training.oracle_stop: lambda: training.oracle_stop(s.weak, s.gold, s.split),
         training.best_probe: lambda: training.best_probe(fitted).name,
     }
 
@@ -369,6 +377,7 @@ def of_scores() -> dict[Any, Case]:
                 ((), roles),
                 ((), roles | {"truth": ()}),
                 ((), roles | {"weak": few}),
+                ((), roles | {"validation": few}),
             )
         ],
         steps.contrast: lambda: steps.contrast(

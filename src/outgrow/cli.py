@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter
 
-from outgrow.config import PRESETS, Grid
+from outgrow.config import Grid
 from outgrow.errors import UserError, counted, disk_problem, printable, without_secrets
 from outgrow.runtime import Report, Runtime, check_folder, stopped_by_signals
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
     from outgrow.config import Experiment
-    from outgrow.engine.store import Damaged, Store
+    from outgrow.engine.store import Store
+    from outgrow.results import Count
 
 __all__ = ["main"]
 
@@ -96,6 +97,10 @@ StorePlace = Annotated[
     str | None, Parameter(help="Folder or fsspec URL for results. Default: $OUTGROW_STORE, or outgrow-store.")
 ]
 ReportPlace = Annotated[Path, Parameter(help="Write the report to this folder.")]
+ConfigFrom = Annotated[
+    str | None,
+    Parameter(help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."),
+]
 UseFiles = Annotated[
     tuple[str, ...],
     Parameter(
@@ -115,12 +120,7 @@ _DEFAULT_GRID, _DEFAULT_MACHINE = Grid(), Machine()
 def run(
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[
-        str | None,
-        Parameter(
-            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
-        ),
-    ] = None,
+    config: ConfigFrom = None,
     print_config: Annotated[bool, Parameter(help="Print all options as YAML and exit.", negative=())] = False,
     store: StorePlace = None,
     report: ReportPlace = Path("outgrow-report"),
@@ -197,7 +197,6 @@ def board(
     With no arguments this compares every method that can be trained as a probe, on four small tasks with five seeds.
     Stored results are reused.
     """
-    from outgrow import experiment
     from outgrow.board.run import run_board
     from outgrow.engine.progress import Progress, clock
     from outgrow.report.board import print_board, write_board
@@ -205,8 +204,7 @@ def board(
     from outgrow.report.terminal import console
     from outgrow.results import table_of
 
-    opened = experiment.open_store(store)
-    _check_places(opened, out, "--out", machine)
+    opened = _ready(store, out, "--out", machine)
     with Progress() as progress:
         made = run_board(grid, opened, machine, progress, tune=tune, primary=primary)
     if made.experiments:
@@ -231,22 +229,14 @@ def plan(
     /,
     *,
     grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
-    config: Annotated[
-        str | None,
-        Parameter(
-            help="Read options from a YAML file, from a stored result (its key), or from the preset released_code."
-        ),
-    ] = None,
+    config: ConfigFrom = None,
     store: StorePlace = None,
     machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
 ) -> None:
     """Show what a run would do, what it would reuse, and how long it may take. Runs nothing."""
-    from collections import Counter
-
     from outgrow import experiment
     from outgrow.config import read_sweep
-    from outgrow.engine.progress import clock
-    from outgrow.report.listings import print_counts
+    from outgrow.report.listings import print_plan, warn_of_other_editions
     from outgrow.report.terminal import console
 
     if file and "(" in file.name and not file.exists():
@@ -256,26 +246,9 @@ def plan(
     grids = read_sweep(file) if file else [grid]
     experiments = _experiments(grids, machine)
     opened = experiment.open_store(store)
-    _warn_of_other_editions(opened, "load")
+    warn_of_other_editions(opened, "load")
     planned = experiment.plan(experiments, opened)
-    counts = Counter(s.function.doing for s in planned.to_run)
-    if counts:
-        print_counts(console(), ("step", "to run"), [(name, f"{count:,}") for name, count in counts.most_common()])
-    steps, reused = counted(len(planned.to_run), "step"), counted(len(planned.reused), "result")
-    print(f"{counted(len(experiments), 'experiment')}: {steps} to run, {reused} reused")
-    if planned.to_run:
-        known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
-        more = (
-            f", not counting {counted(planned.unknown, 'step')} of a kind that never ran in this store"
-            if planned.unknown
-            else ""
-        )
-        guess = (
-            f", a guess for {counted(planned.guessed, 'step')} not timed here at a similar size"
-            if planned.guessed
-            else ""
-        )
-        print(f"estimated time: {known}{guess}{more}")
+    print_plan(console(), len(experiments), planned)
 
 
 def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
@@ -285,15 +258,28 @@ def _experiments(grids: Sequence[Grid], machine: Machine) -> "list[Experiment]":
     return [e for grid in grids for e in experiments_of(grid, accepted)]
 
 
+def _ready(store: str | None, folder: Path, flag: str, machine: Machine) -> "Store":
+    """The store. Fails now, not hours into the run, if the folder to write to or the device is missing."""
+    from outgrow.experiment import open_store
+
+    opened = open_store(store)
+    if opened.is_local:
+        check_folder(Path(opened.path), "--store")
+    check_folder(folder, flag)
+    if machine.device != "auto":
+        machine.torch_device()
+    return opened
+
+
 def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machine) -> None:
     from outgrow import experiment
     from outgrow.engine import runner
     from outgrow.engine.progress import Progress
-    from outgrow.results import table_of
+    from outgrow.report.listings import warn_of_other_editions
+    from outgrow.results import count_tests, table_of
 
-    opened = experiment.open_store(store)
-    _check_places(opened, report, "--report", machine)
-    _warn_of_other_editions(opened, "load")
+    opened = _ready(store, report, "--report", machine)
+    warn_of_other_editions(opened, "load")
     targets = experiment.wire_all(_experiments(grids, machine))
     targets += experiment.control_contrasts(targets)
     planned = runner.plan(targets, opened)
@@ -303,31 +289,27 @@ def _run(grids: Sequence[Grid], store: str | None, report: Path, machine: Machin
             outcome = runner.run(targets, opened, machine, progress)
         except runner.StepsFailed as failed:  # everything else is done; show it
             failure, outcome = failed, failed.outcome
-    if finished := [t for t in targets if opened.is_done(t)]:
-        _print_report(table_of([opened.record(t) for t in finished]), opened, report, grids, outcome)
+    if records := [opened.record(t) for t in targets if opened.is_done(t)]:
+        _print_report(table_of(records), opened, report, grids, outcome, count_tests(records, opened))
     if failure:
         raise failure
 
 
-def _check_places(store: "Store", folder: Path, flag: str, machine: Machine) -> None:
-    """Fail now, not hours into the run, if there is no such device, or nothing can be written to store or folder."""
-    if store.is_local:
-        check_folder(Path(store.path), "--store")
-    check_folder(folder, flag)
-    if machine.device != "auto":
-        machine.torch_device()
-
-
-def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any) -> None:
+def _print_report(
+    table: Any, store: "Store", folder: Path, grids: Sequence[Grid], outcome: Any, count: "Count"
+) -> None:
     from outgrow.engine.progress import clock
     from outgrow.report.provenance import provenance
     from outgrow.report.run import cautions, print_table, small_test_warnings, write_report
-    from outgrow.report.terminal import console
+    from outgrow.report.scored import how_often_scored
+    from outgrow.report.terminal import console, show_text
 
     print_table(table, console())
+    if often := how_often_scored(count):
+        show_text(console(), often, "dim", hanging=2)
     for warning in (*small_test_warnings(table.to_dicts()), *cautions(table)):
         print(f"warning: {warning}", file=sys.stderr)
-    facts = provenance(table, store, grids, _command(), outcome)
+    facts = provenance(table, store, grids, _command(), outcome, often)
     page = write_report(table, folder, title="Weak-to-strong generalization", provenance=facts)
     if outcome is not None:
         print(f"{counted(outcome.ran, 'step')} run, {outcome.reused} reused, {clock(outcome.seconds)}")
@@ -336,6 +318,39 @@ def _print_report(table: Any, store: "Store", folder: Path, grids: Sequence[Grid
 
 def _command() -> str:
     return without_secrets(shlex.join(["outgrow", *_typed]))
+
+
+@app.command(name="open")
+def open_test(
+    method: str,
+    /,
+    *,
+    grid: Annotated[Grid, Flat] = _DEFAULT_GRID,
+    config: ConfigFrom = None,
+    store: StorePlace = None,
+    report: ReportPlace = Path("outgrow-sealed"),
+    machine: Annotated[Machine, MachineFlat] = _DEFAULT_MACHINE,
+) -> None:
+    """Score one method and naive on the sealed test that ``run --sealed`` held back, with the options of that run.
+
+    The method is named in the store before anything is scored, and each sealed test opens once. The same command again
+    shows what is stored.
+
+    Args:
+        method: The method you make a claim for, such as confidence. It replaces the strategies of the options.
+    """
+    from outgrow.board.sealed import open_sealed
+    from outgrow.engine.progress import Progress
+    from outgrow.report.board import print_opening
+    from outgrow.report.terminal import console
+    from outgrow.results import count_tests, table_of
+
+    opened = _ready(store, report, "--report", machine)
+    with Progress() as progress:
+        made = open_sealed(method, grid, opened, machine, progress)
+    records = [opened.record(target) for target in made.results]
+    _print_report(table_of(records), opened, report, [grid], made.outcome, count_tests(records, opened))
+    print_opening(method, made, opened, console())
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -358,7 +373,7 @@ def ls(
 
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store
-    from outgrow.report.listings import print_counts, print_experiments
+    from outgrow.report.listings import print_counts, print_experiments, warn_of_other_editions, warn_of_unread
     from outgrow.report.terminal import console
     from outgrow.results import finished, table_of
 
@@ -368,14 +383,14 @@ def ls(
         seconds: dict[str, list[float]] = defaultdict(list)
         for record in opened.records(unread=unread):
             seconds[record["fn"]].append(record["seconds"])
-        _warn_of_unread(unread)
-        _warn_of_other_editions(opened)
+        warn_of_unread(unread)
+        warn_of_other_editions(opened)
         rows = [(name, f"{len(spent):,}", f"{sum(spent):,.1f}") for name, spent in seconds.items()]
         print_counts(console(), ("step", "stored", "seconds"), rows)
         return
     table = table_of(finished(opened, unread))
-    _warn_of_unread(unread)
-    _warn_of_other_editions(opened)
+    warn_of_unread(unread)
+    warn_of_other_editions(opened)
     if table.is_empty():
         more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         print(f"no finished experiments in {opened.root}; {more}")
@@ -424,18 +439,20 @@ def report(
     """Write a report on everything in the store."""
     from outgrow.engine.store import Damaged
     from outgrow.experiment import open_store, use_files
-    from outgrow.results import finished, table_of
+    from outgrow.report.listings import warn_of_unread
+    from outgrow.results import Count, finished, table_of, tally
 
     use_files(use)
     opened = open_store(store)
     check_folder(folder, "--folder")
     unread: list[Damaged] = []
-    table = table_of(finished(opened, unread))
-    _warn_of_unread(unread)
+    records = list(finished(opened, unread))
+    table = table_of(records)
+    warn_of_unread(unread)
     if table.is_empty():
         more = f"{counted(len(unread), 'record')} cannot be read" if unread else "`outgrow run` makes some"
         raise UserError(f"no finished experiments in {opened.root}; {more}")
-    _print_report(table, opened, folder, [], None)
+    _print_report(table, opened, folder, [], None, Count(tally(records, opened), is_written=True))
 
 
 @app.command
@@ -560,58 +577,23 @@ def clean(
         print(f"nothing to remove: killed runs left nothing in {opened.root}")
 
 
-def _warn_of_other_editions(store: "Store", function: str | None = None) -> None:
-    """Looks at the results of one function, or at all of them, which takes a while in a large store."""
-    if store.of_other_editions(function):
-        print(
-            f"warning: {store.root} holds results of another edition of Outgrow, which are not used; "
-            "`outgrow clean --old` removes them",
-            file=sys.stderr,
-        )
-
-
-def _warn_of_unread(unread: "Sequence[Damaged]") -> None:
-    from outgrow.engine.store import OtherEdition
-
-    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
-        line = (
-            f"warning: left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}; run "
-            "the same command again to mend them, `outgrow doctor` counts them"
-        )
-        print(printable(line), file=sys.stderr)
-
-
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
 def _configured(tokens: Sequence[str]) -> dict[str, Any]:
     """The fields that ``--config`` sets, by file, preset, or result. Flags on the command line override them."""
-    from dataclasses import asdict
-
     value = None
     for i, token in enumerate(tokens):
         if token == "--config" and i + 1 < len(tokens):
             value = tokens[i + 1]
         elif token.startswith("--config="):
             value = token.partition("=")[2]
-    if value is None or tokens[0] not in ("run", "plan"):
+    if value is None or tokens[0] not in ("run", "plan", "open"):
         return {}
-    fields: Mapping[str, Any]
-    if value in PRESETS:
-        fields = PRESETS[value]
-    elif Path(value).exists() or not value.isalnum():
-        from outgrow.config import read_grid
+    from outgrow.report.provenance import fields_named
 
-        fields = read_grid(Path(value))
-    else:
-        from outgrow.experiment import grid_of_record, open_store
-
-        stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
-        opened = open_store(stores[0] if stores else None)
-        try:
-            fields = asdict(grid_of_record(opened.find(value)))
-        except UserError as error:
-            raise UserError(f"--config {value} is no file and no preset ({', '.join(PRESETS)}); {error}") from None
+    stores = [tokens[i + 1] for i, t in enumerate(tokens[:-1]) if t == "--store"]
+    fields = fields_named(value, stores[0] if stores else None)
     return {k.replace("_", "-"): list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
 
 
@@ -680,17 +662,9 @@ def _exit_code(command: str) -> Iterator[list[int]]:
 
 
 def _unused(words: Sequence[str], command: str) -> str:
-    """What to type for words that stand without a flag: a task, a file of options, or nothing."""
-    typed, flags = " ".join(map(_quoted, words)), app[command].assemble_argument_collection()
-    if "grid" not in {a.field_info.name for a in flags}:
-        return f"`{command}` takes no {typed}; `outgrow {command} --help` lists its options"
-    flag = "--config" if words[0].endswith((".yaml", ".yml")) and command != "board" else "--task"
-    return f"{typed} stands without a flag; type outgrow {command} {flag} {typed}"
+    from outgrow.report.typed import unused
 
-
-def _quoted(word: str) -> str:
-    """A word as it is typed in a shell; one with single quotes in it, such as a task with options, in double ones."""
-    return f'"{word}"' if "'" in word and not any(c in word for c in '"$`\\!') else shlex.quote(word)
+    return unused(words, command, {a.field_info.name for a in app[command].assemble_argument_collection()})
 
 
 def _failure(error: Exception, command: str) -> int:

@@ -24,6 +24,10 @@ class _Shared:
 
     weak_train: str | None = None
     """Trainer of the supervisor. Default: the same as the student."""
+    validate_with: str | None = None
+    """A second supervisor that does not teach: its labels of held-out rows of B decide early stopping and every choice
+    among settings. Spelled as ``weak``; also ``labels`` or ``second``, those columns of your own table. Default: the
+    labels that are taught."""
     supervisor_rows: int | None = None
     """Rows of A, which train the supervisor. Default: 3/8 of the data; none for the supervisor ``labels``."""
     transfer_rows: int | None = None
@@ -37,6 +41,9 @@ class _Shared:
     Default: yes, but never those of your own table, which keeps its class shares."""
     ceiling: bool = True
     """Train ceilings. Without them there is no PGR; none is trained where rows of B have no gold."""
+    sealed: bool = False
+    """Hold back a second test: a fifth of the data, the same for every seed. No run scores it; ``outgrow open METHOD``
+    does, once."""
     use: tuple[str, ...] = ()
     """Load your own losses, strategies, tasks, ... from these Python files. $OUTGROW_USE adds more."""
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from outgrow.engine.store import Damaged, OtherEdition, Store
+from outgrow.engine.store import MARKS, Damaged, OtherEdition, Store
 from outgrow.errors import UserError, counted, megabytes
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
@@ -161,7 +161,11 @@ def clean(store: Store, *, old: bool, results: bool, cache: bool) -> Iterator[st
     yield from _removed(set(store.unfinished.glob("*")) - set(prepared), "unfinished work of killed runs")
     if store.is_local:
         root, finished = Path(store.path), {Path(f) for f in store.folders()}
-        steps = (p for p in root.glob("*/*") if p.is_dir() and p.parent.name != "unfinished" and p not in finished)
+        steps = (
+            p
+            for p in root.glob("*/*")
+            if p.is_dir() and p.parent.name not in ("unfinished", MARKS) and p not in finished
+        )
         yield from _removed(steps, "left by killed runs")
         stray = (f for folder in finished for f in folder.glob(".*"))  # as earlier versions prepared them
         yield from _removed(stray, "left by killed runs")

@@ -38,7 +38,15 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
+from outgrow.supervisors import (
+    SUPERVISORS,
+    Model,
+    OwnLabels,
+    SecondLabels,
+    Supervisor,
+    SupervisorSetup,
+    parse_supervisor,
+)
 from outgrow.tasks import TASKS, Sizes, TaskSpec, load, question_of
 
 if TYPE_CHECKING:
@@ -159,8 +167,10 @@ def wire(experiment: Experiment) -> Step:
     return wire_all([experiment])[0]
 
 
-def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
+def wire_all(experiments: Iterable[Experiment], *, opened: bool = False) -> list[Step]:
     """:func:`wire` for many. What they share is wired once, and the files they name are read once.
+
+    With ``opened``, the sealed test is scored in place of T; :func:`outgrow.board.sealed.open_sealed` says who may.
 
     Raises:
         UserError: as :func:`wire`.
@@ -174,6 +184,7 @@ def wire_all(experiments: Iterable[Experiment]) -> list[Step]:
         setup=functools.cache(_setup),
         ceiling=functools.cache(_ceiling),
         used=[file._asdict() for file in used_files()],
+        opened=opened,
     )
     shared = functools.cache(lambda plain: _shared(plain, wiring))
     with gc_paused():
@@ -201,6 +212,8 @@ class _Wiring(NamedTuple):
     ceiling: Callable[[Step, Step, Learner, int], Step]
     used: list[dict[str, Any]]
     """The user's files that were loaded."""
+    opened: bool
+    """Whether the sealed test takes the place of T."""
 
 
 class _Scoring(NamedTuple):
@@ -216,6 +229,8 @@ class _Scoring(NamedTuple):
     """Why no ceiling is trained."""
     gold_in_b: bool = True
     """Whether a ceiling, or an analysis, can have gold of every row of B, as far as is known before the run."""
+    opened: bool = False
+    """Whether the test is the sealed one."""
 
 
 class _Shared(NamedTuple):
@@ -233,6 +248,9 @@ class _Shared(NamedTuple):
     weak: tuple[Step, ...]
     ceiling: tuple[Step, ...]
     """For students trained the trainer's own way."""
+    validation: tuple[Step, ...]
+    """Labels of who validates and did not teach; empty if the taught labels do."""
+    validator: Supervisor | None
     reading: dict[str, Step]
     """How much of the texts supervisor and student read, where they may cut them."""
     views: dict[str, str]
@@ -248,10 +266,13 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
             f"the strategy {experiment.strategy} needs class probabilities, and "
             f"{TRAINERS.name_of(shared.student.trainer)} writes answers; take one of {able}"
         )
+    students = [strategy(setup) for setup in shared.setups]
+    if shared.validator is not None:
+        _check_apart(experiment, shared, students)
     labels = {
         "truth": shared.truth,
         "weak": shared.weak,
-        "student": _pooled([strategy(setup) for setup in shared.setups], shared.setups),
+        "student": _pooled(students, shared.setups),
         "ceiling": shared.ceiling,
         "splits": tuple(tuple(s.split for s in shared.setups if s.seed == seed) for seed in shared.known["seeds"]),
     }
@@ -266,6 +287,7 @@ def _wired(experiment: Experiment, shared: _Shared, wiring: _Wiring) -> Step:
     if writes:
         target = Step(steps.compare_answers, pool=shared.pool, **given, **labels)
     else:
+        given["validation"] = shared.validation
         target = Step(steps.compare, texts=shared.student.texts, **given, **labels)
     spelled = {**vars(experiment), **shared.known, "strategy": canonical_strategy(experiment.strategy)}
     spelled["use"] = tuple([file["path"] for file in wiring.used])
@@ -321,17 +343,23 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
     question = question_of(task)
     student = Learner(model=strong, trainer=trainer, texts=texts, question=question)
-    supervisor = parse_supervisor(experiment.weak)
-    weak = SUPERVISORS.spell(supervisor) if supervisor else None
-    if supervisor is None:
-        model = wiring.model(experiment.weak, tuple(SUPERVISORS))
-        weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
-        supervisor = Model(learner=Learner(model=model, trainer=weak_trainer, texts=texts, question=question))
-        _check_reads(model, task)
+    weak, supervisor = _supervisor(experiment, experiment.weak, task, texts, wiring)
+    if isinstance(supervisor, SecondLabels):
+        raise UserError("second validates and does not teach; name its column weak: table(..., weak='column')")
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)
+    judge, validator = None, None
+    if experiment.validate_with is not None:
+        judge, validator = _supervisor(experiment, experiment.validate_with, task, texts, wiring)
+        _check_validator(experiment, weak == judge, isinstance(supervisor, OwnLabels), validator, student)
     scoring, own = _scoring(experiment, task, supervisor), isinstance(supervisor, OwnLabels)
     _check_used(experiment, task, supervisor)
+    scoring = scoring._replace(opened=wiring.opened)
+    if experiment.sealed and scoring.folds > 1:
+        raise UserError(
+            "sealed=True holds rows back from every student, and the gold of this table is cross-fitted; set the sizes "
+            "yourself, such as transfer_rows=500 and test_rows=200, or leave sealed=True out"
+        )
     sizes = Sizes(
         supervisor=None if own else experiment.supervisor_rows,
         transfer=experiment.transfer_rows,
@@ -342,13 +370,14 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         folds=scoring.folds,
     )
     parts = [replace(sizes, fold=fold) for fold in range(max(1, scoring.folds))]
-    rest = (supervisor, student, scoring.gold_in_b)
+    rest = (supervisor, student, scoring.gold_in_b, validator, experiment.sealed, wiring.opened)
     made = [wiring.setup(pool, _form(task), s, *rest, seed) for seed in experiment.seeds for s in parts]
     setups, truth = zip(*made, strict=True)
     ceiling = [] if scoring.no_ceiling else [wiring.ceiling(pool, s.split, student, s.seed) for s in setups]
     known = {"task": str(task), "weak": weak, "strong": str(strong), "balance": scoring.balance}
+    judged = [setup.student.validation for setup in setups if setup.student.validation is not None]
     return _Shared(
-        known={**_spelled(experiment), **known, "ceiling": bool(ceiling)},
+        known={**_spelled(experiment), **known, "ceiling": bool(ceiling), "validate_with": judge},
         pool=pool,
         student=student,
         scoring=scoring,
@@ -356,9 +385,63 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
         truth=_pooled(truth, setups) if scoring.has_gold else (),
         weak=_pooled([setup.weak for setup in setups], setups),
         ceiling=_pooled(ceiling, setups) if ceiling else (),
+        validation=_pooled(judged, setups) if judged else (),
+        validator=validator,
         reading=_reading(learners := {"weak": supervisor.learner, "student": student}),
         views={role: view for role, of in learners.items() if of is not None and (view := of.view) is not None},
     )
+
+
+def _supervisor(
+    experiment: Experiment, spelled: str, task: TaskSpec, texts: Step, wiring: _Wiring
+) -> tuple[str, Supervisor]:
+    """A supervisor in its one spelling, and itself: one of the registered ones, or a model."""
+    found = parse_supervisor(spelled)
+    if found is not None:
+        return SUPERVISORS.spell(found), found
+    model, trainer = wiring.model(spelled, tuple(SUPERVISORS)), parse_trainer(experiment.weak_train or experiment.train)
+    _check_reads(model, task)
+    return str(model), Model(learner=Learner(model=model, trainer=trainer, texts=texts, question=question_of(task)))
+
+
+def _check_validator(
+    experiment: Experiment, is_teacher: bool, has_own_labels: bool, validator: Supervisor, student: Learner
+) -> None:
+    asked = f"validate_with={experiment.validate_with!r}"
+    if is_teacher:
+        raise UserError(f"{asked} is the teacher, whose errors a student is to outgrow; name another supervisor")
+    student.check_classifies(f"{asked} is agreement of")
+    if not experiment.validation:
+        raise UserError(f"{asked} judges held-out rows of B, and validation=0 holds out none; hold some out")
+    if has_own_labels and validator.learner is not None:
+        raise UserError(
+            f"{asked} is a model that learns gold of A, and with weak='labels' there is no A; name a further column "
+            "of your table, table(..., second='column'), and validate_with='second'"
+        )
+
+
+def _check_apart(experiment: Experiment, shared: _Shared, students: Sequence[Step]) -> None:
+    """Check that who validates is behind no student in another role: neither its labels nor its model teach one."""
+    assert shared.validator is not None
+    learner, student = shared.validator.learner, shared.student.model
+    model = learner.model if learner is not None and learner.model != student else None
+    own = {setup.student.validation for setup in shared.setups}
+    seen: set[Step] = set()
+    waiting = list(students)
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        features = here.args.get("features")
+        learned = features.args.get("model") if isinstance(features, Step) else here.args.get("model")
+        if here in own or (model is not None and "part" in here.args and learned == model):
+            raise UserError(
+                f"{experiment.strategy} trains {experiment.validate_with} too, or on its labels, so it is no judge of "
+                "the student; name another with validate_with=..."
+            )
+        judges = here.fn in (steps.judged_by, steps.keep_judged)
+        waiting += [needed for needed in here.inputs if not (judges and needed in own)]
 
 
 def _scoring(experiment: Experiment, task: TaskSpec, supervisor: Supervisor) -> _Scoring:
@@ -425,11 +508,29 @@ def _form(task: TaskSpec) -> str:
 
 
 def _setup(
-    pool: Step, form: str, sizes: Sizes, supervisor: Supervisor, student: Learner, gold_in_b: bool, seed: int
+    pool: Step,
+    form: str,
+    sizes: Sizes,
+    supervisor: Supervisor,
+    student: Learner,
+    gold_in_b: bool,
+    validator: Supervisor | None,
+    sealed: bool,
+    opened: bool,
+    seed: int,
 ) -> tuple[Setup, Step]:
     """What a strategy may use for one seed, and the gold labels of T."""
     split = Step(steps.split, pool=pool, sizes=sizes, seed=seed)
-    weak = supervisor(SupervisorSetup(pool=pool, split=split, student=student, seed=seed))
+    if sealed:
+        held = Step(steps.seal, pool=pool, balance=sizes.balance)
+        split = Step(steps.split_unsealed, pool=pool, sealed=held, sizes=sizes, seed=seed)
+        split = Step(steps.open_sealed, split=split, sealed=held) if opened else split
+    given_all = SupervisorSetup(pool=pool, split=split, student=student, seed=seed)
+    weak = supervisor(given_all)
+    if validator is not None:
+        student = replace(student, validation=validator(given_all))
+        if validator.abstains:
+            split = Step(steps.keep_judged, split=split, validation=student.validation)
     given: dict[str, Any] = {}
     if gold_in_b:  # reaches a student only through MixGold and oracle
         parts = {"gold_b": ("B",), "gold_b_val": ("B_val",)}
@@ -546,6 +647,8 @@ def sweep(
     opened = open_store(store)
     with contextlib.nullcontext() if quiet else Progress() as progress:
         targets, _ = run_steps(experiments, opened, runtime, progress)
+    if not results.count_tests(map(opened.record, targets), opened).is_written:
+        runtime.say(f"{opened.root} cannot be written, so it does not count that its tests were scored again")
     return table_of([opened.record(t) for t in [*targets, *control_contrasts(targets)]])
 
 

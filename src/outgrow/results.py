@@ -1,10 +1,12 @@
 """The store as data frames: one row per experiment, or one per test example."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from outgrow.strategies import CONTROLS, is_control
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ROLES", "finished", "predictions", "table_of"]
+__all__ = ["ROLES", "Count", "TimesScored", "count_tests", "finished", "predictions", "table_of", "tally"]
 
 ROLES = ("weak", "student", "ceiling")
 _SCORES = ("accuracy", "balanced_accuracy", "auroc", "xent", "brier", "ece", "legal")
@@ -63,6 +65,10 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ``weak_texts_read``, ``_cut`` and ``_identical`` are the texts of the task, how many were cut at ``max_tokens``, and
     how many differ from another only in what was cut (null where nothing is cut); and the same of ``student``.
     ``weak_view`` and ``student_view`` are the features that their probes read (null where they are none).
+    Where ``validate_with`` names a second supervisor, ``validation_accuracy`` is its accuracy on the test,
+    ``validation_student`` and ``_weak`` its agreement with student and supervisor there, and ``validation_expected``
+    what its agreement with the student would be if their errors were independent given the truth.
+    ``sealed`` is ``held back`` where a second test was, ``opened`` where it is what was scored, else null.
     All scores are null where no row has gold.
     Every number with an interval has two more columns, ``..._low`` and ``..._high``; a bound of ``pgr`` is null beside
     a number where it is not bounded on that side.
@@ -82,7 +88,17 @@ def table_of(records: Iterable[Record]) -> "pl.DataFrame":
     ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     nothing = [name for name, kind in frame.schema.items() if kind == pl.Null]  # such as every ceiling, where none is
-    words = ("gain_undefined", "pgr_undefined", "weak_train", "per_class", "forecast", "weak_view", "student_view")
+    words = (
+        "gain_undefined",
+        "pgr_undefined",
+        "weak_train",
+        "validate_with",
+        "sealed",
+        "per_class",
+        "forecast",
+        "weak_view",
+        "student_view",
+    )
     numbers = [name for name in nothing if name not in words]
     frame = frame.with_columns(
         pl.col(numbers).cast(pl.Float64), pl.col([n for n in nothing if n not in numbers]).cast(pl.String)
@@ -151,6 +167,8 @@ _TEXTS = ("task", "weak", "strong", "strategy", "train", "weak_train", "seeds", 
 def _columns(record: Record) -> dict[str, Any]:
     experiment, result = record["note"]["experiment"], record["result"]
     row: dict[str, Any] = {**experiment, "weak_train": experiment["weak_train"] or experiment["train"]}
+    row.setdefault("validate_with", None)
+    row["sealed"] = _sealed(record["note"])
     row["seeds"] = " ".join(str(seed) for seed in experiment["seeds"])
     row["use"] = " ".join(f"{file['path']} ({file['sha256'][:12]})" for file in record["note"]["used"])
     row["num_seeds"] = len(experiment["seeds"])
@@ -177,6 +195,10 @@ def _columns(record: Record) -> dict[str, Any]:
         row |= _spread(f"over_{name}", value)
     row["notes"] = "\n".join(result.get("notes", ()))
     row |= _spread("learned", result.get("learned"))
+    judged = result.get("validation") or {}
+    for name in ("accuracy", "student", "weak"):
+        row |= _spread(f"validation_{name}", judged.get(name))
+    row["validation_expected"] = judged.get("expected")
     for role in ("weak", "student"):
         row |= {f"{role}_texts_{name}": value for name, value in _reading(result, role).items()}
         row[f"{role}_view"] = record["note"].get("views", {}).get(role)
@@ -196,6 +218,11 @@ def _beside_truth(foreseen: list[dict[str, Any]], result: Mapping[str, Any]) -> 
     return json.dumps(seeds)
 
 
+def _sealed(note: Mapping[str, Any]) -> str | None:
+    """What the scored rows have to do with a sealed test: ``opened``, ``held back``, or nothing."""
+    return "opened" if note["scoring"].get("opened") else "held back" if note["experiment"].get("sealed") else None
+
+
 def _reading(result: Mapping[str, Any], role: str) -> dict[str, int | None]:
     counts = result.get("reading", {}).get(role) or {}
     return {name: counts.get(key) for name, key in (("read", "texts"), ("cut", "cut"), ("identical", "identical"))}
@@ -206,6 +233,68 @@ def _spread(name: str, value: list[float | None] | None) -> dict[str, float | No
     if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in (middle, low, high)):
         raise TypeError(f"{name} holds what is no number")
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
+
+
+class TimesScored(NamedTuple):
+    """How often the tests of one task were scored in a store. With several seeds, the test that was scored most."""
+
+    task: str
+    sealed: str | None
+    """As the column of :func:`table_of`."""
+    methods: int
+    runs: int
+
+
+def tally(records: Iterable[Record], store: Store, run: str | None = None) -> list[TimesScored]:
+    """How many methods were ever scored on each test of these results, controls apart, and in how many runs.
+
+    A test is known by its rows: their ids and inputs. With ``run``, results that are not counted yet are counted as
+    scored in the run of this name; what was reused adds nothing. What is counted stays, also when results are removed.
+
+    Raises:
+        UserError: if something is to be counted and the store cannot be written.
+    """
+    found: dict[tuple[str, str | None], TimesScored] = {}
+    listed: dict[str, list[list[str]]] = {}
+    for record in records:
+        if not record["note"] or is_control(record["note"]["experiment"]["strategy"]):
+            continue
+        with _held(record):
+            experiment, tests = record["note"]["experiment"], list(dict.fromkeys(record["result"].get("tests", ())))
+            name = (str(experiment["task"]), _sealed(record["note"]))
+        method = _short_digest([experiment[name] for name in ("strategy", "train")] + [experiment.get("validate_with")])
+        for test in tests:
+            if test not in listed:
+                listed[test] = [n.split("-") for n in store.marks(f"test-{test}") if n.count("-") == 2]
+            known = listed[test]
+            if run is not None and all(record["key"][:16] != name[0] for name in known):
+                known.append([record["key"][:16], method, run])
+                store.mark(f"test-{test}", "-".join(known[-1]), experiment["strategy"])
+        numbers = [(len({n[1] for n in listed[t]}), len({n[2] for n in listed[t]})) for t in tests]
+        if numbers:
+            before = found.get(name, TimesScored(*name, 0, 0))
+            found[name] = TimesScored(*name, *max(max(numbers), (before.methods, before.runs)))
+    return [tested for tested in found.values() if tested.methods]
+
+
+class Count(NamedTuple):
+    """:func:`tally`, and whether these results are in it."""
+
+    tests: list[TimesScored]
+    is_written: bool
+
+
+def count_tests(records: Iterable[Record], store: Store) -> Count:
+    """:func:`tally` in a run of its own; where the store cannot be written, of what was counted before."""
+    records = list(records)
+    try:
+        return Count(tally(records, store, uuid4().hex[:12]), True)
+    except UserError:
+        return Count(tally(records, store), False)
+
+
+def _short_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def predictions(store: Store, key: str) -> "pl.DataFrame":

@@ -8,7 +8,7 @@ command line. The step of a simulated supervisor sees gold of B and T; nothing e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "OwnLabels",
     "Rater",
+    "SecondLabels",
     "Supervisor",
     "SupervisorSetup",
     "parse_supervisor",
@@ -62,6 +63,8 @@ class Supervisor(Registered, Protocol):
 
     learner: Learner | None = None
     """Its model and trainer, if it is a model: some strategies train more supervisors like it."""
+    abstains: ClassVar[bool] = False
+    """Whether it may leave rows without a label."""
 
     def __call__(self, setup: SupervisorSetup) -> Step:
         """The step whose result is the supervisor's :class:`outgrow.data.Labels` on B, B_val and T."""
@@ -97,9 +100,21 @@ class OwnLabels(Supervisor):
     """The weak labels of your own table, from its column ``weak``."""
 
     version = 1
+    abstains = True
 
     def __call__(self, setup: SupervisorSetup) -> Step:
         return Step(steps.weak_column, pool=setup.pool, split=setup.split, parts=_PARTS)
+
+
+@supervisor("second")
+class SecondLabels(Supervisor):
+    """The labels of a second column of your own table, ``second``: to validate with, not to teach."""
+
+    version = 1
+    abstains = True
+
+    def __call__(self, setup: SupervisorSetup) -> Step:
+        return Step(steps.second_column, pool=setup.pool, split=setup.split, parts=_PARTS)
 
 
 @supervisor("rater")

@@ -18,7 +18,8 @@ from outgrow.losses import Xent
 from outgrow.models.packaged import PACKAGED
 from outgrow.models.spec import LANGUAGE_MODELS, ModelSpec
 from outgrow.runtime import Runtime
-from outgrow.strategies.training import best_probe, linear_head, oracle_stop
+from outgrow.steps import judged_by
+from outgrow.strategies.training import best_probe, linear_head
 from outgrow.train.loop import finetune
 from outgrow.train.settings import FinetuneSettings
 from tiny_models import make_model, make_task
@@ -198,10 +199,10 @@ def test_the_oracle_is_stopped_by_gold_and_trained_on_weak_labels(make: MakeExpe
     experiment = make(strategy="oracle", seeds=(0,))
     run(store, experiment)
     made = role(experiment, "student").args["fitted"].args["labels"]
-    assert made.fn is oracle_stop
+    assert made.fn is judged_by
     labels, weak, split = store.read(made), store.read(role(experiment, "weak")), store.read(made.args["split"])
     assert np.array_equal(labels.take(split.parts["B"]).probs, weak.take(split.parts["B"]).probs)
-    gold = store.read(made.args["gold"])
+    gold = store.read(made.args["validation"])
     assert np.array_equal(hardened(labels.take(split.parts["B_val"]).probs), gold.take(split.parts["B_val"]).hard)
     assert set(gold.ids) == set(split.parts["B_val"])
 

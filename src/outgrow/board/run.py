@@ -18,6 +18,7 @@ from outgrow.engine.store import Store
 from outgrow.errors import UserError
 from outgrow.experiment import experiments_of, wire
 from outgrow.metrics import Interval
+from outgrow.results import count_tests
 from outgrow.runtime import Runtime
 from outgrow.steps.compare import contrast, weak_agreement
 from outgrow.steps.examples import pooled
@@ -87,6 +88,8 @@ def run_board(
         outcome=replace(outcome, ran=outcome.ran + more.ran, seconds=outcome.seconds + more.seconds),
         failure=failure or failed,
         remarks=remarks,
+        judge=grid.validate_with or "",
+        tested=count_tests(map(store.record, finished.values()), store),
     )
 
 
@@ -181,9 +184,11 @@ def _kind(method: str, result: Step) -> str:
 
 
 def _agreements(result: Step) -> list[Step]:
-    """Per seed, how the student agrees with the weak labels of B_val; empty if it can only predict T."""
+    """Per seed, how the student agrees with the labels of B_val that the supervisor gave, or who validates instead;
+    empty if it can only predict T."""
     made = []
-    students, weaks = ([fold for s in result.args[name] for fold in _folds(s)] for name in ("student", "weak"))
+    judge = "validation" if result.args["validation"] else "weak"
+    students, weaks = ([fold for s in result.args[name] for fold in _folds(s)] for name in ("student", judge))
     for student, weak in zip(students, weaks, strict=True):
         if "parts" not in student.args or "split" not in weak.args:
             return []

@@ -27,6 +27,7 @@ from outgrow.board.statistics import (
 from outgrow.engine.graph import Step
 from outgrow.engine.runner import Outcome, StepsFailed
 from outgrow.metrics import Interval, Spread
+from outgrow.results import Count
 
 if TYPE_CHECKING:
     import polars as pl
@@ -129,6 +130,10 @@ class Board:
     failure: StepsFailed | None = None
     remarks: Sequence[str] = ()
     """What else a reader must know of how this board was made."""
+    judge: str = ""
+    """Who validates and does not teach, if not the supervisor's own labels."""
+    tested: Count | None = None
+    """How often the tests were scored."""
 
     @property
     def tasks(self) -> list[str]:

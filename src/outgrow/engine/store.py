@@ -22,9 +22,9 @@ from uuid import uuid4
 from outgrow.engine import values
 from outgrow.engine.graph import EDITION, Step, key_head, key_of
 from outgrow.errors import UserError, disk_problem, without_secrets
-from outgrow.runtime import abandoned, cache_folder, owned, remove, sha256_of, user_path
+from outgrow.runtime import abandoned, beside, cache_folder, owned, remove, sha256_of, user_path
 
-__all__ = ["Damaged", "OtherEdition", "Record", "Store", "Unreachable"]
+__all__ = ["MARKS", "Damaged", "OtherEdition", "Record", "Store", "Unreachable"]
 
 Record = dict[str, Any]
 _FACTS: Record = {"seconds": 0.0, "finished": "", "together": 1, "note": None, "versions": {}, "git": None, "host": {}}
@@ -33,6 +33,8 @@ _FORM: Mapping[str, Any] = {
     **{"key": str, "fn": str, "version": int, "args": dict, "inputs": list, "kind": str | None, "files": dict},
     **{"seconds": int | float, "finished": str, "note": dict | None, "versions": dict, "git": str | None, "host": dict},
 }
+MARKS = "marks"
+"""The folder of what is no result: see :meth:`Store.mark`."""
 _ATTEMPTS = 20  # to put a result in place while other processes do the same
 _LOOKS = 100  # single look-ups per function; listing a store of a million results takes longer than that many
 
@@ -244,6 +246,43 @@ class Store:
             local = Path(temporary) / step.key
             local.mkdir()
             yield local
+
+    def mark(self, place: str, name: str, text: str = "") -> None:
+        """Leave a small file for good: no result, and not removed with results. The same name again changes nothing.
+
+        Raises:
+            Unreachable: if it cannot be written.
+        """
+        folder = f"{self.path}/{MARKS}/{place}"
+        if self.is_local:
+            with disk_errors(self.root):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                with beside(Path(folder) / name) as unfinished:
+                    unfinished.write_text(text, encoding="utf-8")
+        else:
+            self._ask("makedirs", folder, exist_ok=True)
+            self._ask("pipe_file", f"{folder}/{name}", text.encode())
+
+    def marks(self, place: str) -> list[str]:
+        """The names of the marks at a place, sorted."""
+        folder = f"{self.path}/{MARKS}/{place}"
+        self._ask("invalidate_cache", folder)
+        try:
+            names = [str(found).rstrip("/").rsplit("/", 1)[-1] for found in self._ask("ls", folder, detail=False)]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if "~" not in name)  # others are being written
+
+    def mark_text(self, place: str, name: str) -> str:
+        """What a mark says; nothing if it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            return bytes(self._ask("cat_file", f"{self.path}/{MARKS}/{place}/{name}")).decode(errors="replace")
+        return ""
+
+    def unmark(self, place: str, name: str) -> None:
+        """Take a mark back."""
+        with contextlib.suppress(FileNotFoundError):
+            self._ask("rm_file", f"{self.path}/{MARKS}/{place}/{name}")
 
     def delete(self, step: Step) -> None:
         """Delete a result."""

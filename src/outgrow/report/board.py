@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outgrow.board.methods import REFERENCE, short_name
+from outgrow.board.sealed import Opening
 from outgrow.board.summary import LEVEL, Board, BoardRow, cell_name
+from outgrow.engine.store import Store
 from outgrow.errors import counted
 from outgrow.report import figures, page, plots
 from outgrow.report.provenance import what_ran
 from outgrow.report.rows import tidy, tidy_cells, with_interval
+from outgrow.report.scored import how_often_scored
 from outgrow.report.terminal import WIDE, Column, Line, show_table, show_text
 
 if TYPE_CHECKING:
     import polars as pl
     import rich.console
 
-__all__ = ["findings", "notes", "print_board", "write_board"]
+__all__ = ["findings", "notes", "print_board", "print_opening", "write_board"]
 
 _BLOCKS = {
     "method": "Methods, best mean difference first",
@@ -144,8 +147,9 @@ def notes(board: Board) -> list[str]:
     if board.tuned:
         fixed = [short_name(r.method) for r in board.rows if r.settings == 1 and r.p is not None]
         said.append(
-            "Hyperparameters: chosen for each cell among the settings counted in the table, by agreement with weak "
-            f"validation labels (B_val), never gold. Fixed, as they have no grid: {', '.join(fixed) or 'none'}."
+            "Hyperparameters: chosen for each cell among the settings counted in the table, by agreement with "
+            f"{f'{board.judge}, which did not teach,' if board.judge else 'weak validation labels'} on held-out rows "
+            f"(B_val), never gold. Fixed, as they have no grid: {', '.join(fixed) or 'none'}."
         )
     else:
         said.append("Hyperparameters: fixed in advance at their documented defaults; nothing was tuned.")
@@ -155,7 +159,8 @@ def notes(board: Board) -> list[str]:
     if failed := [f"{short_name(row.method)} ({row.missing})" for row in board.rows if row.missing]:
         said.append(f"Failed in some cells (their number) and judged by the others: {', '.join(failed)}.")
     said += [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]
-    return [*said, *board.remarks]
+    often = how_often_scored(board.tested) if board.tested else ""
+    return [*said, *board.remarks, *([f"{often[0].upper()}{often[1:]}."] if often else [])]
 
 
 def print_board(board: Board, console: "rich.console.Console") -> None:
@@ -184,6 +189,16 @@ def print_board(board: Board, console: "rich.console.Console") -> None:
         show_text(console, finding, "bold")
     for note in notes(board):
         show_text(console, note, "dim", hanging=2)
+
+
+def print_opening(method: str, made: Opening, store: Store, console: "rich.console.Console") -> None:
+    """What a sealed test says of the method, pair by pair, and when it was named."""
+    for pair, step in made.against:
+        value, low, high = store.read(step)["naive"]
+        difference = with_interval(value, low, high, "+.1f", 100)
+        show_text(console, f"{pair}: {method} minus naive {difference} points, paired by seed and row", "bold")
+    for line in made.said:
+        show_text(console, line, hanging=2)
 
 
 def _texts(row: BoardRow) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """What ``outgrow ls``, ``show``, ``tasks``, ``methods`` and ``models`` print: a line each, or one entry whole."""
 
 import inspect
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from outgrow.engine.progress import clock
-from outgrow.errors import counted, megabytes, unknown_name
+from outgrow.engine.store import Damaged, OtherEdition, Store
+from outgrow.errors import counted, megabytes, printable, unknown_name
 from outgrow.models import MODELS
 from outgrow.models.packaged import PACKAGED, models_table
 from outgrow.registry import read_call
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from outgrow.engine.runner import Plan
     from outgrow.engine.store import Record
 
 __all__ = [
@@ -31,11 +35,14 @@ __all__ = [
     "print_method",
     "print_methods",
     "print_models",
+    "print_plan",
     "print_record",
     "print_scan",
     "print_task",
     "print_task_rows",
     "print_tasks",
+    "warn_of_other_editions",
+    "warn_of_unread",
 ]
 
 _MOST = 20  # elements of a list that are shown one by one; --all shows them all
@@ -345,3 +352,48 @@ def print_scan(name: str, limit: int | None, console: "Console", runtime: Runtim
             numbers = [f"{f.figure.value:.3f}", f"{f.chance:.3f}", f"[{f.figure.low:.3f}, {f.figure.high:.3f}]"]
         lines.append(Line([f.check, *numbers, f.verdict, f.about]))
     show_table(console, columns, lines)
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def warn_of_other_editions(store: Store, function: str | None = None) -> None:
+    """Looks at the results of one function, or at all of them, which takes a while in a large store."""
+    if store.of_other_editions(function):
+        print(
+            f"warning: {store.root} holds results of another edition of Outgrow, which are not used; "
+            "`outgrow clean --old` removes them",
+            file=sys.stderr,
+        )
+
+
+def warn_of_unread(unread: Sequence[Damaged]) -> None:
+    """On standard error, what was left out because it cannot be read; results of other editions are told elsewhere."""
+    if damaged := [damage for damage in unread if not isinstance(damage, OtherEdition)]:
+        line = (
+            f"warning: left out {counted(len(damaged), 'record')} that cannot be read, the first: {damaged[0]}; run "
+            "the same command again to mend them, `outgrow doctor` counts them"
+        )
+        print(printable(line), file=sys.stderr)
+
+
+def print_plan(console: "Console", experiments: int, planned: "Plan") -> None:
+    """What a number of experiments would run, and how long that takes."""
+    counts = Counter(s.function.doing for s in planned.to_run)
+    if counts:
+        print_counts(console, ("step", "to run"), [(name, f"{count:,}") for name, count in counts.most_common()])
+    steps, reused = counted(len(planned.to_run), "step"), counted(len(planned.reused), "result")
+    print(f"{counted(experiments, 'experiment')}: {steps} to run, {reused} reused")
+    if planned.to_run:
+        known = clock(planned.seconds) if planned.unknown < len(planned.to_run) else "unknown"
+        more = (
+            f", not counting {counted(planned.unknown, 'step')} of a kind that never ran in this store"
+            if planned.unknown
+            else ""
+        )
+        guess = (
+            f", a guess for {counted(planned.guessed, 'step')} not timed here at a similar size"
+            if planned.guessed
+            else ""
+        )
+        print(f"estimated time: {known}{guess}{more}")

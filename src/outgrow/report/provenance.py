@@ -1,12 +1,15 @@
 """Where the numbers of a report come from: command, options, models, files of the user's, versions, licences."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outgrow.config import Grid, to_yaml
+from outgrow.config import PRESETS, Grid, read_grid, to_yaml
 from outgrow.engine.runner import Outcome
 from outgrow.engine.store import Store
-from outgrow.errors import without_secrets
+from outgrow.errors import UserError, without_secrets
+from outgrow.experiment import grid_of_record, open_store
 from outgrow.models.packaged import models_table
 from outgrow.registry import used_files
 from outgrow.report.rows import TableRow
@@ -15,13 +18,19 @@ from outgrow.tasks import tasks_table
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["provenance", "what_ran"]
+__all__ = ["fields_named", "provenance", "what_ran"]
 
 
 def provenance(
-    table: "pl.DataFrame", store: Store, grids: Sequence[Grid], command: str, outcome: Outcome | None
+    table: "pl.DataFrame",
+    store: Store,
+    grids: Sequence[Grid],
+    command: str,
+    outcome: Outcome | None,
+    tests: str = "",
 ) -> dict[str, Any]:
-    """What a report says about its own making; ``outcome`` is None where nothing was run."""
+    """What a report says about its own making; ``outcome`` is None where nothing was run, ``tests`` is
+    :func:`outgrow.report.scored.how_often_scored`."""
     record = store.find(table["key"][0])
     used = {*table["weak"], *table["strong"]}
     licences = [(str(m["name"]), str(m["licence"])) for m in models_table() if m["name"] in used]
@@ -38,6 +47,7 @@ def provenance(
         "steps_run": outcome.ran if outcome else 0,
         "steps_reused": outcome.reused if outcome else 0,
         "licences": licences,
+        "tests": tests,
     }
 
 
@@ -58,10 +68,12 @@ def what_ran(rows: Sequence[TableRow], provenance: Mapping[str, Any]) -> dict[st
         "Models": every("weak", "strong"),
         "Strategies": every("strategy"),
         "Training": every("train", "weak_train"),
+        "Validated with": ", ".join(dict.fromkeys(r["validate_with"] for r in rows if r.get("validate_with"))),
         "Rows asked for": "; ".join(asked),
         "Test rows per seed": every("num_test_per_seed"),
         "Classes": every("num_classes"),
         "Seeds": every("seeds"),
+        "Tests": provenance.get("tests", ""),
         "Steps": ", ".join(text.format(provenance[k]) for k, text in steps.items() if k in provenance),
         "Your files": pairs("files"),
         "Versions": pairs("versions"),
@@ -70,3 +82,19 @@ def what_ran(rows: Sequence[TableRow], provenance: Mapping[str, Any]) -> dict[st
         "Licences": ", ".join(f"{name} ({licence})" for name, licence in provenance.get("licences", [])),
     }
     return {what: text for what, text in facts.items() if text}
+
+
+def fields_named(value: str, store: str | None) -> Mapping[str, Any]:
+    """The fields of a grid that ``--config`` names: a preset, a YAML file, or the key of a result in the store.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    if value in PRESETS:
+        return PRESETS[value]
+    if Path(value).exists() or not value.isalnum():
+        return read_grid(Path(value))
+    try:
+        return asdict(grid_of_record(open_store(store).find(value)))
+    except UserError as error:
+        raise UserError(f"--config {value} is no file and no preset ({', '.join(PRESETS)}); {error}") from None

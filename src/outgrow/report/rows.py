@@ -27,10 +27,23 @@ __all__ = [
 TableRow: TypeAlias = dict[str, Any]
 
 _SETTING = (
-    *("task", "train", "weak_train", "supervisor_rows", "transfer_rows", "test_rows", "validation", "balance"),
+    *(
+        "task",
+        "train",
+        "weak_train",
+        "validate_with",
+        "supervisor_rows",
+        "transfer_rows",
+        "test_rows",
+        "validation",
+        "balance",
+    ),
     "num_seeds",
+    "sealed",
 )
 """Rows are compared with each other only if they agree in all of these."""
+_OFF = ("validate_with", "sealed")
+"""Settings that nothing stands for where there is none."""
 _IS_LOW = re.compile("over_(.*)_low")
 
 
@@ -204,7 +217,8 @@ def _panels(rows: Sequence[TableRow], whole: bool) -> dict[tuple[Any, ...], str]
         parts = [tasks[setting[0]], trainers[setting[1]]]
         if setting[2] != setting[1]:
             parts.append(f"supervisor {trainers[setting[2]]}")
-        parts += [f"{_SETTING[i].replace('num_', '').replace('_', ' ')} {_value(setting[i])}" for i in differing]
+        told = [i for i in differing if setting[i] is not None or _SETTING[i] not in _OFF]
+        parts += [f"{_SETTING[i].replace('num_', '').replace('_', ' ')} {_value(setting[i])}" for i in told]
         panels[setting] = " · ".join(parts)
     return panels
 

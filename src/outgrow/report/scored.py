@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from outgrow.errors import counted
 from outgrow.report.rows import TableRow, TextTable, measured, with_interval
 from outgrow.report.terminal import Column, Line, show_table, show_text
+from outgrow.results import Count
 from outgrow.tasks import LEFT_OUT
 
 if TYPE_CHECKING:
     import rich.console
 
-__all__ = ["Sheet", "class_sheets", "how_scored", "print_scoring"]
+__all__ = ["Sheet", "class_sheets", "how_often_scored", "how_scored", "print_scoring"]
 
 _ROLES = {"weak": "supervisor", "student": "student", "ceiling": "ceiling"}
 _MOST_ROWS = 20
@@ -29,8 +30,29 @@ def how_scored(rows: Iterable[TableRow]) -> list[str]:
     for row in rows:
         if row["control"]:
             continue
-        said |= dict.fromkeys([_shares(row), *_folds(row), *_left_out(row), *_unused(row), *_abstained(row)])
+        more = (*_folds(row), *_sealed(row), *_validated(row), *_left_out(row), *_unused(row), *_abstained(row))
+        said |= dict.fromkeys([_shares(row), *more])
     return list(said)
+
+
+def how_often_scored(count: Count) -> str:
+    """How often the tests of these results were scored, and what that means for a claim; one line, or none."""
+    tests = count.tests
+    if not tests:
+        return ""
+    often = list(dict.fromkeys(f"by {counted(t.methods, 'method')} in {counted(t.runs, 'run')}" for t in tests))
+    if len(tests) == 1:
+        said = f"the {'sealed ' * (tests[0].sealed == 'opened')}test of {tests[0].task} has been scored {often[0]}"
+    elif len(often) == 1:
+        said = f"each of the {len(tests)} tests has been scored {often[0]}"
+    else:
+        each = (f"{t.task} by {counted(t.methods, 'method')} in {counted(t.runs, 'run')}" for t in tests)
+        said = f"tests have been scored: {', '.join(each)}"
+    if any(t.sealed == "held back" for t in tests):
+        said += "; `outgrow open METHOD` scores the sealed one"
+    elif any(t.methods > 1 and not t.sealed for t in tests):
+        said += "; an honest claim needs a sealed one (--sealed)"
+    return said + ("" if count.is_written else "; the store cannot be written, so this run is not counted")
 
 
 def _shares(row: TableRow) -> str:
@@ -64,6 +86,19 @@ def _folds(row: TableRow) -> list[str]:
     return [
         f"cross-fitted: {row['folds']} students per seed, and each is asked only about rows that it did not train on"
     ]
+
+
+def _sealed(row: TableRow) -> list[str]:
+    said = {
+        "held back": "a second test is sealed; `outgrow open METHOD` with the same options scores it, once",
+        "opened": "this is the sealed test, which opens once, for one method named before",
+    }
+    return [said[found]] if (found := row.get("sealed")) else []
+
+
+def _validated(row: TableRow) -> list[str]:
+    judge = row.get("validate_with")
+    return [f"early stopping and settings are chosen by agreement with {judge}, which did not teach"] if judge else []
 
 
 def _left_out(row: TableRow) -> list[str]:

@@ -1,13 +1,13 @@
-"""Options in messages as they are typed: the library spells them as in Python."""
+"""Options as they are typed, in messages: the library spells them as in Python."""
 
 import ast
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from outgrow.config import Grid
 
-__all__ = ["as_typed"]
+__all__ = ["as_typed", "unused"]
 
 _NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
 _SPELLED = re.compile(
@@ -46,3 +46,18 @@ def _flag(names: Sequence[str], text: str) -> str:
         return f"no {names[0]}"
     values = value if isinstance(value, tuple | set) else (value,)
     return " ".join([names[0], *(shlex.quote(str(v)) for v in values)])
+
+
+def unused(words: Sequence[str], command: str, options: Collection[str]) -> str:
+    """What to type for words that stand without a flag, after a command with these options: a task, a file of options,
+    or nothing."""
+    typed = " ".join(map(_quoted, words))
+    if "grid" not in options:
+        return f"`{command}` takes no {typed}; `outgrow {command} --help` lists its options"
+    flag = "--config" if words[0].endswith((".yaml", ".yml")) and command != "board" else "--task"
+    return f"{typed} stands without a flag; type outgrow {command} {flag} {typed}"
+
+
+def _quoted(word: str) -> str:
+    """A word as it is typed in a shell; one with single quotes in it, such as a task with options, in double ones."""
+    return f'"{word}"' if "'" in word and not any(c in word for c in '"$`\\!') else shlex.quote(word)

@@ -2,7 +2,20 @@
 
 from outgrow.steps.answers import compare_answers, decode, finetune_lm, gold_answers, shuffle_answers
 from outgrow.steps.compare import against_controls, compare, contrast, weak_agreement
-from outgrow.steps.examples import gold, keep, load, pooled, split, texts, weak_column
+from outgrow.steps.examples import (
+    gold,
+    keep,
+    keep_judged,
+    load,
+    open_sealed,
+    pooled,
+    seal,
+    second_column,
+    split,
+    split_unsealed,
+    texts,
+    weak_column,
+)
 from outgrow.steps.fit import (
     ask,
     embed,
@@ -17,7 +30,7 @@ from outgrow.steps.fit import (
 )
 from outgrow.steps.forecast import forecast, shift
 from outgrow.steps.heads import NOT_T, blend_heads, fit_cloud_head, guard_shares, match_shares
-from outgrow.steps.labels import cluster, combine, relabel, shuffle
+from outgrow.steps.labels import cluster, combine, judged_by, relabel, shuffle
 
 __all__ = [
     "NOT_T",
@@ -41,19 +54,25 @@ __all__ = [
     "gold",
     "gold_answers",
     "guard_shares",
+    "judged_by",
     "keep",
+    "keep_judged",
     "load",
     "match_shares",
     "measure_asking",
     "measure_reading",
+    "open_sealed",
     "pooled",
     "predict_finetuned",
     "predict_probe",
     "relabel",
+    "seal",
+    "second_column",
     "shift",
     "shuffle",
     "shuffle_answers",
     "split",
+    "split_unsealed",
     "texts",
     "weak_agreement",
     "weak_column",

@@ -15,7 +15,7 @@ from outgrow.errors import UserError
 from outgrow.metrics import Means, Outcomes, plain
 from outgrow.models.spec import ModelSpec
 from outgrow.runtime import Runtime
-from outgrow.steps.compare import gain_gap_and_pgr, rows_used
+from outgrow.steps.compare import content_of, gain_gap_and_pgr, rows_used
 from outgrow.train.settings import GenerateSettings
 
 __all__ = ["compare_answers", "decode", "finetune_lm", "gold_answers", "shuffle_answers"]
@@ -110,6 +110,7 @@ def compare_answers(
         "classes": [],
         "rows": rows_used(len(pool), splits),
         "reading": {role: dict(counts) for role, counts in (reading or {}).items()},
+        "tests": [content_of(pool, test.ids) for test in truth],
         "test_rows": sum(len(t) for t in truth),
         "test_rows_per_seed": len(truth[0]),
         "num_classes": None,

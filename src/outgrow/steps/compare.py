@@ -1,5 +1,6 @@
 """Steps that score: an experiment's three roles, several students side by side, agreement with the weak labels."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,16 @@ from outgrow.metrics import (
     widened,
 )
 
-__all__ = ["MOST_CLASSES", "against_controls", "compare", "contrast", "gain_gap_and_pgr", "rows_used", "weak_agreement"]
+__all__ = [
+    "MOST_CLASSES",
+    "against_controls",
+    "compare",
+    "content_of",
+    "contrast",
+    "gain_gap_and_pgr",
+    "rows_used",
+    "weak_agreement",
+]
 
 MOST_CLASSES = 100
 """Recall, precision and the confusion matrix are kept for at most so many classes."""
@@ -35,7 +45,7 @@ _ONE_SIDED = "every weak label of the test names the same class"
 _EPSILON = 1e-7  # probabilities are kept this far from 0 in logarithms
 
 
-@step(version=3)
+@step(version=4)
 def compare(
     texts: Examples,
     truth: tuple[Labels, ...],
@@ -45,6 +55,7 @@ def compare(
     seeds: tuple[int, ...],
     splits: tuple[tuple[Split, ...], ...] = (),
     reading: Mapping[str, Mapping[str, int]] | None = None,
+    validation: tuple[Labels, ...] = (),
 ) -> dict[str, Any]:
     """Supervisor, student and ceiling (empty for none) on the same test rows: scores, agreement, PGR, with intervals.
 
@@ -56,8 +67,13 @@ def compare(
     ``ece_floor`` is the calibration error that perfect calibration would show on as many rows; the lower end of ``ece``
     is lower by it. ``learned`` is the student's agreement with the weak labels minus that of always saying their most
     frequent class: below zero it has not learned even that.
+    ``tests`` of the result are digests of the rows that each seed was scored on (:func:`content_of`).
+    ``validation`` are the labels of a second supervisor that held-out rows were judged by, if one did: ``validation``
+    of the result has its accuracy, its agreement with ``student`` and ``weak``, and the agreement with the student
+    that is ``expected`` of errors independent given the truth: a·a2 + (1 − a)(1 − a2)/(C − 1).
     """
-    rows = {"notes": list(texts.notes), "classes": list(texts.classes), "rows": rows_used(len(texts), splits)}
+    rows: dict[str, Any] = {"notes": list(texts.notes), "classes": list(texts.classes)}
+    rows |= {"rows": rows_used(len(texts), splits), "tests": [content_of(texts, t.ids) for t in truth]}
     rows["reading"] = {role: dict(counts) for role, counts in (reading or {}).items()}
     if not truth:
         return {**_unscored(weak, student), **rows, "num_classes": texts.num_classes}
@@ -74,7 +90,9 @@ def compare(
     }
     for i, seed in enumerate(seeds):
         said, right = {role: p[i] for role, p in probs.items()}, gold[i]
-        outcomes.append(_outcomes(texts.take(tests[i].ids).groups, said, right))
+        found = _outcomes(texts.take(tests[i].ids).groups, said, right)
+        judged = _judged(validation[i], tests[i], said) if validation else {}
+        outcomes.append(Outcomes(groups=found.groups, values={**found.values, **judged}))
         scored: dict[str, Any] = {
             role: {**scores(p, right), "balanced_accuracy": _balanced(p, right), "ece_floor": ece_floor(p)}
             for role, p in said.items()
@@ -101,6 +119,7 @@ def compare(
         **{role: _role_scores(role, means, per_seed, shares) for role in roles},
         **gain_gap_and_pgr(means, bool(ceiling), "weak" in roles),
         **({"pgr": None, "pgr_undefined": _ONE_SIDED} if one_sided and "weak" in roles and ceiling else {}),
+        "validation": _validation(means, list(roles), texts.num_classes) if validation else None,
         "per_class": None,
         "abstained": _where_weak_abstains(texts, abstained, student),
         "per_seed": per_seed,
@@ -112,6 +131,31 @@ def compare(
     return plained
 
 
+def content_of(pool: Examples, ids: Ids) -> str:
+    """Which examples these are, in any order: a digest of their ids and inputs."""
+    rows = pool.take(ids)
+    pairs = (repr((str(id), shown)).encode() for id, shown in zip(rows.ids, rows.inputs, strict=True))
+    return hashlib.sha256("".join(sorted(hashlib.sha256(pair).hexdigest() for pair in pairs)).encode()).hexdigest()
+
+
+def _judged(judge: Labels, test: Labels, said: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Where the validating supervisor is right, and where each role says the same; nan where it gave no label."""
+    known = np.isin(test.ids, judge.ids)
+    classes = np.full(len(test), -1)
+    classes[known] = judge.take(test.ids[known]).hard
+    others = {"accuracy": test.hard, **{role: hardened(p) for role, p in said.items() if role != "ceiling"}}
+    return {f"validation.{name}": np.where(known, classes == other, np.nan) for name, other in others.items()}
+
+
+def _validation(means: Means, roles: Sequence[str], num_classes: int) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(("accuracy", "weak", "student", "expected"))
+    found |= {name: means.rate(f"validation.{name}") for name in ("accuracy", *roles) if name != "ceiling"}
+    own, judge = (interval[0] for interval in (means.rate("student.accuracy"), found["accuracy"]))
+    if own is not None and judge is not None:
+        found["expected"] = own * judge + (1 - own) * (1 - judge) / (num_classes - 1)
+    return found
+
+
 def _labelled(truth: Labels, weak: Labels) -> Labels:
     """The test rows that the supervisor labelled."""
     return truth.take(truth.ids[np.isin(truth.ids, weak.ids)])
@@ -120,7 +164,9 @@ def _labelled(truth: Labels, weak: Labels) -> Labels:
 def _unscored(weak: Sequence[Labels], student: Sequence[Labels]) -> dict[str, Any]:
     """The result without gold: how often the student says what the supervisor says, where that says anything."""
     same = [s.take(w.ids).hard == w.hard for s, w in zip(student, weak, strict=True)]
-    scores_of_gold = "majority over_majority gain balanced_gain weak student gap pgr per_class abstained learned"
+    scores_of_gold = (
+        "majority over_majority gain balanced_gain weak student gap pgr per_class abstained learned validation"
+    )
     nothing = dict.fromkeys(scores_of_gold.split())
     agreed = float(np.mean(np.concatenate(same))) if sum(map(len, same)) else None
     return {
@@ -380,7 +426,8 @@ def _right(labels: Labels | Answers, truth: Labels | Answers) -> Floats:
 def weak_agreement(labels: Labels, weak: Labels, split: Split, part: str) -> dict[str, float]:
     """How well predictions agree with the weak labels of ``part``: share of rows with the same class, cross-entropy in
     nats. What a setting may be chosen by: no gold."""
-    said, taught = (given.take(split.parts[part]) for given in (labels, weak))
+    ids = split.parts[part]  # a column that validates may lack labels
+    said, taught = (given.take(ids[np.isin(ids, weak.ids)]) for given in (labels, weak))
     logs = np.log(np.maximum(said.probs.astype(np.float64), _EPSILON))
     return {
         "agreement": float((said.hard == taught.hard).mean()),

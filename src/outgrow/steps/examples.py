@@ -12,10 +12,23 @@ from outgrow.data import Examples, Labels, Split
 from outgrow.engine.graph import step
 from outgrow.errors import UserError
 from outgrow.runtime import Runtime
-from outgrow.tasks import Sizes, TaskSpec, split_examples
+from outgrow.tasks import Sizes, TaskSpec, seal_examples, split_examples
 from outgrow.tasks import load as load_task
 
-__all__ = ["gold", "keep", "load", "pooled", "split", "texts", "weak_column"]
+__all__ = [
+    "gold",
+    "keep",
+    "keep_judged",
+    "load",
+    "open_sealed",
+    "pooled",
+    "seal",
+    "second_column",
+    "split",
+    "split_unsealed",
+    "texts",
+    "weak_column",
+]
 
 _TRANSFER = ("B", "B_val")
 
@@ -36,6 +49,27 @@ def texts(pool: Examples) -> Examples:
 def split(pool: Examples, sizes: Sizes, seed: int) -> Split:
     """Who trains the supervisor, who is labelled by it, who is the test."""
     return split_examples(pool, sizes, seed)
+
+
+@step(version=1, said="hold back sealed tests")
+def seal(pool: Examples, balance: bool) -> Split:
+    """A second test ``S``, and the ``rest`` of the pool."""
+    return seal_examples(pool, balance)
+
+
+@step(version=1, said="split rows")
+def split_unsealed(pool: Examples, sealed: Split, sizes: Sizes, seed: int) -> Split:
+    """:func:`split` of what is not sealed."""
+    found = split_examples(pool.take(sealed.parts["rest"]), sizes, seed)
+    held = len(sealed.parts["S"]) + sealed.left_out.get("sealed", 0)
+    return replace(found, left_out={**found.left_out, "sealed": held})
+
+
+@step(version=1, said="open sealed tests")
+def open_sealed(split: Split, sealed: Split) -> Split:
+    """The split with the sealed test in place of T."""
+    left_out = {**split.left_out, "open": len(split.parts["T"]), "sealed": sealed.left_out.get("sealed", 0)}
+    return Split(parts={**split.parts, "T": sealed.parts["S"]}, left_out={k: n for k, n in left_out.items() if n})
 
 
 @step(version=1, said="take gold labels")
@@ -63,13 +97,22 @@ def weak_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     Only rows with a label are in B, see :class:`outgrow.tasks.Sizes`. Rows of T may lack one: they are left out here,
     and their number is said where the others are scored.
     """
-    chosen = pool.take(split.ids(parts))
-    columns = [chosen.meta.get(f"weak.{c}") for c in range(pool.num_classes)]
+    return _labels_of("weak", pool.take(split.ids(parts)))
+
+
+@step(version=1, said="take second labels")
+def second_column(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
+    """:func:`weak_column` of the column ``second``."""
+    return _labels_of("second", pool.take(split.ids(parts)))
+
+
+def _labels_of(role: str, chosen: Examples) -> Labels:
+    columns = [chosen.meta.get(f"{role}.{c}") for c in range(chosen.num_classes)]
     if any(c is None for c in columns):
-        raise UserError("the task has no weak labels of its own; name their column: table(..., weak='column')")
+        raise UserError(f"the task has no {role} labels of its own; name their column: table(..., {role}='column')")
     probs = np.stack([np.asarray(c, dtype=np.float32) for c in columns], axis=1)
     given = ~np.isnan(probs).any(axis=1)
-    return Labels(ids=chosen.ids[given], probs=probs[given], source="weak column")
+    return Labels(ids=chosen.ids[given], probs=probs[given], source=f"{role} column")
 
 
 @step(version=1, said="join folds")
@@ -89,3 +132,13 @@ def keep(split: Split, labels: Labels) -> Split:
     if not len(parts["B"]):
         raise UserError(f"no row of B is left to train a student on after {labels.source}; let it keep more")
     return replace(split, parts=parts)
+
+
+@step(version=1, said="drop rows")
+def keep_judged(split: Split, validation: Labels) -> Split:
+    """The split with only those rows of B_val that whoever validates has labelled; the others are counted."""
+    there = np.isin(split.parts["B_val"], validation.ids)
+    if not there.any():
+        raise UserError("no held-out row of B has a label to validate with; fill the column in, or hold out more rows")
+    left_out = dict(split.left_out) if there.all() else {**split.left_out, "unjudged": int((~there).sum())}
+    return replace(split, parts={**split.parts, "B_val": split.parts["B_val"][there]}, left_out=left_out)

@@ -9,7 +9,7 @@ from outgrow.labels import LabelModel, Transform, TransformInputs
 from outgrow.labels.base import Doubles
 from outgrow.labels.structure import clustered, picked_by_component, safe_scale, standardized
 
-__all__ = ["cluster", "combine", "relabel", "shuffle"]
+__all__ = ["cluster", "combine", "judged_by", "relabel", "shuffle"]
 
 _TRANSFER = ("B", "B_val")
 
@@ -60,6 +60,15 @@ def relabel(
 def combine(labels: tuple[Labels, ...], model: LabelModel) -> Labels:
     """One set of labels from those of several supervisors on the same rows."""
     return model(labels)
+
+
+@step(version=1, said="take validation labels")
+def judged_by(labels: Labels, validation: Labels, split: Split, part: str) -> Labels:
+    """The labels of ``part`` that are taught, and of ``<part>_val`` those by which what was learned is judged."""
+    taught, judge = labels.take(split.parts[part]), validation.take(split.parts[f"{part}_val"])
+    probs = np.concatenate([taught.probs, judge.probs.astype(taught.probs.dtype)])
+    source = f"{labels.source}, judged by {validation.source}"
+    return Labels(ids=np.concatenate([taught.ids, judge.ids]), probs=probs, source=source)
 
 
 # --- labels for controls ----------------------------------------------------------------------------------------------

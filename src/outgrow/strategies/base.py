@@ -197,7 +197,8 @@ class Shuffled(Strategy):
     cost = "one training"
 
     def __call__(self, setup: Setup) -> Step:
-        return Naive()(replace(setup, weak=setup.student.shuffled(setup.weak, setup.seed)))
+        blind = replace(setup.student, validation=None)  # a judge would bring back what shuffling took
+        return Naive()(replace(setup, student=blind, weak=blind.shuffled(setup.weak, setup.seed)))
 
 
 @strategy("clusters")

@@ -130,6 +130,8 @@ class Learner:
     """A strategy that changes how the trainer trains; the ceiling is then trained the same way."""
     question: Question = field(default_factory=Question)
     """What the task asks, for models that are asked."""
+    validation: Step | None = None
+    """Labels of B_val by who did not teach. What is learned on B is stopped and chosen by these, not by its own."""
 
     def __post_init__(self) -> None:
         self.trainer.check(self)
@@ -181,7 +183,7 @@ class Learner:
         model, reads = ModelSpec.parse(text), self.model.reads
         if reads is not None and model.reads not in (None, reads):
             raise UserError(f"{text} reads {model.reads}s and {self.model} reads {reads}s; take one that fits")
-        return Learner(model=model, trainer=self.trainer, texts=self.texts, question=self.question)
+        return replace(self, model=model, training=None)
 
     def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
         """The truth on some parts, as classes or written answers."""
@@ -201,6 +203,10 @@ class Learner:
         """
         if request.start is not None or request.anchor:
             self.trainer.finetuning("a start or an anchor")
+        if self.validation is not None and request.part == "B":
+            given = {"labels": request.labels, "split": request.split, "part": request.part}
+            judged = Step(steps.judged_by, validation=self.validation, **given)
+            return replace(self, validation=None).fit(replace(request, labels=judged))
         if self.training is not None:
             return self.training.fit(replace(self, training=None), request)
         return self.matched(self.trainer.fit(self, request), request, self.trainer.shares)

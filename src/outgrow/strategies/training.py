@@ -167,19 +167,16 @@ class Oracle(Strategy):
             raise UserError("oracle is early stopping by ground truth, and this trainer does not stop early")
         if setup.gold_b_val is None:
             raise UserError("oracle stops by the gold of B, and rows of B have none here; leave oracle out")
-        labels = Step(oracle_stop, labels=setup.weak, gold=setup.gold_b_val, split=setup.split)
-        return Naive(loss=self.loss)(replace(setup, weak=labels))
+        if setup.student.validation is not None:
+            raise UserError(
+                "oracle is early stopping by ground truth, so no second supervisor has a say; leave out "
+                "validate_with=..., or the strategy oracle"
+            )
+        stopped = replace(setup.student, validation=setup.gold_b_val)
+        return Naive(loss=self.loss)(replace(setup, student=stopped))
 
 
 # --- their steps ------------------------------------------------------------------------------------------------------
-
-
-@step(version=1)
-def oracle_stop(labels: Labels, gold: Labels, split: Split) -> Labels:
-    """Weak labels on B, ground truth on B_val: for the strategy ``oracle`` and nothing else."""
-    weak, truth = labels.take(split.parts["B"]), gold.take(split.parts["B_val"])
-    probs = np.concatenate([weak.probs, truth.probs.astype(weak.probs.dtype)])
-    return Labels(ids=np.concatenate([weak.ids, truth.ids]), probs=probs, source=f"{labels.source}, oracle")
 
 
 @step(version=1)

@@ -13,7 +13,7 @@ from outgrow.tasks.registry import (
     tasks_table,
     where_from,
 )
-from outgrow.tasks.splits import LEFT_OUT, Sizes, split_examples
+from outgrow.tasks.splits import LEFT_OUT, Sizes, seal_examples, split_examples
 
 __all__ = [
     "LEFT_OUT",
@@ -24,6 +24,7 @@ __all__ = [
     "limited",
     "load",
     "question_of",
+    "seal_examples",
     "split_examples",
     "task",
     "tasks_table",

@@ -63,6 +63,8 @@ _UNKNOWN = frozenset(
     ]
 )
 """What often stands for "no label", in lower case."""
+_OPINIONS = ("weak", "second")
+"""Roles of columns that hold somebody's labels."""
 _PARTS = {
     **dict.fromkeys(("a", "train", "supervisor", "supervision"), "A"),
     **dict.fromkeys(("b", "transfer", "student"), "B"),
@@ -100,7 +102,7 @@ class Columns:
     """The wanted columns of the rows read so far, one entry per good row."""
 
     columns: Mapping[str, str]
-    """Role (text, label, weak, id, group, split) to column name."""
+    """Role (text, label, weak, second, id, group, split) to column name."""
     problems: Problems
     abstain: dict[str, int]
     """What stands for "no label", and how often it did."""
@@ -112,6 +114,7 @@ class Columns:
     texts: list[str] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     weak: list[str | float | None] = field(default_factory=list)
+    second: list[str | float | None] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
@@ -136,8 +139,8 @@ class Columns:
         self.texts.append(text)
         self.labels.append(label)
         self.groups.append(self._group(values["group"]) if "group" in values else self._group_of(text, name))
-        if "weak" in values:
-            self.weak.append(self._weak(values["weak"]))
+        for role in filter(values.__contains__, _OPINIONS):
+            getattr(self, role).append(self._opinion(role, values[role]))
         if "split" in values:
             self.parts.append(self._part(values["split"], label))
 
@@ -202,12 +205,12 @@ class Columns:
             self.other_forms[name] += 1
         return self.interned.setdefault(name, name)
 
-    def _weak(self, value: Any) -> str | float | None:
+    def _opinion(self, role: str, value: Any) -> str | float | None:
         if isinstance(value, float) and not value.is_integer() and math.isfinite(value) and not self.abstain:
             return value  # a probability; whether the column may hold them is known at the end
         if isinstance(value, float) and not value.is_integer() and math.isfinite(value):
-            return None if self._class_name("weak", repr(value)) is None else value
-        return self._class_name("weak", value)
+            return None if self._class_name(role, repr(value)) is None else value
+        return self._class_name(role, value)
 
     def _part(self, value: Any, label: str | None) -> str:
         part = _PARTS.get(value.strip().lower()) if isinstance(value, str) else None
@@ -230,11 +233,11 @@ class Columns:
         self._note_unknown(np.flatnonzero(gold == -2), "label", self.labels, names)
         meta: dict[str, npt.NDArray[Any]] = {}
         self._note_classes(gold, names, classes is not None)
-        if "weak" in self.columns and names:
-            self._unite("weak", self.weak, names)
-            probs = self._weak_probs(names, weak_class)
-            self._note_weak(probs, gold, names)
-            meta = {f"weak.{c}": probs[:, c] for c in range(len(names))}
+        for role in filter(self.columns.__contains__, _OPINIONS if names else ()):
+            self._unite(role, getattr(self, role), names)
+            probs = self._opinion_probs(role, names, weak_class)
+            self._note_opinion(role, probs, gold, names)
+            meta |= {f"{role}.{c}": probs[:, c] for c in range(len(names))}
         if "split" in self.columns:
             meta["split"] = np.array(self.parts, dtype=np.str_)
         self.problems.check()
@@ -296,10 +299,11 @@ class Columns:
             told = ", ".join(f"{value!r} as {name!r} ({_rows_of(n)})" for (value, name), n in united.most_common(10))
             self.notes.append(f"column {self.columns[role]!r}: read {told}")
 
-    def _weak_probs(self, names: Sequence[str], weak_class: str | None) -> npt.NDArray[np.float64]:
-        probs = np.full((len(self.weak), len(names)), np.nan)
-        given = [(row, value) for row, value in enumerate(self.weak) if value is not None]
-        column = f"column {self.columns['weak']!r}"
+    def _opinion_probs(self, role: str, names: Sequence[str], weak_class: str | None) -> npt.NDArray[np.float64]:
+        values: list[str | float | None] = getattr(self, role)
+        probs = np.full((len(values), len(names)), np.nan)
+        given = [(row, value) for row, value in enumerate(values) if value is not None]
+        column = f"column {self.columns[role]!r}"
         keys = [_key(name) for name in names]
         second = keys.index("1") if sorted(keys) == ["0", "1"] else 0 if keys == ["true", "false"] else 1
         is_binary = sorted(names) == ["0", "1"]
@@ -312,14 +316,15 @@ class Columns:
             second = names.index(weak_class)
         numbers = sum(value not in names and _number(value) is not None for _, value in given if not _is_code(value))
         plain = sum(value in names and _probability(value) is None for _, value in given)
-        if weak_class is None and (len(names) != 2 or not numbers or (numbers < plain and not is_binary)):
-            self._read_names(given, probs, names)
+        is_told = weak_class is not None and role == "weak"
+        if not is_told and (len(names) != 2 or not numbers or (numbers < plain and not is_binary)):
+            self._read_names(role, given, probs, names)
             return probs
         rounded = 0
         for row, value in given:
             if (read := _probability(value)) is None:
                 mend = f"write the probability of {names[second]!r}, from 0 to 1 (percent: divide by 100)"
-                self._wrong("weak", f"{shown(value)} is no probability", self._or_code(value, mend), row)
+                self._wrong(role, f"{shown(value)} is no probability", self._or_code(value, mend), row)
             else:
                 rounded += not 0 <= read <= 1
                 probs[row, second] = min(max(read, 0.0), 1.0)
@@ -334,7 +339,7 @@ class Columns:
         return probs
 
     def _read_names(
-        self, given: Sequence[tuple[int, Any]], probs: npt.NDArray[np.float64], names: Sequence[str]
+        self, role: str, given: Sequence[tuple[int, Any]], probs: npt.NDArray[np.float64], names: Sequence[str]
     ) -> None:
         number = {name: c for c, name in enumerate(names)}
         strangers = []
@@ -343,7 +348,7 @@ class Columns:
                 probs[row] = np.eye(len(names))[number[value]]
             else:
                 strangers.append(row)
-        self._note_unknown(np.array(strangers, dtype=np.int64), "weak", self.weak, names)
+        self._note_unknown(np.array(strangers, dtype=np.int64), role, getattr(self, role), names)
 
     def _or_code(self, value: Any, mend: str) -> str:
         """How to mend a value that is no label: by the option, if it looks like a code for none."""
@@ -400,9 +405,11 @@ class Columns:
         close = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         return next((other for other in close if counts[other] >= 20 * counts[name]), None)
 
-    def _note_weak(self, probs: npt.NDArray[np.float64], gold: npt.NDArray[np.int64], names: tuple[str, ...]) -> None:
+    def _note_opinion(
+        self, role: str, probs: npt.NDArray[np.float64], gold: npt.NDArray[np.int64], names: tuple[str, ...]
+    ) -> None:
         given = ~np.isnan(probs[:, 0])
-        said, column = probs[given].argmax(axis=1), f"column {self.columns['weak']!r}"
+        said, column = probs[given].argmax(axis=1), f"column {self.columns[role]!r}"
         if not given.any():
             return
         counts = np.bincount(said, minlength=len(names))

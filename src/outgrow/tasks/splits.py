@@ -3,6 +3,7 @@
 A research task is balanced. A user's table keeps its class shares, and classes play no part in its split at all.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from outgrow.data import Examples, Ids, Ints, Split
 from outgrow.errors import UserError
 
-__all__ = ["LEFT_OUT", "Sizes", "split_examples"]
+__all__ = ["LEFT_OUT", "Sizes", "seal_examples", "split_examples"]
 
 Counts = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -31,6 +32,9 @@ LEFT_OUT = {
     "unknown": "without gold in a group of A or T",
     "abstained": "with gold but without a weak label, in a group of B",
     "no_label": "with neither gold nor a weak label",
+    "sealed": "held back as a sealed test, with all that is related to it",
+    "open": "in the test that stays open",
+    "unjudged": "held out of B and without a label to validate with",
 }
 """Why a row is in no part."""
 
@@ -103,6 +107,50 @@ def split_examples(examples: Examples, sizes: Sizes, seed: int) -> Split:
         parts={part: ids[np.sort(parts[part])] for part in ("A", "A_val", "B", "B_val", "T")},
         left_out=_left_out(pool, rows, sizes),
     )
+
+
+_SEALED, _SEALED_OF_T = 0.2, 0.5
+"""Share of the rows with gold that are sealed: of the whole pool, or of T where a column fixes the parts. Either way
+the sealed test is about as large as the open one."""
+
+
+def seal_examples(examples: Examples, balance: bool) -> Split:
+    """A second test ``S`` and the ``rest`` of a pool, with no group in both: from ids and groups alone, for any seed.
+
+    Whole groups are taken in the order of the sha256 of their names until their rows with gold are a fifth of all that
+    have gold, or half of those of T where a column fixes the parts. Balance drops rows of the larger classes, in the
+    order of the sha256 of their ids; what is in neither part is ``left_out``.
+
+    Raises:
+        UserError: if a class, or the rest, would have no row.
+    """
+    assert examples.gold is not None
+    order = np.argsort(examples.ids)
+    ids, gold, groups = examples.ids[order], examples.gold[order], examples.groups[order]
+    fixed = examples.meta["split"][order] if "split" in examples.meta else None
+    can = gold >= 0
+    if fixed is not None:
+        can &= ~np.isin(groups, groups[fixed != "T"])
+    names, counts = np.unique(groups[can], return_counts=True)
+    drawn = np.array([_hashed(name) for name in names]).argsort()
+    wanted = (_SEALED if fixed is None else _SEALED_OF_T) * int(can.sum())
+    taken = np.isin(groups, names[drawn[: int(np.searchsorted(counts[drawn].cumsum(), wanted)) + 1]])
+    rows = np.flatnonzero(taken & can)
+    if balance:
+        rows = rows[np.array([_hashed(name) for name in ids[rows]]).argsort()] if len(rows) else rows
+        each = np.bincount(gold[rows], minlength=examples.num_classes).min()
+        rows = np.sort(np.concatenate([rows[gold[rows] == c][:each] for c in range(examples.num_classes)]))
+    if len(rows) < 2 or taken.all():
+        raise UserError(
+            f"{int(can.sum())} rows with gold in {len(names)} groups are too few to hold a sealed test back, with "
+            "every class in it; use more rows, or leave out sealed=True"
+        )
+    more = int(taken.sum()) - len(rows)
+    return Split(parts={"rest": ids[~taken], "S": ids[rows]}, left_out={"sealed": more} if more else {})
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(f"sealed {name}".encode()).hexdigest()
 
 
 def _dealt(pool: "_Pool", sizes: Sizes, rng: np.random.Generator) -> dict[str, Ints]:

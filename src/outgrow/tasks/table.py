@@ -34,6 +34,7 @@ def table(
     text: str = "text",
     label: str | None = "label",
     weak: str | None = None,
+    second: str | None = None,
     id: str | None = None,
     group: str | None = None,
     split: str | None = None,
@@ -56,6 +57,7 @@ def table(
             probability of one of them. Kept as meta columns ``weak.0``, ``weak.1`` ... (NaN where empty). The column
             holds probabilities if ``weak_class`` is given, or if at least as many of its values are numbers that are no
             class as are classes that are no probability; otherwise it holds class names. A note says which.
+        second: column of further weak labels, made apart from ``weak``, for ``validate_with='second'``; read like it.
         id: column of unique ids; without it rows are ``row-1``, ``row-2`` ... by their place in the file.
         group: column of what rows belong to (question, document, author); a split keeps a group together. Without it
             rows with the same text, ignoring case and white space, are a group. Name the ``id`` column to make every
@@ -75,7 +77,9 @@ def table(
         UserError: one line with the file, line, column and how to mend it.
     """
     file = existing_file(path)
-    names = {"text": text, "label": label, "weak": weak, "id": id, "group": group, "split": split}
+    if second is not None and second == weak:
+        raise UserError(f"{second!r} is the column of weak labels that teach; name another with second='...'")
+    names = {"text": text, "label": label, "weak": weak, "second": second, "id": id, "group": group, "split": split}
     columns = {role: column for role, column in names.items() if column is not None}
     may_lack = label if weak is not None and classes is not None else None
     problems = Problems(file=file)

@@ -192,6 +192,20 @@ def test_a_reader_begins_as_the_language_model(make: MakeExperiment, writer: Pat
     assert len(split.parts["B"])
 
 
+# --- the gold rows alone ----------------------------------------------------------------------------------------------
+
+
+def test_gold_only_is_the_student_that_learned_what_the_supervisor_did(make: MakeExperiment) -> None:
+    own = make(strategy="gold-only")
+    alone = role(own, "student").args["fitted"]
+    taught = role(make(weak=own.strong, weak_train=own.train), "weak").args["fitted"]
+    assert alone.key == taught.key
+    behind = in_order([alone], lambda step: False)
+    assert {p for s in behind if s.fn is steps.gold for p in s.args["parts"]} == {"A", "A_val"}
+    with pytest.raises(UserError, match="has none"):
+        wire(make(strategy="gold-only", weak="errors(accuracy=0.8)", weak_train=None))
+
+
 # --- the oracle -------------------------------------------------------------------------------------------------------
 
 

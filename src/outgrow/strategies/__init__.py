@@ -10,6 +10,7 @@ from outgrow.strategies.base import (
     STRATEGIES,
     Clusters,
     Confidence,
+    GoldOnly,
     Naive,
     Setup,
     Shuffled,
@@ -39,8 +40,8 @@ from outgrow.strategies.training import LPFT, Anchored, GenerativeFinetuning, Or
 __all__ = [
     "CCS", "CONTROLS", "CRC", "ICM", "LPFT", "STRATEGIES", "TRAINERS", "VARIANTS", "Anchored", "Auto", "Boosted",
     "Bootstrap", "CloudDiscriminant", "Clusters", "CoSupervised", "Confidence", "Direct", "Ensemble", "FewShot",
-    "FitRequest", "GenerativeFinetuning", "GoldMatched", "Learner", "Naive", "Oracle", "Projected", "Raven", "Refine",
-    "Regularised", "Setup", "Shuffled", "Strategy", "Trainer", "TrainingMethod", "Trusted", "ZeroShot",
+    "FitRequest", "GenerativeFinetuning", "GoldMatched", "GoldOnly", "Learner", "Naive", "Oracle", "Projected", "Raven",
+    "Refine", "Regularised", "Setup", "Shuffled", "Strategy", "Trainer", "TrainingMethod", "Trusted", "ZeroShot",
     "canonical_strategy", "is_control", "parse_strategy", "parse_trainer", "strategy", "trainer",
 ]  # fmt: skip
 

@@ -18,6 +18,7 @@ __all__ = [
     "STRATEGIES",
     "Clusters",
     "Confidence",
+    "GoldOnly",
     "Naive",
     "Setup",
     "Shuffled",
@@ -212,6 +213,25 @@ class Clusters(Strategy):
     def __call__(self, setup: Setup) -> Step:
         features, view = setup.student.features
         return Step(steps.cluster, features=features, labels=setup.weak, split=setup.split, view=view, seed=setup.seed)
+
+
+@strategy("gold-only")
+class GoldOnly(Strategy):
+    """Control: the student learns the supervisor's own gold of A and sees no weak label.
+
+    What weak labels are worth is what a student of them has above this one: methods that use clean rows often lose to
+    plain training on those rows (Zhu et al. 2023, arXiv 2305.17442).
+    """
+
+    version = 1
+    source = "control"
+    cost = "one training"
+
+    def __call__(self, setup: Setup) -> Step:
+        if setup.gold_a is None:
+            raise UserError("gold-only learns the gold of A, and a supervisor that is no model has none; leave it out")
+        fitted = setup.student.fit(FitRequest(labels=setup.gold_a, split=setup.split, part="A", seed=setup.seed))
+        return setup.predict(fitted)
 
 
 CONTROLS = ("shuffled", "clusters")

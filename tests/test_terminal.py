@@ -166,8 +166,8 @@ def test_supervisor_student_and_strategy_are_whole_at_any_width(name: str, width
 @pytest.mark.parametrize("width", [80, 100, 109])
 def test_below_110_columns_results_and_boards_are_stacked_with_every_number(width: int) -> None:
     text = shown_at(width, SCREENS["results"])
-    assert text.count("weak 71.0 ±1.0 %   student 74.0 ±1.0 %   ceiling 80.0 ±1.0 %") == 9
-    assert text.count("PGR 0.33 [0.11, 0.55]") == 6  # all but the controls and the undefined one
+    assert text.count("weak 71.0 ±1.0 %   student 74.0 ±1.0 %   ceiling 80.0 ±1.0 %") == 10
+    assert text.count("PGR 0.33 [0.11, 0.55]") == 7  # all but the controls and the undefined one
     assert text.count("PGR undefined") == 2
     for method in ("GCE (primary)", LONG, "naive", "shuffled (control)"):
         assert f"\n{method}\n" in "\n" + shown_at(width, SCREENS["board"])
@@ -438,7 +438,7 @@ def test_the_library_spells_options_as_in_python_and_the_command_line_as_flags()
 def test_every_option_of_a_grid_can_be_typed_as_translated(option: str) -> None:
     default = getattr(Grid(weak=("a",), strong=("b",)), option)
     value = {type(None): 3, bool: not default}.get(type(default), default)
-    if option == "weak_train":
+    if option in ("weak_train", "validate_with"):
         value = "probe"
     spelled = cli._as_typed(f"{option}={value!r}", "run")
     assert spelled.startswith("--")

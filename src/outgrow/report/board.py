@@ -160,7 +160,7 @@ def notes(board: Board) -> list[str]:
         said.append(f"Failed in some cells (their number) and judged by the others: {', '.join(failed)}.")
     said += [f"Skipped: {short_name(method)} ({reason})." for method, reason in board.skipped.items()]
     often = how_often_scored(board.tested) if board.tested else ""
-    return [*said, *board.remarks, *([f"{often[0].upper()}{often[1:]}."] if often else [])]
+    return [*said, *([f"{often[0].upper()}{often[1:]}."] if often else []), *board.remarks]
 
 
 def print_board(board: Board, console: "rich.console.Console") -> None:

@@ -1,6 +1,7 @@
 """Protocols: supervisors of several parties, such as a debate before a weak judge. Importing this registers them."""
 
 from outgrow.protocols.base import Dealt, deal
+from outgrow.protocols.evidence import Consultancy, Debate, RandomEvidence
 from outgrow.supervisors import SUPERVISORS
 
-__all__ = ["SUPERVISORS", "Dealt", "deal"]
+__all__ = ["SUPERVISORS", "Consultancy", "Dealt", "Debate", "RandomEvidence", "deal"]

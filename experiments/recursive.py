@@ -1,7 +1,7 @@
 """Do protocols give labels from which a student learns more than from their weak judge? Debate, advice, easy to hard.
 
-    python experiments/recursive.py evidence [--seeds 3] [--out FOLDER]
-    python experiments/recursive.py bands [--seeds 3] [--out FOLDER]
+    python experiments/recursive.py evidence [--seeds 5] [--out FOLDER]
+    python experiments/recursive.py bands [--seeds 5] [--out FOLDER]
 
 ``evidence``: a weak judge sees k words of a film review's sentence, or k cells of a picture, chosen at random, by two
 debaters, or by a consultant; controls are the judge's own mean over random draws, agents of graded strength, and the
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Values = dict[str, Any]
 
-REFERENCE = "random words, trained judge"
-"""The weak supervisor of D1's PGR: what the judge achieves with as many words and nobody's help."""
+REFERENCE = "random, trained judge"
+"""The weak supervisor of every PGR here: what the judge achieves with as many units and nobody's help."""
 EVIDENCE = {
     REFERENCE: "random-evidence({0})",
-    "random words, frozen judge": "random-evidence({0}, trained=False)",
+    "random, frozen judge": "random-evidence({0}, trained=False)",
     "mean of 8 draws, trained judge": "random-evidence({0}, masks=8)",
     "mean of 8 draws, frozen judge": "random-evidence({0}, masks=8, trained=False)",
     "debate, best of 2 moves": "debate({0}, strength=2)",
@@ -72,9 +72,10 @@ BANDS = {
     "hard gold, as many rows": "one-band(band=3)",
 }
 """Arms of D2. The last two are analyses: nobody who needs them would have that gold."""
-GLOVE, HARD = "GloVe taught by easy gold", "hard gold, as many rows"
+GLOVE, JUMP, HARD = "GloVe taught by easy gold", "one jump: easy gold", "hard gold, as many rows"
 RATED = {"movies": "sentiment-movies(limit=5000)", "reviews": "sentiment-reviews"}
 TRAIN = "logistic(l2=1.0)"
+KINDS = ("trained", "frozen")
 
 
 def made(
@@ -144,11 +145,11 @@ def evidence(store: Store, seeds: int) -> list[Row]:
     rows = []
     for bed, targets in made(beds, seeds, store).items():
         weak = right(store, targets[REFERENCE], "weak")
-        ensemble = {kind: right(store, targets[f"mean of 8 draws, {kind} judge"], "weak") for kind in KINDS}
+        controls = {f"{name}, {kind} judge" for name in ("random", "mean of 8 draws") for kind in KINDS}
+        held = {arm: right(store, targets[arm], "weak") for arm in controls}
         for arm, target in targets.items():
             roles = {role: right(store, target, role) for role in ("weak", "student", "ceiling")}
-            values: Values = {"reference": weak, "judge": roles["weak"], **roles}
-            values |= {f"ensemble {kind}": v for kind, v in ensemble.items()}
+            values: Values = {"reference": weak, "judge": roles["weak"], **roles, **held}
             values["inherited"] = _inherited(store, target, roles["weak"])
             if (agents := paid(store, target)) is not None:
                 values |= agents
@@ -159,13 +160,13 @@ def evidence(store: Store, seeds: int) -> list[Row]:
             row |= _bounds("judge", m.rate("judge")) | _bounds("student", m.rate("student"))
             row |= _bounds("pgr", recovered) | _bounds("inherited", m.rate("inherited"))
             row |= _bounds("ceiling", m.rate("ceiling"))
-            row |= _bounds("over_ensemble", m.difference("judge", f"ensemble {kind}").interval(-1, 1))
+            for column, control in (("over_random", "random"), ("over_ensemble", "mean of 8 draws")):
+                other = f"{control}, {kind} judge"
+                apart = m.difference("judge", other).interval(-1, 1) if arm != other else None
+                row |= _bounds(column, apart)
             asd = m.spread({"true": 1.0, "false": -1.0}).interval(-1, 1) if agents is not None else None
             rows.append(row | _bounds("asd", asd))
     return rows
-
-
-KINDS = ("trained", "frozen")
 
 
 def _inherited(store: Store, target: Step, weak: Sequence[Any]) -> list[Any]:
@@ -203,11 +204,11 @@ def bands(store: Store, seeds: int) -> list[Row]:
                 m = means(store, target, values)
                 row: Row = {"bed": bed, "third": third, "arm": arm, **_bounds("labels", m.rate("labels"))}
                 row |= _bounds("student", m.rate("student")) | _bounds("ceiling", m.rate("ceiling"))
-                row |= _bounds("sgr", m.pgr("chance", "labels", "hard gold")[0])
+                row |= _bounds("sgr", m.pgr("chance", "labels", "hard gold")[0] if arm != HARD else None)
                 rows.append(row | _bounds("pgr", m.pgr("glove", "student", "ceiling")[0]))
-                jump = _of_third(store, targets["one jump: easy gold"], "weak", third)
+                jump = _of_third(store, targets[JUMP], "weak", third)
                 over = means(store, target, {"labels": of["weak"], "jump": jump}).difference("labels", "jump")
-                rows[-1] |= _bounds("over_jump", over.interval(-1, 1))
+                rows[-1] |= _bounds("over_jump", over.interval(-1, 1) if arm != JUMP else None)
     return rows
 
 
@@ -256,12 +257,12 @@ def chart(rows: Sequence[Row], names: Mapping[str, str], panels: Sequence[str], 
     def panel(bed: str) -> Any:
         own = [r for r in rows if r["bed"] == bed]
         values = [
-            {"arm": r["arm"], "what": shown, **{end: r[f"{name}{end}"] for end in ("", "_low", "_high")}}
+            {"arm": r["arm"], "what": shown, **{f"value{end}": r[f"{name}{end}"] for end in ("", "_low", "_high")}}
             for r in own
             for name, shown in names.items()
         ]
-        values = [{"value" + k if k in ("", "_low", "_high") else k: v for k, v in d.items()} for d in values]
-        y = alt.Y("arm:N", sort=arms, title=None, axis=alt.Axis(labelLimit=320))
+        first = bed == panels[0]
+        y = alt.Y("arm:N", sort=arms, title=None, axis=alt.Axis(labelLimit=320, labels=first, ticks=first))
         base = alt.Chart(alt.InlineData(values=values)).encode(
             y=y,
             yOffset=alt.YOffset("what:N", sort=known),
@@ -274,7 +275,7 @@ def chart(rows: Sequence[Row], names: Mapping[str, str], panels: Sequence[str], 
         limit = (
             alt.Chart(alt.InlineData(values=[{"x": own[0]["ceiling"]}])).mark_rule(strokeDash=[4, 3]).encode(x="x:Q")
         )
-        return (limit + rule + point).properties(width=300, height=26 * len(arms), title=bed)
+        return (limit + rule + point).properties(width=260, height=26 * len(arms), title=bed)
 
     return alt.hconcat(*(panel(bed) for bed in panels)).properties(title=title)
 
@@ -285,7 +286,8 @@ PARTS: dict[str, Part] = {
         evidence,
         {"bed": "bed", "arm": "arm", "words": "units", "queries": "queries"},
         {
-            "judge": ("judge %", True), "over_ensemble": ("judge less mean of 8 draws, points", True),
+            "judge": ("judge %", True), "over_random": ("less random, points", True),
+            "over_ensemble": ("less mean of 8 draws, points", True),
             "asd": ("ASD", False), "student": ("student %", True), "pgr": ("PGR", False),
             "inherited": ("errors repeated %", True),
         },
@@ -321,7 +323,7 @@ def table(rows: Sequence[Row]) -> "pl.DataFrame":
 def main() -> None:
     arguments = argparse.ArgumentParser(description="Protocols as supervisors.")
     arguments.add_argument("part", choices=PARTS)
-    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--store", default=None)
     arguments.add_argument("--out", type=Path, default=Path("outgrow-recursive"))
     options = arguments.parse_args()

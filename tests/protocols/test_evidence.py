@@ -174,6 +174,9 @@ def test_draws_are_determined_by_seed_and_number_and_by_nothing_else() -> None:
     assert (drawn(1, 0) != drawn(2, 0)).any()
     alone = play(**world.seen, **given | {"parts": ("T",)}, seed=1)
     assert (alone["places"] == drawn(1, 0)[-len(alone["ids"]) :]).all()
+    turned = world.texts.take(world.texts.ids[::-1])  # nor does the order of the task's rows
+    again = play(**world.seen | {"texts": turned}, **given, seed=1)["places"]
+    assert (again == drawn(1, 0)).all()
     sides = assign_sides(world.beliefs, "coin", seed=1)
     assert (sides["claim"] == assign_sides(world.beliefs, "coin", seed=1)["claim"]).all()
 

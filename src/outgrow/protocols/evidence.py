@@ -10,6 +10,7 @@ protocol is played, and the trained judge is taught by what came of it. No row s
 """
 
 import functools
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -220,6 +221,20 @@ def _unit_ids(count: int) -> Ids:
     return np.array([f"unit-{i}" for i in range(count)], dtype=np.str_)
 
 
+def _of_rows(ids: Ids, *said: int | str) -> NDArray[np.uint64]:
+    """(n,) 64 random bits for each id."""
+    text = " ".join(map(str, said))
+    hashed = b"".join(hashlib.sha256(f"{text} {name}".encode()).digest()[:8] for name in ids.tolist())
+    return np.frombuffer(hashed, dtype="<u8").astype(np.uint64)
+
+
+def _uniform(bits: NDArray[np.uint64]) -> Floats:
+    """Numbers in [0, 1) from 64 bits each, mixed as SplitMix64 does (Steele, Lea and Flood 2014)."""
+    z = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray((z ^ (z >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) * 2.0**-53
+
+
 class _Units(NamedTuple):
     """The units of n rows, U in all, one after the other; V vectors of d numbers, which units share."""
 
@@ -286,12 +301,29 @@ def _ragged(ids: Ids, counts: Sequence[int], kind: Ints, vectors: "csr_matrix") 
     return _Units(ids, np.repeat(np.arange(len(ids)), counts), first, kind, vectors)
 
 
+class _Draws:
+    """Random numbers for units, each from its row's id, its place in the row, and how often it was asked for one."""
+
+    def __init__(self, units: _Units, seed: int, draw: int) -> None:
+        place = np.arange(len(units.row)) - units.first[units.row]
+        self._next = _of_rows(units.ids, seed, draw)[units.row] + place.astype(np.uint64) * _PLACE
+
+    def next(self) -> Floats:
+        """(U,) Numbers in [0, 1)."""
+        self._next = self._next + _STEP
+        return _uniform(self._next)
+
+
+_STEP, _PLACE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
+"""Odd numbers far from each other's multiples, so that no two units and draws share a place in the sequence."""
+
+
 @step(version=1, said="assign sides")
 def assign_sides(beliefs: Labels, side: str, seed: int) -> Mapping[str, NDArray[Any]]:
     """What is argued for in each row: ``claim`` (n,), by the first agent, and ``rival`` (n,), by the second, or by
     nobody: the two classes that a strong model finds likeliest, in this order for ``honest``, swapped for ``lying``."""
     order = np.argsort(-beliefs.probs, axis=1, kind="stable")
-    toss = np.random.default_rng(seed).random(len(beliefs)) < 0.5
+    toss = _uniform(_of_rows(beliefs.ids, seed, "side")) < 0.5
     swapped = {"honest": np.zeros_like(toss), "lying": np.ones_like(toss), "coin": toss}[side]
     claim, rival = (np.where(swapped, order[:, 1 - i], order[:, i]) for i in (0, 1))
     return {"ids": beliefs.ids, "claim": claim, "rival": rival}
@@ -346,6 +378,7 @@ def play(
     """Which units are shown in some parts: ``ids`` (n,) and ``places`` (n, k) among the row's readable units, in their
     order, -1 for none.
 
+    Draws depend on a row's id, the seed and the number of the ``draw`` alone: not on the split or on other rows.
     ``agents`` is 0 for k units at random, 1 for a consultant, 2 for a debate. An agent is paid the judge's logit of its
     class less that of the other side's, a sum over units. ``moves`` is None for exact play, else the number of random
     moves of which an agent takes the best. Draws do not depend on the split.
@@ -353,15 +386,15 @@ def play(
     units = _units(texts, features, view, unit, grid)
     if agents and (sides is None or judge is None):
         raise ValueError("agents need sides and a judge")
-    rng = np.random.default_rng((seed, draw))
+    draws = _Draws(units, seed, draw)
     chosen = np.zeros(len(units.row), dtype=np.bool_)
     if not agents:
-        chosen = _least(units, rng.random(len(units.row)), ~chosen, k)
+        chosen = _least(units, draws.next(), ~chosen, k)
     else:
         assert sides is not None
         pay = _pay(units, sides, units.scores(judge))
         for sign in (1, -1)[:agents]:
-            chosen |= _move(units, sign * pay, ~chosen, k // agents, moves, rng)
+            chosen |= _move(units, sign * pay, ~chosen, k // agents, moves, draws)
     ids = split.ids(parts)
     return {"ids": ids, "places": _places(units, chosen, k)[positions(ids, texts.ids)]}
 
@@ -375,7 +408,7 @@ def _pay(units: _Units, sides: Mapping[str, NDArray[Any]], scores: Floats) -> Fl
 
 
 def _move(
-    units: _Units, pay: Floats, allowed: NDArray[np.bool_], m: int, moves: int | None, rng: np.random.Generator
+    units: _Units, pay: Floats, allowed: NDArray[np.bool_], m: int, moves: int | None, draws: "_Draws"
 ) -> NDArray[np.bool_]:
     """(U,) The m units of each row that an agent shows of the ``allowed``."""
     if moves is None:
@@ -383,7 +416,7 @@ def _move(
     best = np.full(len(units.ids), -np.inf)
     chosen = np.zeros(len(pay), dtype=np.bool_)
     for _ in range(moves):
-        tried = _least(units, rng.random(len(pay)), allowed, m)
+        tried = _least(units, draws.next(), allowed, m)
         paid = np.bincount(units.row[tried], weights=pay[tried], minlength=len(best))
         better = paid > best
         chosen = np.where(better[units.row], tried, chosen)

@@ -61,7 +61,14 @@ class World:
 
     def play(self, k: int, agents: int, side: str = "honest", **options: Any) -> tuple[Arrays, Arrays]:
         sides = assign_sides(self.beliefs, side, seed=3)
-        given = {"split": self.split, "parts": PARTS, "k": k, "agents": agents, "judge": self.judge, "seed": 5}
+        given: dict[str, Any] = {
+            "split": self.split,
+            "parts": PARTS,
+            "k": k,
+            "agents": agents,
+            "judge": self.judge,
+            "seed": 5,
+        }
         return sides, play(**self.seen, **given, sides=sides, **options)
 
     def pay(self, row: str, sides: Arrays) -> Any:
@@ -122,7 +129,7 @@ def test_more_random_moves_are_a_stronger_agent_and_one_is_random_evidence() -> 
     assert gained == sorted(gained)
     assert gained[-1] - gained[-2] < 0.1 * (gained[-1] - gained[0])  # 64 moves nearly exhaust 36 pairs
     _, once = world.play(2, agents=1, moves=1)
-    given = {"split": world.split, "parts": PARTS, "k": 2, "agents": 0, "seed": 5}
+    given: dict[str, Any] = {"split": world.split, "parts": PARTS, "k": 2, "agents": 0, "seed": 5}
     assert (once["places"] == play(**world.seen, **given)["places"]).all()
 
 
@@ -164,7 +171,7 @@ def test_the_order_of_the_evidence_plays_no_part(seed: int) -> None:
 
 def test_draws_are_determined_by_seed_and_number_and_by_nothing_else() -> None:
     world = World(2, rows=60)
-    given = {"split": world.split, "parts": PARTS, "k": 2, "agents": 0}
+    given: dict[str, Any] = {"split": world.split, "parts": PARTS, "k": 2, "agents": 0}
 
     def drawn(seed: int, draw: int) -> Any:
         return play(**world.seen, **given, seed=seed, draw=draw)["places"]
@@ -189,7 +196,7 @@ def test_random_words_are_drawn_evenly() -> None:
         ids=distinct_units(world.seen["texts"], "word").ids, views={"mean": np.ones((6, 3), dtype=np.float32)}
     )
     split = Split(parts={"B": world.texts.ids})
-    given = {"split": split, "parts": ("B",), "k": 2, "agents": 0, "seed": 0}
+    given: dict[str, Any] = {"split": split, "parts": ("B",), "k": 2, "agents": 0, "seed": 0}
     places = np.concatenate([play(**world.seen, **given, draw=i)["places"][0] for i in range(600)])
     assert np.abs(np.bincount(places, minlength=6) - 200).max() < 50  # 3.9 standard deviations
 
@@ -206,7 +213,8 @@ def test_sides_are_what_a_model_believes_and_its_opposite() -> None:
 
 
 def test_units_that_cannot_be_read_are_counted() -> None:
-    world, said = World(5), []
+    world = World(5)
+    said: list[str] = []
     world.seen["texts"] = replace(world.texts, inputs=("w0 w0", *world.texts.inputs[1:]))
     none = 1 + sum(not [w for w in words_of(t) if w != "w0"] for t in world.texts.texts[1:])
     show(**world.seen, runtime=Runtime(device="cpu", say=said.append))

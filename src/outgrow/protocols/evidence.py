@@ -104,7 +104,7 @@ class RandomEvidence(Settings):
     """A weak judge sees k words drawn at random, or the mean of its verdicts on several draws."""
 
     version = 1
-    source = "control of Irving et al. 2018 (arXiv 1805.00899)"
+    source = "Irving et al. 2018 (arXiv 1805.00899), control"
     cost = "features of each distinct word; two heads"
 
     masks: Annotated[int, Range(1, 256)] = 1
@@ -323,7 +323,7 @@ def assign_sides(beliefs: Labels, side: str, seed: int) -> Mapping[str, NDArray[
     """What is argued for in each row: ``claim`` (n,), by the first agent, and ``rival`` (n,), by the second, or by
     nobody: the two classes that a strong model finds likeliest, in this order for ``honest``, swapped for ``lying``."""
     order = np.argsort(-beliefs.probs, axis=1, kind="stable")
-    toss = _uniform(_of_rows(beliefs.ids, seed, "side")) < 0.5
+    toss = np.asarray(_uniform(_of_rows(beliefs.ids, seed, "side")) < 0.5)
     swapped = {"honest": np.zeros_like(toss), "lying": np.ones_like(toss), "coin": toss}[side]
     claim, rival = (np.where(swapped, order[:, 1 - i], order[:, i]) for i in (0, 1))
     return {"ids": beliefs.ids, "claim": claim, "rival": rival}

@@ -56,6 +56,7 @@ def index() -> str:
         *_papers(REGISTRIES["loss"], "naive(loss={})"),
         *_papers(REGISTRIES["transform"], "naive(transforms=({},))"),
         *_papers(REGISTRIES["label model"], "ensemble(by={})"),
+        *(row for row in _papers(SUPERVISORS, "--weak {}") if row[0]),  # protocols; the others are nobody's
     ]
     lines = [f"| {_cell(paper)} | {_cell(what)} | `{spelling}` |" for paper, what, spelling in rows]
     return "\n".join(["| paper | what | spelling |", "|---|---|---|", *lines])

@@ -274,7 +274,7 @@ def _units(texts: Examples, features: Features, view: str, unit: str, grid: int)
     cut = _all_units(texts, unit)
     names = sorted({name for row in cut for name in row})
     number = dict(zip(names, positions(_unit_ids(len(names)), features.ids).tolist(), strict=True))
-    readable = matrix.any(axis=1)
+    readable = np.asarray(matrix.any(axis=1))
     kinds = [[k for name in row if readable[k := number[name]]] for row in cut]
     counts = [len(k) for k in kinds]
     kind = np.array([k for row in kinds for k in row], dtype=np.int64)

@@ -10,6 +10,7 @@ from outgrow.cli import app
 from outgrow.models.packaged import PACKAGED
 from outgrow.report.reference import write
 from outgrow.strategies import STRATEGIES, canonical_strategy
+from outgrow.supervisors import parse_supervisor
 from outgrow.tasks import TASKS, tasks_table
 
 ROOT = Path(__file__).parent.parent
@@ -47,8 +48,11 @@ def test_every_python_block_compiles_and_imports_what_is_there(page: Path) -> No
 def test_the_strategy_of_the_docs_works_and_its_spellings_parse() -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     spelled = re.findall(r"\| `([^`]+)` \|$", page, re.MULTILINE)
-    assert {s.partition("(")[0] for s in spelled} == set(STRATEGIES)
-    for text in spelled:
+    supervised = [s.removeprefix("--weak ") for s in spelled if s.startswith("--weak ")]
+    strategies = [s for s in spelled if not s.startswith("--weak ")]
+    assert {s.partition("(")[0] for s in strategies} == set(STRATEGIES)
+    assert all(parse_supervisor(text) is not None for text in supervised)
+    for text in strategies:
         canonical_strategy(text)
 
 

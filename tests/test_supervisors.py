@@ -322,5 +322,5 @@ def test_experiments_with_simulated_supervisors(make: MakeExperiment, store: Sto
 
 def test_a_task_without_what_the_supervisor_needs(make: MakeExperiment, store: Store) -> None:
     with pytest.raises(StepsFailed, match="no column difficulty") as failed:
-        run_steps([make(weak="errors(kind='difficulty')")], store, CPU)
+        run_steps([make(task="chosen-words", weak="errors(kind='difficulty')")], store, CPU)
     assert failed.value.by_user

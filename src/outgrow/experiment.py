@@ -22,6 +22,7 @@ from outgrow.engine.store import Record, Store
 from outgrow.errors import UserError
 from outgrow.identity import is_inside
 from outgrow.models.spec import ModelSpec, ladder
+from outgrow.protocols import SUPERVISORS
 from outgrow.registry import use, used_files
 from outgrow.results import finished, table_of
 from outgrow.runtime import Runtime
@@ -38,15 +39,7 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import (
-    SUPERVISORS,
-    Model,
-    OwnLabels,
-    SecondLabels,
-    Supervisor,
-    SupervisorSetup,
-    parse_supervisor,
-)
+from outgrow.supervisors import Model, OwnLabels, SecondLabels, Supervisor, SupervisorSetup, parse_supervisor
 from outgrow.tasks import TASKS, Sizes, TaskSpec, load, question_of
 
 if TYPE_CHECKING:

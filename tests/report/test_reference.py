@@ -10,6 +10,7 @@ from outgrow.labels import LABEL_MODELS, TRANSFORMS
 from outgrow.losses import LOSSES, loss
 from outgrow.report.reference import index, listing, write
 from outgrow.strategies import STRATEGIES, parse_strategy
+from outgrow.supervisors import parse_supervisor
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -25,7 +26,9 @@ def test_every_method_is_indexed_once_and_its_spelling_parses() -> None:
     rows = [line.rpartition("| ")[2].removesuffix(" |") for line in index().splitlines()[2:]]
     assert len(rows) == len(set(rows)) >= sum(map(is_inside, everything))
     for spelling in rows:
-        if spelling.endswith("`"):
+        if spelling.startswith("`--weak "):
+            assert parse_supervisor(spelling.strip("`").removeprefix("--weak ")) is not None
+        elif spelling.endswith("`"):
             parse_strategy(spelling.strip("`"))
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from outgrow.identity import is_inside
+from outgrow.protocols import SUPERVISORS
 from outgrow.registry import REGISTRIES, Registry
 from outgrow.report.figures import ANALYSES, FIGURES
 from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strategy
-from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
 __all__ = ["Method", "index", "listing", "meanings", "tasks_index", "write"]
@@ -56,6 +56,7 @@ def index() -> str:
         *_papers(REGISTRIES["loss"], "naive(loss={})"),
         *_papers(REGISTRIES["transform"], "naive(transforms=({},))"),
         *_papers(REGISTRIES["label model"], "ensemble(by={})"),
+        *(row for row in _papers(SUPERVISORS, "--weak {}") if row[0]),  # protocols; the others are nobody's
     ]
     lines = [f"| {_cell(paper)} | {_cell(what)} | `{spelling}` |" for paper, what, spelling in rows]
     return "\n".join(["| paper | what | spelling |", "|---|---|---|", *lines])

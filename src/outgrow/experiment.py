@@ -21,6 +21,7 @@ from outgrow.engine.runner import Monitor, Outcome, Plan
 from outgrow.engine.store import Record, Store
 from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec, ladder
+from outgrow.protocols import SUPERVISORS
 from outgrow.registry import use, used_files
 from outgrow.results import finished, table_of
 from outgrow.runtime import Runtime
@@ -37,7 +38,7 @@ from outgrow.strategies import (
     parse_strategy,
     parse_trainer,
 )
-from outgrow.supervisors import SUPERVISORS, Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
+from outgrow.supervisors import Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
 from outgrow.tasks import TASKS, Sizes, TaskSpec, load
 
 if TYPE_CHECKING:

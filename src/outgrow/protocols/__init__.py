@@ -1,5 +1,7 @@
-"""Protocols: supervisors that are a game of a weak judge and stronger agents. Importing this registers them."""
+"""Protocols: supervisors of several parties, such as a debate before a weak judge. Importing this registers them."""
 
+from outgrow.protocols.base import Dealt, deal
 from outgrow.protocols.nested import Nested
+from outgrow.supervisors import SUPERVISORS
 
-__all__ = ["Nested"]
+__all__ = ["SUPERVISORS", "Dealt", "Nested", "deal"]

@@ -22,6 +22,7 @@ from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.metrics import Means, Outcomes
 from outgrow.models.settings import LogisticSettings
+from outgrow.protocols.base import L2, LABELLED
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
 from outgrow.strategies import FitRequest, Learner
@@ -30,8 +31,7 @@ from outgrow.supervisors import Supervisor, SupervisorSetup, supervisor
 
 __all__ = ["Level", "Nested", "Round", "admission", "beside", "quote", "supervise", "take_units"]
 
-_PARTS = ("B", "B_val", "T")
-_ALL = ("A", "A_val", *_PARTS)
+_ALL = ("A", "A_val", *LABELLED)
 
 CRITIQUES = {
     "honest": ("honest", "honest"),
@@ -84,7 +84,7 @@ class Nested(Supervisor):
     """What the first critic learns: the gold of A, or the verdicts of level 0 on B."""
     frozen: bool = False
     """Whether the judge of level 0 decides by the quotes alone, instead of a judge that learns from them."""
-    l2: Annotated[float, Range(0, above=True)] = 0.1
+    l2: Annotated[float, Range(0, above=True)] = L2
     """Of judges and critics."""
     folds: Annotated[int, Range(2)] = 5
     """Of cross-fitting."""
@@ -112,7 +112,7 @@ class Round:
         """The judges, level 0 first."""
         request = FitRequest(labels=self.gold, split=self.setup.split, part="A", seed=self.setup.seed)
         fitted = self.judge.fit(request)
-        labels = self.judge.predict(fitted, self.setup.split, _PARTS)
+        labels = self.judge.predict(fitted, self.setup.split, LABELLED)
         made = [Level(labels, fitted, self.judge.features[0])]
         for number in range(1, self.options.levels + 1):
             made.append(self._next(number, made))
@@ -133,7 +133,7 @@ class Round:
             features = Step(beside, candidates=self.judge.features[0], quotes=quoted, view=self.head.view)
             given = {"labels": self.gold, "split": self.setup.split, "part": "A", "logistic": self.head, "rows": None}
             fitted = learned or Step(steps.fit_logistic, features=features, **given)
-        said = Step(steps.predict_probe, fitted=fitted, features=features, split=self.setup.split, parts=_PARTS)
+        said = Step(steps.predict_probe, fitted=fitted, features=features, split=self.setup.split, parts=LABELLED)
         return features, fitted, said
 
     def critique(self, taught: Step, part: str, argues: tuple[str, str], number: int) -> Step:

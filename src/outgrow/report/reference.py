@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from outgrow.identity import is_inside
+from outgrow.protocols import SUPERVISORS
 from outgrow.registry import REGISTRIES, Registry
 from outgrow.report.figures import ANALYSES, FIGURES
 from outgrow.strategies import STRATEGIES, TRAINERS, VARIANTS, canonical_strategy
-from outgrow.supervisors import SUPERVISORS
 from outgrow.tasks import tasks_table
 
 __all__ = ["Method", "index", "listing", "meanings", "tasks_index", "write"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = [
     "Input",
     "Ints",
     "Labels",
+    "Question",
     "Reading",
     "Split",
     "hardened",
@@ -177,6 +178,56 @@ class Examples:
             },
             notes=tuple(json.loads(notes.read_text(encoding="utf-8"))) if notes.is_file() else (),
         )
+
+
+_MOST_NAMED = 20
+"""Classes that a question lists at most: each costs a token or two of every text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a language model is asked about an example: a template round its text, and a word for each class."""
+
+    version: ClassVar[int] = 1
+
+    template: str = ""
+    """Holds ``{text}`` once, and ends where the answer would begin; ``{classes}`` becomes the list of the words. Empty
+    for a plain question that lists the words, or of a choice's candidate asks whether it is right."""
+    words: tuple[str, ...] = ()
+    """A word for each class, in order; of a choice, for a wrong and a right candidate. Empty for the classes' names."""
+    classes: tuple[str, ...] = ()
+    """The names of the classes that the words stand for, where a task may leave out some; empty for those it has."""
+
+    def __post_init__(self) -> None:
+        if self.template and self.template.count("{text}") != 1:
+            raise UserError(f"the question {self.template!r} must hold {{text}} once")
+        if self.template != self.template.rstrip():
+            raise UserError(f"the question {self.template!r} ends with white space; a word brings its own, so remove it")
+        if not all(word.strip() for word in self.words):
+            raise UserError(f"a word of {self.words!r} is empty; give one for each class, in order")
+
+    def of(self, examples: Examples) -> "Question":
+        """The question with nothing left open: what these examples are asked.
+
+        Raises:
+            UserError: if there is not one word for each class.
+        """
+        names = ("no", "yes") if examples.form == "choice" else examples.classes
+        known = dict(zip(self.classes, self.words, strict=False))
+        words = tuple(known[name] for name in names) if known.keys() >= set(names) else self.words or names
+        if len(words) != len(names):
+            raise UserError(f"{len(words)} words {words!r} for {len(names)} classes {names!r}; give one for each")
+        plain = "Is this right ({classes}):" if examples.form == "choice" else "Label ({classes}):"
+        template = self.template or "{text}\n" + (plain if len(words) <= _MOST_NAMED else "Label:")
+        listed = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+        parts = (part.replace("{classes}", listed) for part in template.partition("{text}")[::2])
+        return Question(template="{text}".join(parts), words=words)
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What comes before a text and after it."""
+        before, _, after = self.template.partition("{text}")
+        return before, after
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

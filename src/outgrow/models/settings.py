@@ -6,7 +6,7 @@ from typing import Annotated
 
 from outgrow.registry import OneOf, Range
 
-__all__ = ["VIEWS", "HeadSettings", "LogisticSettings", "ProbeSettings"]
+__all__ = ["ASKED", "ASKED_OR_MEAN", "VIEWS", "HeadSettings", "LogisticSettings", "ProbeSettings"]
 
 _EPOCHS = 10
 _UPDATES = 1000
@@ -22,19 +22,37 @@ VIEWS = {
 images."""
 
 
+ASKED = {
+    "asked": "the last token after the task's question, at two thirds of the depth",
+    "asked_half": "the same at half of the depth",
+    "asked_three_quarters": "the same at three quarters of the depth",
+    "asked_last": "the same at the last layer",
+    "asked_mean": "the mean over the text's tokens, inside the question, at two thirds of the depth",
+    "asked_mean_last": "the same at the last layer",
+}
+"""The views of a text inside the task's question (:class:`outgrow.data.Question`), all from one pass of a language
+model, beside ``words`` and ``words_calibrated``: the log probabilities of the classes' words as the next token. Which
+depth ``asked`` reads was fixed before any result was seen: the same as of ``mid_mean``."""
+
+ASKED_OR_MEAN = "asked_or_mid_mean"
+"""``asked`` of language models, ``mid_mean`` of all others: for ladders that hold both."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings:
     """A linear head on frozen features."""
 
-    view: Annotated[str, OneOf(*VIEWS)] = "mid_mean"
-    """Which features: a layer and a pooling, see ``VIEWS``."""
+    view: Annotated[str, OneOf(*VIEWS, *ASKED, ASKED_OR_MEAN)] = "mid_mean"
+    """Which features: a layer and a pooling, see ``VIEWS``; or of language models, inside the task's question, see
+    ``ASKED``. ``asked_or_mid_mean`` is ``asked`` of language models and ``mid_mean`` of all others."""
     l2: Annotated[float, Range(0)] = 0.01
     """Weight of |w|^2 / 2, added to the mean loss; features are standardized, and the bias is free."""
     max_tokens: Annotated[int | None, Range(1)] = None
     """Texts are cut to their first so many tokens, including special tokens; by default to 512, or as many as the model
-    can take if those are fewer. Short texts cost the same under any."""
-    precision: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
-    """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU."""
+    can take if those are fewer. Short texts cost the same under any. A question is never cut: the text is."""
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16")] = "auto"
+    """How a transformer computes the features: ``fp32``, or ``bf16``, which is many times as fast on a GPU. ``auto`` is
+    ``bf16`` for packaged models whose weights are kept so (qwen2.5-coder-1.5b), on any machine, else ``fp32``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from outgrow.archives import known_sha256
-from outgrow.data import Examples
+from outgrow.data import Examples, Question
 from outgrow.errors import NotFinite, UserError, unknown_name
 from outgrow.identity import code_name, source_digest
 from outgrow.models.base import MODELS, Array, ModelReader
@@ -25,13 +25,16 @@ from outgrow.runtime import Runtime, accepted_licenses, user_path
 
 __all__ = ["LADDERS", "LANGUAGE_MODELS", "ModelSpec", "ladder"]
 
+_FREE = tuple(name for name, packaged in PACKAGED.items() if packaged.reads == "text" and not packaged.restricted)
 LADDERS: dict[str, tuple[str, ...]] = {
     "three": ("glove", "minilm-l3", "minilm-l6"),
-    "six": tuple(name for name, packaged in PACKAGED.items() if packaged.reads == "text" and not packaged.restricted),
+    "six": _FREE[:-1],
+    "seven": _FREE,
 }
-"""Packaged models, weak to strong. ``six`` has those with a free license; :func:`ladder` adds what was accepted."""
+"""Packaged models, weak to strong. ``six`` has those with a free license that a pass takes minutes of, ``seven`` also
+the model of 1.5 billion parameters; :func:`ladder` adds to both what was accepted."""
 
-LANGUAGE_MODELS = ("smollm2-135m", "gemma-3-270m")
+LANGUAGE_MODELS = ("smollm2-135m", "gemma-3-270m", "qwen2.5-coder-1.5b")
 """The packaged language models."""
 
 _HUB = re.compile(r"hf:((?:[\w-][\w.-]*/)?[\w-][\w.-]*)@([0-9a-f]{40})")
@@ -101,6 +104,12 @@ class ModelSpec:
         return _layer_parameters(packaged.folder if packaged else Path(self.source).expanduser())
 
     @property
+    def precision(self) -> str:
+        """``bf16`` for a packaged model that computes in bfloat16 unless told otherwise, else ``fp32``."""
+        packaged = PACKAGED.get(self.source)
+        return packaged.precision if packaged else "fp32"
+
+    @property
     def is_language_model(self) -> bool:
         """Whether the model can be asked for the probability of a word, as far as that is known before it is loaded: a
         hub model is taken to be one."""
@@ -149,7 +158,13 @@ class ModelSpec:
         return path
 
     def embed(
-        self, examples: Examples, max_tokens: int | None, runtime: Runtime, *, bf16: bool = False
+        self,
+        examples: Examples,
+        max_tokens: int | None,
+        runtime: Runtime,
+        *,
+        bf16: bool = False,
+        question: Question | None = None,
     ) -> dict[str, Array]:
         """Frozen features of all examples in one pass: for each view (n, d) float32, or (n, C, d) for choices.
 
@@ -158,6 +173,7 @@ class ModelSpec:
             max_tokens: transformers cut texts to so many tokens; None for their default, or where ``is_static``.
             runtime: device, batching and progress.
             bf16: run a transformer's layers in bfloat16.
+            question: ask it, and give the views of :func:`outgrow.models.asked.ask`.
 
         Raises:
             UserError: if the model cannot read such examples, or returns no features of them or numbers that are not
@@ -169,7 +185,7 @@ class ModelSpec:
             raise UserError(f"{self} reads {self.reads}s, and the task's inputs are {form}s; take {other} model")
         inputs: Sequence[Any] = examples.texts if form == "text" else Pictures(examples.inputs, examples.ids.tolist())
         try:
-            views = self._views(inputs, form, max_tokens, runtime, bf16=bf16)
+            views = self._views(inputs, form, max_tokens, runtime, bf16, question and question.of(examples))
         except NotFinite as found:
             row = found.place // (len(inputs) // len(examples))
             of_text = f" ({inputs[found.place][:60]!r})" if form == "text" else ""
@@ -182,8 +198,18 @@ class ModelSpec:
         return views
 
     def _views(
-        self, inputs: Sequence[Any], form: str, max_tokens: int | None, runtime: Runtime, *, bf16: bool
+        self,
+        inputs: Sequence[Any],
+        form: str,
+        max_tokens: int | None,
+        runtime: Runtime,
+        bf16: bool,
+        question: Question | None,
     ) -> dict[str, Array]:
+        if question is not None:
+            from outgrow.models.asked import ask
+
+            return ask(self.folder(runtime), inputs, question, max_tokens=max_tokens, runtime=runtime, bf16=bf16)
         if self.reader is not None:
             return _finite(self._checked(self.reader.embed(inputs, runtime), len(inputs)))
         if form == "image":
@@ -231,16 +257,16 @@ def ladder(name: str, accepted: Collection[str] = frozenset()) -> tuple[str, ...
     """The names of a ladder's models, weak to strong.
 
     Args:
-        name: ``three`` or ``six``.
+        name: ``three``, ``six`` or ``seven``.
         accepted: restricted models whose licenses the user accepts, besides those in ``OUTGROW_ACCEPT_LICENSE``; they
-            join ``six`` in their place.
+            join ``six`` and ``seven`` in their place.
 
     Raises:
         UserError: for an unknown ladder.
     """
     if name not in LADDERS:
         raise unknown_name("ladder", name, LADDERS)
-    joined = {*LADDERS[name], *((*accepted, *accepted_licenses()) if name == "six" else ())}
+    joined = {*LADDERS[name], *((*accepted, *accepted_licenses()) if name != "three" else ())}
     return tuple(packaged for packaged in PACKAGED if packaged in joined)
 
 

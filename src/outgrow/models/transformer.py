@@ -171,34 +171,36 @@ def pad(rows: Sequence[Tokens], device: str) -> Batch:
 
 
 def over_batches(
-    forward: Callable[[Sequence[Tokens]], Tensor],
-    rows: Sequence[Tokens],
+    forward: Callable[[Sequence[Any]], Tensor],
+    rows: Sequence[Any],
     width: int,
     runtime: Runtime,
     report: Report,
     model: str | None = None,
+    size: Callable[[Any], int] = len,
 ) -> npt.NDArray[np.float32]:
     """``forward`` (n rows -> (n, width)) of every row, in their order, without gradients: (n, width) float32.
 
     Equal rows are computed once. Rows of similar length share a batch of at most ``runtime.token_budget()`` tokens,
     longest first, so that a batch too large for memory fails at once. Which rows share a batch depends on the set of
     rows, not on their order. If ``model`` identifies what ``forward`` is made of, finished rows are kept in
-    ``runtime.scratch``, and a killed pass continues from there, to the same bits.
+    ``runtime.scratch``, and a killed pass continues from there, to the same bits. A row is its tokens, or anything
+    else that can be sorted and has ``size`` tokens.
 
     Raises:
         NotFinite: at the first batch with a number that is not finite.
     """
-    distinct = sorted(set(rows), key=lambda row: (-len(row), row))
+    distinct = sorted(set(rows), key=lambda row: (-size(row), row))
     out = np.empty((len(distinct), width), dtype=np.float32)
     budget = runtime.token_budget()
     kept = None
     if model is not None and runtime.scratch is not None:
         kept = KeptRows(runtime.scratch, model, distinct, width, budget, runtime.torch_device())
     done = kept.read(out) if kept else 0
-    at = [0, *accumulate(map(len, distinct))]
+    at = [0, *accumulate(map(size, distinct))]
     with torch.inference_mode():
         while done < len(distinct):
-            here = distinct[done : done + max(1, budget // len(distinct[done]))]
+            here = distinct[done : done + max(1, budget // size(distinct[done]))]
             out[done : done + len(here)] = forward(here).float().cpu().numpy()
             if len(wrong := np.flatnonzero(~np.isfinite(out[done : done + len(here)]).all(axis=1))):
                 raise NotFinite(rows.index(here[wrong[0]]))  # before it is kept
@@ -430,8 +432,8 @@ def _load_with_words(folder: Path, words: Sequence[str], *, dropout: bool = Fals
     return model.base_model, rows
 
 
-def load_language_model(folder: Path) -> Any:
-    """The decoder in ``folder`` with its language-model head, float32, on the CPU, without dropout.
+def load_language_model(folder: Path, *, bf16: bool = False) -> Any:
+    """The decoder in ``folder`` with its language-model head, float32 or bfloat16, on the CPU, without dropout.
 
     Raises:
         UserError: as for a classifier, and for an encoder, which cannot write.
@@ -440,7 +442,7 @@ def load_language_model(folder: Path) -> Any:
 
     if _is_encoder(load_config(folder)):
         raise UserError(f"the model in {folder} is an encoder, which cannot write; take a decoder (GPT-2, Llama)")
-    return _load(AutoModelForCausalLM, folder, dropout=False)
+    return _load(AutoModelForCausalLM, folder, dropout=False, bf16=bf16)
 
 
 def _is_encoder(config: Any) -> bool:
@@ -484,7 +486,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(auto: Any, folder: Path, dropout: bool) -> Any:
+def _load(auto: Any, folder: Path, dropout: bool, *, bf16: bool = False) -> Any:
     config = load_config(folder)
     if config.is_encoder_decoder:
         raise UserError(f"the model in {folder} is an encoder-decoder; use an encoder or a decoder")
@@ -499,7 +501,7 @@ def _load(auto: Any, folder: Path, dropout: bool) -> Any:
         model, info = auto.from_pretrained(
             folder,
             config=config,
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

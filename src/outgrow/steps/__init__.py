@@ -4,11 +4,13 @@ from outgrow.steps.answers import compare_answers, decode, finetune_lm, gold_ans
 from outgrow.steps.compare import against_controls, compare, contrast, weak_agreement
 from outgrow.steps.examples import gold, keep, load, pooled, split, texts, weak_column
 from outgrow.steps.fit import (
+    ask,
     embed,
     embed_bf16,
     finetune,
     fit_logistic,
     fit_probe,
+    measure_asking,
     measure_reading,
     predict_finetuned,
     predict_probe,
@@ -17,6 +19,7 @@ from outgrow.steps.labels import cluster, combine, relabel, shuffle
 
 __all__ = [
     "against_controls",
+    "ask",
     "cluster",
     "combine",
     "compare",
@@ -33,6 +36,7 @@ __all__ = [
     "gold_answers",
     "keep",
     "load",
+    "measure_asking",
     "measure_reading",
     "pooled",
     "predict_finetuned",

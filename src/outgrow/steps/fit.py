@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from outgrow.data import Examples, Features, Floats, Ints, Labels, Split, positions
+from outgrow.data import Examples, Features, Floats, Ints, Labels, Question, Split, positions
 from outgrow.engine.graph import Content, Step, canonical, step
 from outgrow.losses import Loss
 from outgrow.models.settings import LogisticSettings, ProbeSettings
@@ -15,11 +15,13 @@ from outgrow.runtime import Runtime
 from outgrow.train.settings import FinetuneSettings
 
 __all__ = [
+    "ask",
     "embed",
     "embed_bf16",
     "finetune",
     "fit_logistic",
     "fit_probe",
+    "measure_asking",
     "measure_reading",
     "predict_finetuned",
     "predict_probe",
@@ -30,7 +32,17 @@ __all__ = [
 
 def _texts_and_model(a: Mapping[str, Any]) -> str:
     """All that features depend on: neither ids nor any column beside the inputs is among it."""
-    made = hashlib.sha256(json.dumps([canonical(a["model"]), a["max_tokens"]]).encode())
+    return _with_inputs(a, [canonical(a["model"]), a["max_tokens"]])
+
+
+def _asked_and_model(a: Mapping[str, Any]) -> str:
+    """All that the features of a question depend on: texts, model and precision, and what is asked of these texts."""
+    question = canonical(a["question"].of(a["texts"]))
+    return _with_inputs(a, [canonical(a["model"]), a["max_tokens"], a["bf16"], question])
+
+
+def _with_inputs(a: Mapping[str, Any], others: list[Any]) -> str:
+    made = hashlib.sha256(json.dumps(others).encode())
     for reading in a["texts"].inputs:
         parts = reading if isinstance(reading, tuple) else (reading,)
         made.update(f"{len(parts)}:".encode())
@@ -50,17 +62,18 @@ def _work(a: Mapping[str, Any]) -> float | None:
     if parameters is None:
         return None
     most = a["max_tokens"] or 512
+    more = len(a["question"].template) / _CHARACTERS_OF_A_TOKEN if "question" in a else 0.0
     if isinstance(texts, Examples):
         if texts.form == "image":
             return None
-        tokens: float = sum(min(most, 2 + len(text) / _CHARACTERS_OF_A_TOKEN) for text in set(texts.texts))
+        tokens: float = sum(min(most, 2 + more + len(text) / _CHARACTERS_OF_A_TOKEN) for text in set(texts.texts))
     else:
         pool = texts.args.get("pool") if isinstance(texts, Step) else None
         size = pool.args["task"].expected_size if isinstance(pool, Step) and "task" in pool.args else None
         if size is None:
             return None
         rows, characters = size
-        tokens = characters / _CHARACTERS_OF_A_TOKEN if characters else _TOKENS_OF_A_ROW * rows
+        tokens = characters / _CHARACTERS_OF_A_TOKEN if characters else (_TOKENS_OF_A_ROW + more) * rows
     return float(2 * parameters * tokens)
 
 
@@ -77,6 +90,30 @@ def embed(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Ru
 def embed_bf16(model: ModelSpec, texts: Examples, max_tokens: int | None, runtime: Runtime) -> Features:
     """:func:`embed` in bfloat16: many times as fast on a GPU, and not the same to the last digits."""
     return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=True))
+
+
+@step(
+    version=1,
+    content=Content(digest=_asked_and_model, adopt=lambda features, a: replace(features, ids=a["texts"].ids)),
+    work=_work,
+    said="ask about inputs",
+)
+def ask(
+    model: ModelSpec, texts: Examples, question: Question, max_tokens: int | None, bf16: bool, runtime: Runtime
+) -> Features:
+    """Frozen features of all inputs inside the task's question, every view from one pass, and the log probabilities of
+    the classes' words: see :func:`outgrow.models.asked.ask`."""
+    return Features(ids=texts.ids, views=model.embed(texts, max_tokens, runtime, bf16=bf16, question=question))
+
+
+@step(version=1, said="count tokens")
+def measure_asking(
+    model: ModelSpec, texts: Examples, question: Question, max_tokens: int | None, runtime: Runtime
+) -> dict[str, int]:
+    """:func:`measure_reading` of texts inside a question, of which the text alone is cut."""
+    from outgrow.models.asked import measure_asking as measure
+
+    return measure(model.folder(runtime), texts.texts, question.of(texts), max_tokens)._asdict()
 
 
 @step(version=1, said="count tokens")

@@ -7,14 +7,15 @@ command line.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, dataclass_transform, runtime_checkable
 
 from outgrow import steps
+from outgrow.data import Question
 from outgrow.engine.graph import Step
 from outgrow.errors import UserError
 from outgrow.losses import Loss, Xent
-from outgrow.models.settings import HeadSettings, LogisticSettings, ProbeSettings
-from outgrow.models.spec import ModelSpec
+from outgrow.models.settings import ASKED, ASKED_OR_MEAN, HeadSettings, LogisticSettings, ProbeSettings
+from outgrow.models.spec import LANGUAGE_MODELS, ModelSpec
 from outgrow.registry import Registered, Registry
 from outgrow.train.settings import FinetuneSettings, GenerateSettings
 
@@ -117,6 +118,8 @@ class Learner:
     """The task's pool of texts, without gold."""
     training: "TrainingMethod | None" = None
     """A strategy that changes how the trainer trains; the ceiling is then trained the same way."""
+    question: Question = field(default_factory=Question)
+    """What the task asks, for models that are asked."""
 
     def __post_init__(self) -> None:
         self.trainer.check(self)
@@ -149,7 +152,7 @@ class Learner:
         model, reads = ModelSpec.parse(text), self.model.reads
         if reads is not None and model.reads not in (None, reads):
             raise UserError(f"{text} reads {model.reads}s and {self.model} reads {reads}s; take one that fits")
-        return Learner(model=model, trainer=self.trainer, texts=self.texts)
+        return Learner(model=model, trainer=self.trainer, texts=self.texts, question=self.question)
 
     def gold(self, pool: Step, split: Step, parts: tuple[str, ...]) -> Step:
         """The truth on some parts, as classes or written answers."""
@@ -200,18 +203,45 @@ def _reading(learner: Learner, max_tokens: int | None) -> Step:
 # --- linear heads on frozen features ----------------------------------------------------------------------------------
 
 
+def ask(learner: Learner, head: HeadSettings) -> Step:
+    """The step that asks the learner's model the task's question of all texts."""
+    bf16 = (learner.model.precision if head.precision == "auto" else head.precision) == "bf16"
+    given = {"model": learner.model, "texts": learner.texts, "max_tokens": head.max_tokens}
+    return Step(steps.ask, question=learner.question, bf16=bf16, **given)
+
+
 class _Head(HeadSettings, Trainer):
+    def check(self, learner: Learner) -> None:
+        if self.view in ASKED and not learner.model.is_language_model:
+            raise UserError(
+                f"view={self.view!r} asks a language model, and {learner.model} is none; take view={ASKED_OR_MEAN!r}, "
+                f"which is mid_mean for such models, or take a language model, such as {LANGUAGE_MODELS[0]}"
+            )
+
     def probed(self) -> Trainer:
         return self
 
+    def settled(self, model: ModelSpec) -> Self:
+        """These settings with nothing left to the model: its own precision, and the view that it can give."""
+        precision = model.precision if self.precision == "auto" else self.precision
+        able = "asked" if model.is_language_model else "mid_mean"
+        return replace(self, precision=precision, view=able if self.view == ASKED_OR_MEAN else self.view)
+
     def features(self, learner: Learner) -> tuple[Step, str]:
-        static = learner.model.is_static
-        cut = None if static else self.max_tokens  # word vectors and images have no length to cut
-        embed = steps.embed_bf16 if self.precision == "bf16" and not static else steps.embed
-        return Step(embed, model=learner.model, texts=learner.texts, max_tokens=cut), self.view
+        model, own = learner.model, self.settled(learner.model)
+        if own.view in ASKED:
+            return ask(learner, own), own.view
+        cut = None if model.is_static else self.max_tokens  # word vectors and images have no length to cut
+        embed = steps.embed_bf16 if own.precision == "bf16" and not model.is_static else steps.embed
+        return Step(embed, model=model, texts=learner.texts, max_tokens=cut), own.view
 
     def reading(self, learner: Learner) -> Step | None:
-        return None if learner.model.is_static else _reading(learner, self.max_tokens)
+        if learner.model.is_static:
+            return None
+        if self.settled(learner.model).view not in ASKED:
+            return _reading(learner, self.max_tokens)
+        given = {"model": learner.model, "texts": learner.texts, "max_tokens": self.max_tokens}
+        return Step(steps.measure_asking, question=learner.question, **given)
 
     def with_l2(self, values: Sequence[float]) -> list[Trainer]:
         return [replace(self, l2=value) for value in values]
@@ -236,7 +266,8 @@ class Probe(ProbeSettings, _Head):
         return super().with_l2(values)
 
     def fit(self, learner: Learner, request: FitRequest) -> Step:
-        return Step(steps.fit_probe, probe=self, loss=request.loss, seed=request.seed, **self._given(learner, request))
+        probe = self.settled(learner.model)
+        return Step(steps.fit_probe, probe=probe, loss=request.loss, seed=request.seed, **self._given(learner, request))
 
 
 @trainer("logistic")
@@ -253,7 +284,8 @@ class Logistic(LogisticSettings, _Head):
                 f"logistic solves cross-entropy exactly and takes no other loss; to use {name}, take probe; or name "
                 "strategies without it, such as strategy='naive'"
             )
-        return Step(steps.fit_logistic, logistic=self, **self._given(learner, request))
+        own = self.settled(learner.model)
+        return Step(steps.fit_logistic, logistic=own, **self._given(learner, request))
 
 
 # --- a transformer's own weights --------------------------------------------------------------------------------------

@@ -2,7 +2,17 @@
 
 from outgrow.tasks import catalogue as _catalogue
 from outgrow.tasks import table as _table
-from outgrow.tasks.registry import TASKS, TaskSpec, describe, limited, load, task, tasks_table, where_from
+from outgrow.tasks.registry import (
+    TASKS,
+    TaskSpec,
+    describe,
+    limited,
+    load,
+    question_of,
+    task,
+    tasks_table,
+    where_from,
+)
 from outgrow.tasks.splits import LEFT_OUT, Sizes, split_examples
 
 __all__ = [
@@ -13,6 +23,7 @@ __all__ = [
     "describe",
     "limited",
     "load",
+    "question_of",
     "split_examples",
     "task",
     "tasks_table",

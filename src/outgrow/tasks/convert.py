@@ -19,7 +19,7 @@ from outgrow.registry import OneOf
 from outgrow.runtime import Runtime
 from outgrow.tasks.grouping import group_names, near_duplicates, within_limit
 from outgrow.tasks.hub import Empty, HubRow, HubSet, identity, place_of, read
-from outgrow.tasks.registry import LIMIT, TASKS, Option, Task, TaskFacts, options_of
+from outgrow.tasks.registry import ASKING, LIMIT, TASKS, Option, Task, TaskFacts, options_of
 
 __all__ = ["HubTask", "Item", "LabeledText", "Pair", "Question", "Skipped", "drawn", "near_copies", "same"]
 
@@ -145,6 +145,10 @@ class HubTask(HubSet):
     """Class names in order; with ``form='choice'`` they are letters."""
     rows: int | None = None
     """Number of examples with the default options, if known."""
+    question: str = ""
+    """What a language model is asked, see :class:`outgrow.data.Question`; empty for a plain question."""
+    words: tuple[str, ...] = ()
+    """A word for each class in that order, as a model would answer; empty for the classes' names."""
     choices: int = 0
     """Candidates of a question; 0 if the set has no form ``choice``."""
     per_question: bool = False
@@ -182,14 +186,14 @@ class HubTask(HubSet):
         def loaded(*, runtime: Runtime, **options: Any) -> Examples:
             return _examples(self._subset(options), formatter, options, runtime)
 
-        shared = ("name", "licence", "about", "traps", "kind", "classes", "rows", "version")
+        shared = ("name", "licence", "about", "traps", "kind", "classes", "rows", "question", "words", "version")
         facts = TaskFacts(
             source=f"{self.places[0].repo} on the Hugging Face hub, or a folder of yours (data_dir)",
             content=content,
             where=lambda options: place_of(self._subset(options)),
             **{fact: getattr(self, fact) for fact in shared},
         )
-        TASKS.add(self.name, Task(facts, code, loaded, options | options_of(*code, skip=1)))
+        TASKS.add(self.name, Task(facts, code, loaded, options | options_of(*code, skip=1) | ASKING))
         return formatter
 
     def _subset(self, options: Mapping[str, Any]) -> "HubTask":

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, Self
 import numpy as np
 
 from outgrow.archives import Archive, megabytes
-from outgrow.data import Examples, Input
+from outgrow.data import Examples, Input, Question
 from outgrow.errors import UserError, unknown_name
 from outgrow.identity import code_name, source_digest
 from outgrow.registry import OneOf, Range, Registry, read_call, spell_call
@@ -23,6 +23,7 @@ from outgrow.runtime import Runtime, accepted_licenses
 from outgrow.tasks.grouping import within_limit
 
 __all__ = [
+    "ASKING",
     "LIMIT",
     "TASKS",
     "Option",
@@ -33,6 +34,7 @@ __all__ = [
     "limited",
     "load",
     "options_of",
+    "question_of",
     "rendered",
     "task",
     "tasks_table",
@@ -58,6 +60,23 @@ class Option(NamedTuple):
 
 
 LIMIT = Option(None, Annotated[int | None, Range(1)], "at most this many rows: whole groups, drawn by hash; None: all.")
+
+
+ASKING = {
+    "question": Option(
+        None,
+        str | None,
+        "what a language model is asked where a view or a strategy asks: holds {text}, may hold {classes}, the list of "
+        "the words, and ends where the answer would begin; None: the task's own.",
+    ),
+    "words": Option(
+        None,
+        tuple | None,
+        "a word for each class, in order, as the model would answer (of a choice: for a wrong and a right candidate); "
+        "None: the task's own, or the classes' names.",
+    ),
+}
+"""Options of every task, which change what a model is asked and not the examples."""
 
 
 def options_of(*functions: Function, skip: int = 0) -> dict[str, Option]:
@@ -123,6 +142,10 @@ class TaskFacts:
     """What the licence limits, if users must accept it by the task's name before anything is fetched."""
     archives: tuple[Archive, ...] = ()
     """The pinned archives that hold the data, if any."""
+    question: str = ""
+    """What a language model is asked, see :class:`outgrow.data.Question`; empty for a plain question."""
+    words: tuple[str, ...] = ()
+    """A word for each class in that order, as a model would answer; empty for the classes' names."""
     where: Callable[[Mapping[str, Any]], str] | None = None
     """For data that comes another way: says in a few words, given the options, where it would come from now."""
     further: Mapping[str, Option] = field(default_factory=dict)
@@ -147,7 +170,8 @@ class TaskFacts:
             pool = fn(**options, **({"runtime": runtime} if wants_runtime else {}))
             return within_limit(pool, limit, self.name, lambda g: hashlib.sha256(f"limit {g}".encode()).digest())
 
-        TASKS.add(self.name, Task(self, (fn,), loaded, options if limits_itself else options | {"limit": LIMIT}))
+        own = options if limits_itself else options | {"limit": LIMIT}
+        TASKS.add(self.name, Task(self, (fn,), loaded, own | ASKING))
         return fn
 
 
@@ -162,7 +186,7 @@ class Task(NamedTuple):
     code: tuple[Function, ...]
     """The functions that make its examples; the first is the one that was decorated."""
     load: Callable[..., Examples]
-    """Called with every option and ``runtime``."""
+    """Called with ``runtime`` and every option but those of ``ASKING``."""
     options: Mapping[str, Option]
 
     @property
@@ -199,9 +223,9 @@ class TaskSpec:
     content: str
     """Identity of the data and of a user's code, known without loading: change the file, and this and every step
     behind it change."""
-    places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
-    """The options that say where the data lies, if given. Neither compared nor hashed: the same data elsewhere is the
-    same task."""
+    places: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+    """The options that say where the data lies, and what is asked of it, if given. Neither compared nor hashed: the
+    same data elsewhere is the same task, and a question is an argument of the steps that ask it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -232,7 +256,7 @@ class TaskSpec:
                 raise UserError(f"task {name} needs the option {option}; write {name}({option}=...)")
             fitted[option] = _fitted(value, hint, option, name)
         content = entry.identity(fitted)
-        places = {k: fitted.pop(k) for k in _PLACES if k in fitted}
+        places = {k: fitted.pop(k) for k in (*_PLACES, *ASKING) if k in fitted}
         given = tuple((k, place) for k, place in places.items() if place is not None)
         return cls(name=name, args=tuple(sorted(fitted.items())), content=content, places=given)
 
@@ -295,10 +319,25 @@ def load(spec: TaskSpec, runtime: Runtime) -> Examples:
         )
     if entry.identity(spec.options) != spec.content:
         raise UserError(f"the data of {spec} changed during the run; start the run again")
-    pool = entry.load(runtime=runtime, **spec.options)
+    pool = entry.load(runtime=runtime, **{k: v for k, v in spec.options.items() if k not in ASKING})
     for note in pool.notes:
         runtime.say(f"{spec.name}: {note}")
     return pool
+
+
+def question_of(spec: TaskSpec) -> Question:
+    """What a language model is asked about the task's examples.
+
+    Raises:
+        UserError: for a question without a place for the text.
+    """
+    facts, options = TASKS.entry(spec.name).facts, spec.options
+    of_candidates = "form" in options and options["form"] == "choice" and not facts.words
+    own = "" if of_candidates else facts.question  # the task's question is about both texts of a pair
+    template, words = options.get("question") or own, options.get("words")
+    if words is not None:
+        return Question(template=template, words=tuple(map(str, words)))
+    return Question(template=template, words=facts.words, classes=(facts.classes or ()) if facts.words else ())
 
 
 def limited(text: str, limit: int) -> TaskSpec:

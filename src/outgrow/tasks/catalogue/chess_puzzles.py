@@ -71,6 +71,8 @@ def _format(file: Path) -> str:
 
 @task(
     name="chess-puzzles",
+    question="{text}\nIs this the best move (yes or no):",
+    words=("no", "yes"),
     content=_content,
     kind="choice",
     rows=4_591,

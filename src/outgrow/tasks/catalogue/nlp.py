@@ -23,6 +23,8 @@ _NO_YES = ("no", "yes")
 
 @HubTask(
     name="boolq",
+    question="{text}\nAnswer (yes or no):",
+    words=("no", "yes"),
     places=(Place("google/boolq"), Place("aps/super_glue", config="boolq")),
     splits={"train": 9_427, "validation": 3_270},
     columns=("question", "passage", "answer|label"),
@@ -45,6 +47,8 @@ def _boolq(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="multirc",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("aps/super_glue", config="multirc"), Place("hgissbkh/super_glue", config="multirc")),
     splits={"train": 27_243, "validation": 4_848},
     columns=("paragraph", "question", "answer", "label"),
@@ -69,6 +73,8 @@ def _dream_rows(entry: Any) -> Iterator[dict[str, Any]]:
 
 @HubTask(
     name="dream",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("dataset-org/dream", revision="ca4c45feaf089ecfc37579eb2c594375f70dbfd5", data_dir="plain_text"),),
     splits={"train": 6_116, "validation": 2_040, "test": 2_041},
     columns=("dialogue", "question", "choice", "answer"),
@@ -92,6 +98,8 @@ def _dream(row: HubRow) -> Question | Skipped:
 
 @HubTask(
     name="quail",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(
         Place("textmachinelab/quail", config="quail"),
         Place("textmachinelab/quail", revision=CONVERTED, data_dir="quail"),
@@ -127,6 +135,8 @@ def _quail(row: HubRow) -> Question | Skipped:
 
 @HubTask(
     name="cosmos-qa",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("Samsoup/cosmos_qa"), Place("allenai/cosmos_qa", revision=CONVERTED)),
     splits={"train": 25_262, "validation": 2_985},
     columns=("context", "question", "answer0", "answer1", "answer2", "answer3", "label"),
@@ -149,6 +159,8 @@ def _cosmos_qa(row: HubRow) -> Question:
 
 @HubTask(
     name="social-i-qa",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(
         Place("lighteval/siqa"),
         Place("allenai/social_i_qa", revision="9eb9490eb61bd4ffb5eaedf2ae22e260d8c4019e", data_dir="default"),
@@ -171,6 +183,8 @@ def _social_i_qa(row: HubRow) -> Question:
 
 @HubTask(
     name="hellaswag",
+    question="{text}\nIs this how it goes on (yes or no):",
+    words=("no", "yes"),
     places=(Place("Rowan/hellaswag", revision="049e808"),),
     splits={"train": 39_905, "validation": 10_042},
     columns=("ctx", "endings", "label", "source_id", "split_type?"),
@@ -197,6 +211,8 @@ def without_tags(text: str) -> str:
 
 @HubTask(
     name="piqa",
+    question="{text}\nDoes this solution work (yes or no):",
+    words=("no", "yes"),
     places=(Place("baber/piqa"), Place("lighteval/piqa"), Place("ybisk/piqa", revision=CONVERTED)),
     splits={"train": 16_113, "validation": 1_838},
     columns=("goal", "sol1", "sol2", "label"),
@@ -213,6 +229,8 @@ def _piqa(row: HubRow) -> Question:
 
 @HubTask(
     name="mc-taco",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("marcov/mc_taco_promptsource"), Place("CogComp/mc_taco", revision=CONVERTED)),
     splits={"test": 9_442, "validation": 3_783},
     columns=("sentence", "question", "answer", "label", "category?"),
@@ -240,6 +258,8 @@ def _mc_taco(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="openbookqa",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("allenai/openbookqa", config="additional"),),
     splits={"train": 4_957, "validation": 500, "test": 500},
     columns=("question_stem", "choices", "answerKey", "fact1?", "humanScore?"),
@@ -270,6 +290,8 @@ def _lettered(row: HubRow) -> tuple[tuple[str, ...], int]:
 
 @HubTask(
     name="quartz",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("allenai/quartz", revision="28c1dbb"),),
     splits={"train": 2_696, "validation": 384, "test": 784},
     columns=("question", "choices", "answerKey", "para", "para_id"),
@@ -286,6 +308,8 @@ def _quartz(row: HubRow) -> Question:
 
 @HubTask(
     name="sciq",
+    question="{text}\nIs this answer right (yes or no):",
+    words=("no", "yes"),
     places=(Place("allenai/sciq"),),
     splits={"train": 11_679, "validation": 1_000, "test": 1_000},
     columns=("question", "correct_answer", "distractor1", "distractor2", "distractor3", "support?"),

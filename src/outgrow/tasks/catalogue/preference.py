@@ -62,6 +62,8 @@ _HH = {
 
 @HubTask(
     name="hh-rlhf",
+    question="{text}\nIs the last reply a good one (yes or no):",
+    words=("no", "yes"),
     **_HH["harmless"],
     subsets=_HH,
     columns=("chosen", "rejected"),
@@ -120,6 +122,8 @@ def _few_of_each(items: list[Item], per_post: Annotated[int, Range(1)] = 5) -> l
 
 @HubTask(
     name="shp",
+    question="{text}\nIs this a good answer (yes or no):",
+    words=("no", "yes"),
     places=(Place("stanfordnlp/SHP"),),
     splits={"train": 348_718, "validation": 18_436, "test": 18_409},
     columns=("post_id", "history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "score_ratio"),
@@ -153,6 +157,8 @@ def _shp(row: HubRow) -> Pair | Skipped:
 
 @HubTask(
     name="summarize-from-feedback",
+    question="{text}\nIs this a good summary (yes or no):",
+    words=("no", "yes"),
     places=(
         Place("openai/summarize_from_feedback", revision=CONVERTED, data_dir="comparisons"),
         Place("vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144"),
@@ -195,6 +201,8 @@ def _summaries(row: HubRow, corpus: Annotated[str, OneOf("tldr", "cnndm", "both"
 
 @HubTask(
     name="ultrafeedback",
+    question="{text}\nIs this a good reply (yes or no):",
+    words=("no", "yes"),
     places=(Place("HuggingFaceH4/ultrafeedback_binarized", called={"train": "train_prefs", "test": "test_prefs"}),),
     splits={"train": 61_135, "test": 2_000},
     columns=("prompt", "prompt_id", "chosen", "rejected", "score_chosen", "score_rejected"),
@@ -237,6 +245,8 @@ _ALL_RATED = 1e-6
 
 @task(
     name="sentiment-pairs",
+    question="Review: {text}\nIs it positive (yes or no):",
+    words=("no", "yes"),
     kind="choice",
     classes=_CLASSES,
     archives=(VADER_SENTIMENT,),

@@ -60,6 +60,8 @@ def _runs(items: list[Item]) -> list[Item]:
 @_ethics(
     "justice",
     (21_791, 2_704, 2_052),
+    question="{text}\nIs this reasonable (yes or no):",
+    words=("no", "yes"),
     columns=("label", "scenario"),
     classes=("unreasonable", "reasonable"),
     finish=_runs,
@@ -74,6 +76,8 @@ def _justice(row: HubRow) -> LabeledText:
 @_ethics(
     "deontology",
     (18_164, 3_596, 3_536),
+    question="{text}\nIs this reasonable (yes or no):",
+    words=("no", "yes"),
     columns=("label", "scenario", "excuse"),
     rows=21_758,
     classes=("unreasonable", "reasonable"),
@@ -89,6 +93,8 @@ def _deontology(row: HubRow) -> LabeledText:
 @_ethics(
     "virtue",
     (28_245, 4_975, 4_780),
+    question="{text}\nDoes the person show this trait (yes or no):",
+    words=("no", "yes"),
     columns=("label", "scenario", "trait?"),
     rows=32_978,
     classes=("no", "yes"),
@@ -111,6 +117,7 @@ def _virtue(row: HubRow) -> LabeledText:
 @_ethics(
     "utilitarianism",
     (13_738, 4_808, 4_272),
+    question="{text}\nWhich is more pleasant (first or second):",
     columns=("baseline", "less_pleasant|activity"),
     headerless=("baseline", "less_pleasant"),
     rows=18_381,
@@ -131,6 +138,8 @@ def _utilitarianism(row: HubRow) -> Pair:
 
 @HubTask(
     name="anli-r2",
+    question="{text}\nDoes the hypothesis follow (yes or no):",
+    words=("no", "yes"),
     places=(Place("facebook/anli", config="plain_text"),),
     splits={"train_r2": 45_460, "dev_r2": 1_000, "test_r2": 1_000},
     columns=("premise", "hypothesis", "label"),
@@ -147,6 +156,8 @@ def _anli(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="cola",
+    question="Sentence: {text}\nIs it grammatical English (yes or no):",
+    words=("no", "yes"),
     places=(Place("nyu-mll/glue", config="cola"),),
     splits={"train": 8_551, "validation": 1_043},
     columns=("sentence", "label"),
@@ -164,6 +175,8 @@ def _cola(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="paws",
+    question="{text}\nDo the two sentences mean the same (yes or no):",
+    words=("no", "yes"),
     places=(
         Place(
             "google-research-datasets/paws",
@@ -185,6 +198,8 @@ def _paws(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="wic",
+    question="{text}\nAnswer (yes or no):",
+    words=("no", "yes"),
     places=(Place("aps/super_glue", config="wic"), Place("hgissbkh/super_glue", config="wic")),
     splits={"train": 5_428, "validation": 638},
     columns=("word", "sentence1", "sentence2", "start1", "start2", "end1", "end2", "label"),
@@ -235,6 +250,7 @@ def _with_longest(items: list[Item]) -> list[Item]:
 
 @HubTask(
     name="sst2",
+    question="Review: {text}\nSentiment (positive or negative):",
     places=(Place("stanfordnlp/sst2", revision="8d51e7e"), Place("nyu-mll/glue", config="sst2")),
     splits={"train": 67_349, "validation": 872},
     columns=("sentence", "label"),
@@ -264,6 +280,7 @@ def _polarity(items: list[Item]) -> list[Item | Skipped]:
 
 @HubTask(
     name="twitter-sentiment",
+    question="Tweet: {text}\nSentiment (positive or negative):",
     places=(
         Place("EleutherAI/twitter-sentiment", revision="7c4f320"),
         Place(
@@ -287,6 +304,7 @@ def _twitter(row: HubRow) -> LabeledText:
 
 @HubTask(
     name="amazon-polarity",
+    question="Review: {text}\nSentiment (positive or negative):",
     places=(Place("fancyzhx/amazon_polarity", revision="9d9c45c"),),
     splits={"train": 3_600_000, "test": 400_000},
     columns=("title", "content", "label"),

@@ -30,6 +30,7 @@ _FOLDER = "hutto_ICWSM_2014"
 
 
 class _Set(NamedTuple):
+    called: str
     file: str
     rows: int
     """In the file."""
@@ -40,10 +41,10 @@ class _Set(NamedTuple):
 
 
 SETS = {
-    "movies": _Set("movieReviewSnippets", 10_605, 10_043, "sentence from a film review", "about 19"),
-    "news": _Set("nytEditorialSnippets", 5_190, 2_788, "sentence from a newspaper's opinion page", "20"),
-    "tweets": _Set("tweets", 4_200, 3_362, "tweet", "about 38"),
-    "reviews": _Set("amazonReviewSnippets", 3_708, 2_943, "sentence from a customer's product review", "20"),
+    "movies": _Set("Review", "movieReviewSnippets", 10_605, 10_043, "sentence from a film review", "about 19"),
+    "news": _Set("Sentence", "nytEditorialSnippets", 5_190, 2_788, "sentence from a newspaper's opinion page", "20"),
+    "tweets": _Set("Tweet", "tweets", 4_200, 3_362, "tweet", "about 38"),
+    "reviews": _Set("Review", "amazonReviewSnippets", 3_708, 2_943, "sentence from a customer's product review", "20"),
 }
 """The files by their names. A group is a film review, an opinion piece (498), a tweet or a product review (300)."""
 
@@ -57,6 +58,7 @@ def _facts(name: str) -> TaskFacts:
         licence="MIT",
         source=SOURCE,
         about=f"Is this {SETS[name].text} positive? By the mean of {SETS[name].raters} human ratings.",
+        question=f"{SETS[name].called}: {{text}}\nSentiment (positive or negative):",
         version=2,
     )
 

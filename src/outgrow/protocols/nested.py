@@ -9,7 +9,7 @@ Every quote comes from a critic that did not learn the row it is about: critics 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
@@ -21,7 +21,7 @@ from outgrow.data import Examples, Features, Floats, Ids, Ints, Labels, Split, h
 from outgrow.engine.graph import Step, step
 from outgrow.errors import UserError
 from outgrow.metrics import Means, Outcomes
-from outgrow.models.settings import LogisticSettings
+from outgrow.models.settings import VIEWS
 from outgrow.protocols.base import L2, LABELLED
 from outgrow.registry import OneOf, Range
 from outgrow.runtime import Runtime
@@ -29,7 +29,7 @@ from outgrow.strategies import FitRequest, Learner
 from outgrow.strategies.trainers import Logistic
 from outgrow.supervisors import Supervisor, SupervisorSetup, supervisor
 
-__all__ = ["Level", "Nested", "Round", "admission", "beside", "quote", "supervise", "take_units"]
+__all__ = ["Level", "Nested", "Round", "admission", "beside", "leave_out", "quote", "supervise", "take_units"]
 
 _ALL = ("A", "A_val", *LABELLED)
 
@@ -101,7 +101,8 @@ class Round:
     def __init__(self, options: Nested, setup: SupervisorSetup) -> None:
         self.options, self.setup = options, setup
         probe: Any = setup.student.trainer.probed()
-        self.head = Logistic(l2=options.l2, view=probe.view, max_tokens=probe.max_tokens, precision=probe.precision)
+        view = probe.view if probe.view in VIEWS else Logistic.view  # words alone are asked nothing
+        self.head = Logistic(l2=options.l2, view=view, max_tokens=probe.max_tokens, precision=probe.precision)
         alike = replace(setup.student, trainer=self.head, training=None)
         self.judge = alike.for_model(options.judge)
         self.critic = alike.for_model(options.critic) if options.critic else alike
@@ -138,23 +139,21 @@ class Round:
 
     def critique(self, taught: Step, part: str, argues: tuple[str, str], number: int) -> Step:
         """What a critic quotes that learned the labels ``taught`` of ``part``."""
-        texts, options = self.critic.texts, self.options
-        units = Step(take_units, texts=texts, unit=options.unit)
-        alone = Learner(model=self.critic.model, trainer=self.head, texts=units).features[0]
+        options, critic = self.options, self.critic
+        units = Step(take_units, texts=critic.texts, unit=options.unit)
+        alone = Learner(model=critic.model, trainer=self.head, texts=units).features[0]
         return Step(
             quote,
-            texts=texts,
+            texts=critic.texts,
             units=units,
             units_read=alone,
-            candidates_read=self.critic.features[0],
-            labels=taught,
+            candidates_read=critic.features[0],
+            critics=self._crossed(critic, taught, part, critic.fit),
             split=self.setup.split,
             part=part,
-            head=self.head,
             unit=options.unit,
             quotes=options.quotes,
             argues=argues,
-            folds=options.folds,
             seed=self.setup.seed,
             level=number,
         )
@@ -167,20 +166,38 @@ class Round:
         taught, part = self.taught(number, below)
         critique = self.critique(taught, part, CRITIQUES[self.options.critiques], number)
         features, fitted, labels = self.read(below[0], critique)
-        frozen = self.options.frozen and number > 1
         test = Step(
             admission,
             judge=below[-1].features,
+            judges=(below[0].fitted,) if self.options.frozen and number > 1 else self._judges(below[-1]),
             critique=critique,
             gold=self.gold,
             split=self.setup.split,
-            head=self.head,
-            frozen=below[0].fitted if frozen else None,
-            folds=self.options.folds,
+            texts=self.judge.texts,
             seed=self.setup.seed,
-            groups=self.judge.texts,
         )
         return Level(labels, fitted, features, critique, test)
+
+    def _judges(self, level: Level) -> tuple[Step, ...]:
+        """Judges like that of a level, each of which did not learn one fold of A."""
+        given = {"features": level.features, "logistic": self.head, "labels": self.gold}
+
+        def fit(request: FitRequest) -> Step:
+            return Step(steps.fit_logistic, split=request.split, part=request.part, rows=request.rows, **given)
+
+        return self._crossed(self.judge, self.gold, "A", fit)[:-1]
+
+    def _crossed(
+        self, learner: Learner, labels: Step, part: str, fit: Callable[[FitRequest], Step]
+    ) -> tuple[Step, ...]:
+        """A head for each fold of a part that did not learn it, and last one that learned the whole part."""
+        split, seed, folds = self.setup.split, self.setup.seed, self.options.folds
+        shared = {"labels": labels, "split": split, "part": part}
+        left = [
+            Step(leave_out, texts=learner.texts, fold=fold, folds=folds, seed=seed, **shared) for fold in range(folds)
+        ]
+        requests = [FitRequest(rows=rows, seed=seed, **shared) for rows in (*left, None)]
+        return tuple(fit(request) for request in requests)
 
 
 # --- their steps ------------------------------------------------------------------------------------------------------
@@ -203,41 +220,42 @@ def take_units(texts: Examples, unit: str) -> Examples:
     return Examples(ids=ids, inputs=tuple(found), gold=None, classes=texts.classes, groups=ids)
 
 
+@step(version=1, said="leave out folds")
+def leave_out(texts: Examples, labels: Labels, split: Split, part: str, fold: int, folds: int, seed: int) -> Labels:
+    """The labels of a part without those of one fold of it."""
+    own = labels.take(split.parts[part])
+    return own.take(own.ids[_folded(texts, own.ids, folds, seed) != fold])
+
+
 @step(version=1, said="quote evidence")
 def quote(
     texts: Examples,
     units: Examples,
     units_read: Features,
     candidates_read: Features,
-    labels: Labels,
+    critics: tuple[Any, ...],
     split: Split,
     part: str,
-    head: LogisticSettings,
     unit: str,
     quotes: int,
     argues: tuple[str, str],
-    folds: int,
     seed: int,
     level: int,
-    runtime: Runtime,
 ) -> Examples:
-    """What a critic quotes of each candidate of every row, as choices, units in their order.
+    """What critics quote of each candidate of every row, as choices, units in their order.
 
-    The critic is a logistic regression on its features of candidates, which learned ``labels`` on ``part``. On those
-    rows it is cross-fitted. A unit's score is what the critic gives it alone. Units that the model cannot read (no
-    known word: features of zeros) are quoted last. ``argues`` says how the critic argues on A and A_val, and how on
-    all other rows: as in ``CRITIQUES``, or for the class of this number.
+    ``critics`` are linear heads that learned labels of ``part``: one for each fold that did not learn it, and last one
+    that learned all, for the rows of other parts. A unit's score is what the critic gives it alone. Units that the
+    model cannot read (no known word: features of zeros) are quoted last. ``argues`` says how a critic argues on A and
+    A_val, and how on all other rows: as in ``CRITIQUES``, or for the class of this number.
 
     Meta columns ``critic.0`` and on: the critic's own class probabilities, which no judge reads.
     """
     rows = texts.take(split.ids(_ALL))
-    folded = _folded(rows, split.parts[part], folds, seed)
-    heads = _heads(candidates_read, labels.take(split.parts[part]), folded, folds, head, runtime)
-    who = np.full(len(rows), folds)
-    who[positions(split.parts[part], rows.ids)] = folded
-    matrix = candidates_read.views[head.view][positions(rows.ids, candidates_read.ids)]
-    believed = np.stack([fitted.predict(matrix) for fitted in heads])[who, np.arange(len(rows))]
-    scores = _scores(units_read.views[head.view], heads)
+    who = np.full(len(rows), len(critics) - 1)
+    who[positions(split.parts[part], rows.ids)] = _folded(texts, split.parts[part], len(critics) - 1, seed)
+    believed = _said(candidates_read, critics, rows.ids, who)
+    scores = _scores(units_read, critics)
     place = {str(u): i for i, u in enumerate(units.inputs)}
     rng = np.random.default_rng((seed, level))
     on_a = np.isin(rows.ids, split.ids(("A", "A_val")))
@@ -272,30 +290,22 @@ def beside(candidates: Features, quotes: Features, view: str) -> Features:
 @step(version=1, said="test critics")
 def admission(
     judge: Features,
+    judges: tuple[Any, ...],
     critique: Examples,
     gold: Labels,
     split: Split,
-    head: LogisticSettings,
-    frozen: Any,
-    folds: int,
+    texts: Examples,
     seed: int,
-    groups: Examples,
-    runtime: Runtime,
 ) -> dict[str, Any]:
     """Accuracy on A of the critic and of the judge that it is to help, both on rows that they did not learn.
 
-    ``frozen`` is the judge if it learns nothing from quotes; else it is cross-fitted. ``more`` is the critic's accuracy
-    less the judge's, with its 95 % interval over rows; a critic is ``admitted`` if it is above 0.
+    ``judges`` are one for each fold of A, which did not learn it, or a single one for all. ``more`` is the critic's
+    accuracy less the judge's, with its 95 % interval over rows; a critic is ``admitted`` if it is above 0.
     """
-    rows = groups.take(split.parts["A"])
+    rows = texts.take(split.parts["A"])
     truth = gold.take(rows.ids)
-    matrix = judge.views[head.view][positions(rows.ids, judge.ids)]
-    if frozen is None:
-        folded = _folded(rows, rows.ids, folds, seed)
-        heads = _heads(judge, truth, folded, folds, head, runtime)
-        said = np.stack([fitted.predict(matrix) for fitted in heads])[folded, np.arange(len(rows))]
-    else:
-        said = frozen.predict(matrix)
+    who = _folded(texts, rows.ids, len(judges), seed) if len(judges) > 1 else np.zeros(len(rows), dtype=np.int64)
+    said = _said(judge, judges, rows.ids, who)
     known = critique.take(rows.ids).meta
     believed = np.stack([known[f"critic.{c}"] for c in range(said.shape[1])], axis=1)
     right = {name: (hardened(p) == truth.hard).astype(float) for name, p in (("judge", said), ("critic", believed))}
@@ -342,21 +352,18 @@ def _folded(rows: Examples, ids: Ids, folds: int, seed: int) -> Ints:
     return np.asarray(dealt[of_row], dtype=np.int64)
 
 
-def _heads(
-    features: Features, labels: Labels, folded: Ints, folds: int, head: LogisticSettings, runtime: Runtime
-) -> list[Any]:
-    """The head that did not learn each fold, in order, and last the one that learned all."""
-    from outgrow.models.logistic import LogisticJob, fit_logistic
-
-    rows, nothing = positions(labels.ids, features.ids), np.array([], dtype=np.int64)
-    kept = [*(np.flatnonzero(folded != fold) for fold in range(folds)), np.arange(len(rows))]
-    jobs = [LogisticJob(rows[k], labels.probs[k], nothing, labels.probs[:0], head) for k in kept]
-    return fit_logistic(features.views[head.view], jobs, runtime)
+def _said(read: Features, heads: Sequence[Any], ids: Ids, who: Ints) -> Floats:
+    """(n, C) The class probabilities that each row's own head gives."""
+    matrix = read.views[heads[0].view][positions(ids, read.ids)]
+    told = np.empty(matrix.shape[:2])
+    for number, head in enumerate(heads):
+        told[who == number] = head.predict(matrix[who == number])
+    return told
 
 
-def _scores(read: Floats, heads: Sequence[Any]) -> Floats:
+def _scores(read: Features, heads: Sequence[Any]) -> Floats:
     """(heads, units) What each head gives each unit alone; NaN for those that the model cannot read."""
-    exact = read.astype(np.float64)
+    exact = read.views[heads[0].view].astype(np.float64)
     told = np.stack([((exact - h.center) / h.scale @ h.weight.astype(np.float64))[:, 0] for h in heads])
     told[:, ~exact.any(axis=1)] = np.nan
     return told

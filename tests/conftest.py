@@ -44,7 +44,7 @@ def words(*, rows: int = 240, classes: int = 2, fixed: bool = False, poisoned: b
         gold=gold[order],
         classes=names,
         groups=np.array([f"group-{i if fixed else i // (2 * classes) * classes + i % classes}" for i in order]),
-        meta={"split": parts[order]} if fixed else {},
+        meta={"difficulty": (order * 7 % 11).astype(np.float64), **({"split": parts[order]} if fixed else {})},
     )
 
 

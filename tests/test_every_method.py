@@ -34,7 +34,8 @@ def _words(matrix: Any, gold: Any, classes: tuple[str, ...]) -> Examples:
     bins = (20 * ranks // len(gold))[order]
     ids = np.array([f"row-{i}" for i in order])
     texts = tuple(" ".join(f"w{b}" for b in row) for row in bins)
-    return Examples(ids=ids, inputs=texts, gold=gold[order].astype(np.int64), classes=classes, groups=ids)
+    hard = {"difficulty": np.random.default_rng(1).random(len(gold))}
+    return Examples(ids=ids, inputs=texts, gold=gold[order].astype(np.int64), classes=classes, groups=ids, meta=hard)
 
 
 @task(name="tumours", content="scikit-learn", licence="CC BY 4.0", source="scikit-learn", about="Is it benign?")
@@ -88,7 +89,9 @@ def spelled(kind: str, name: str, model: Path) -> dict[str, Any]:
             train = {"probe": PROBE, "finetune": FINETUNE, "logistic": LOGISTIC}[name]
             return {"strategy": "naive", "train": train, "weak_train": None}
         case "supervisors":
-            return {"strategy": "naive", "weak": name, "weak_train": None}
+            judged = name in ("random-evidence", "debate", "consultancy")  # by glove, which is not on every disk
+            weak = f"{name}(judge={str(model)!r})" if judged else name
+            return {"strategy": "naive", "weak": weak, "weak_train": None}
     return {"strategy": name, **({"train": FINETUNE} if name in FINETUNED else {})}
 
 

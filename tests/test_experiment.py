@@ -136,7 +136,11 @@ def test_with_own_labels_there_is_no_gold_behind_a_student_at_all(
         assert {name for name, *_ in paths_to_load(everything_behind(made))} <= {"texts", "split", "weak_column"}
 
 
-NOT_MODELS = ("labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
+PROTOCOLS = ("random-evidence", "random-evidence(k=None)", "random-evidence(masks=3, trained=False)", "debate",
+             "debate(k=4, strength=8)", "debate(trained=False)", "consultancy", "consultancy(side='honest')",
+             "consultancy(side='lying', taught='honest')", "climb", "climb(by='glove')", "one-band",
+             "one-band(band=None, model='glove')")  # fmt: skip
+NOT_MODELS = (*PROTOCOLS, "labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
               "errors(kind='class', of_class=0)", "errors(kind='simulatable', share=0.5)")  # fmt: skip
 
 
@@ -171,6 +175,13 @@ def test_gold_of_b_and_t_flows_into_simulated_supervisors_and_into_no_other_step
     make: MakeExperiment, weak: str
 ) -> None:
     for labels in wire(make(weak=weak)).args["weak"]:
+        if weak in PROTOCOLS:  # gold of shares of A, and how hard rows are
+            reached = {path for path in paths_to_load(everything_behind(labels)) if path[0] != "gold"}
+            assert reached <= {("texts",), ("split",), ("difficulty",)}
+            read = {p for s in everything_behind(labels) if s.fn is steps.gold for p in s.args["parts"]}
+            assert read
+            assert read.isdisjoint(("B", "B_val", "T"))
+            continue
         own = {("texts",), ("split",), ("gold", "A", "A_val")}
         assert set(paths_to_load(everything_behind(labels))) <= own | {(labels.function.name, "B", "B_val", "T")}
         assert labels.fn in (*SIMULATED, one_rating, steps.weak_column)
@@ -197,19 +208,37 @@ def as_ours(fn: Any) -> Any:
 def gold(pool: Examples, split: Split, parts: tuple[str, ...]) -> Labels:
     """In place of ``steps.gold``, with its very key: the truth of A, and garbage for all other parts."""
     ids = split.ids(parts)
-    if set(parts) <= {"A", "A_val"}:
+    if {"B", "B_val", "T"}.isdisjoint(parts):
         rows = {name: i for i, name in enumerate(pool.ids)}
         assert pool.gold is not None
         return Labels.from_classes(ids, pool.gold[[rows[i] for i in ids]], pool.num_classes, "gold")
     return Labels.from_classes(ids, np.arange(len(ids)) % pool.num_classes, pool.num_classes, "garbage")
 
 
+def protocols(make: MakeExperiment, model: Path, **changed: Any) -> list[Experiment]:
+    """An experiment on the labels of each protocol, with a judge that is on this disk."""
+    placed = [text.replace("glove", str(model)) for text in PROTOCOLS]
+    judged = [text if text[:5] in ("climb", "one-b") else with_judge(text, model) for text in placed]
+    return [make(weak=text, weak_train=None, strategy="naive", **changed) for text in judged]
+
+
+def with_judge(text: str, model: Path) -> str:
+    name, _, options = text.partition("(")
+    return f"{name}(judge={str(model)!r}{', ' * bool(options)}{options or ')'}"
+
+
 @pytest.mark.parametrize("train", [PROBE, pytest.param(FINETUNE, marks=pytest.mark.slow)])
 def test_garbage_in_place_of_the_gold_of_b_and_t_changes_no_student(
-    lawful: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
+    lawful: MakeExperiment,
+    make: MakeExperiment,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train: str,
 ) -> None:
     task = "words(rows=120)" if train == FINETUNE else "words"
     experiments = [lawful(s, train=t, task=task, seeds=(0,)) for s, t in LAWFUL if t == train]
+    experiments += protocols(make, model, train=train, task=task, seeds=(0,))
     true, poisoned = (open_store(str(tmp_path / name)) for name in ("true", "poisoned"))
     run(true, *experiments)
     monkeypatch.setattr(steps, "gold", gold)
@@ -224,7 +253,9 @@ def test_garbage_in_place_of_the_gold_of_b_and_t_changes_no_student(
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_garbage_in_the_table_itself_changes_no_student(lawful: MakeExperiment, store: Store, classes: int) -> None:
+def test_garbage_in_the_table_itself_changes_no_student(
+    lawful: MakeExperiment, make: MakeExperiment, model: Path, store: Store, classes: int
+) -> None:
     """The parts are fixed; the validation rows of B are drawn, without a look at its gold."""
     probe = "probe(epochs=3, lr=0.03)"
     shared = {"train": probe, "weak_train": None, "seeds": (0,)}
@@ -233,6 +264,7 @@ def test_garbage_in_the_table_itself_changes_no_student(lawful: MakeExperiment, 
         task = f"words(classes={classes}, fixed=True, poisoned={poisoned})"
         chosen = [s for s, t in LAWFUL if t == PROBE]
         experiments = [lawful(s, task=task, **shared) for s in chosen]
+        experiments += protocols(make, model, task=task, train=probe, seeds=(0,))
         run(store, *experiments)
         targets = [wire(e) for e in experiments]
         numbered = [(i, r, t.args[r][0]) for i, t in enumerate(targets) for r in ("student", "weak", "ceiling")]

@@ -10,7 +10,7 @@ from outgrow.models.base import Array, model
 from outgrow.models.packaged import model_folder
 from outgrow.runtime import Runtime
 
-__all__ = ["GloVe"]
+__all__ = ["GloVe", "words_of"]
 
 # GloVe 6B counts words as Stanford's tokenizer splits them: "do" "n't", "it" "'s", "u.s.", "1,000", "mid-1990s".
 _TOKEN = re.compile(
@@ -50,6 +50,11 @@ class GloVe:
             if found := list(_known(text, rows)):
                 means[i] = vectors[found].mean(axis=0, dtype=np.float64)
         return means
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as GloVe counts them, in order and in lower case, without punctuation."""
+    return [t for t in _TOKEN.findall(text.translate(_TYPOGRAPHIC).lower()) if any(c.isalnum() for c in t)]
 
 
 def _known(text: str, rows: Mapping[str, int]) -> Iterator[int]:

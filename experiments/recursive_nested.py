@@ -51,10 +51,12 @@ ARMS = {
     "frozen judge": "nested(frozen=True)",
     "frozen, critic = judge": "nested(frozen=True, critic='glove')",
     "frozen, random words": "nested(frozen=True, critiques='random')",
-    "frozen, side by coin": "nested(frozen=True, critiques='coin')",
     "frozen, lying": "nested(frozen=True, critiques='lying')",
 }
 """Protocols by the name in tables and the chart."""
+ARGUED = ("1 critic", "2 critics", "3 critics", "side by coin", "frozen judge")
+"""Protocols whose judge is asked what it gives advocates of either side. A liar's judge is that of one critic."""
+NOBODY_ARGUES = ("judge alone", "random words", "quotes of another pair", "frozen, random words")
 EQUAL_GOLD = "critic labels itself"
 """The critic of level 1 in place of the judge: the same gold, no evidence."""
 TRAIN = "logistic(l2=0.1, max_tokens=64)"
@@ -105,7 +107,7 @@ def wired(task: str, strong: str, seeds: int) -> Wired:
             setup = SupervisorSetup(pool=split.args["pool"], split=split, student=student, seed=seed)
             levels = Round(options, setup).levels
             tests.append(tuple(level.admission for level in levels if level.admission is not None))
-            if options.levels and options.critiques in ("honest", "lying", "coin"):
+            if name in ARGUED:
                 for_class.append(argued(Round(options, setup)))
         arms.append(Arm(name, target.args["weak"], target.args["student"], tuple(for_class), tuple(tests)))
     assert first is not None
@@ -145,7 +147,9 @@ def measured(store: Store, plan: Wired) -> list[dict[str, Any]]:
         found = {
             "accuracy": means.rate("own"),
             "over_judge": means.difference("own", "base").interval(-1, 1),
-            "asd": means.spread({"for_truth": 1.0, "for_error": -1.0}).interval(-1, 1),
+            "asd": means.spread({"for_truth": 1.0, "for_error": -1.0}).interval(-1, 1)
+            if "for_truth" in values
+            else None,
             "repeated": means.rate("repeated"),
             "added": means.rate("added"),
             "student": means.rate("student"),
@@ -161,9 +165,11 @@ def measured(store: Store, plan: Wired) -> list[dict[str, Any]]:
 
 
 def paid(store: Store, arm: Arm, seed: int, truth: Labels) -> dict[str, Any]:
-    """What the judge gives the advocate of each row's truth, and the advocate of an error."""
+    """What the judge gives the advocate of each row's truth, and the advocate of an error; nothing if not asked."""
     rows = np.arange(len(truth))
-    if not arm.for_class:  # nobody argues: both sides live with the same verdict
+    if arm.name not in (*ARGUED, *NOBODY_ARGUES):
+        return {}
+    if not arm.for_class:  # both sides live with the same verdict
         probs = store.read(arm.labels[seed]).take(truth.ids).probs
         return {"for_truth": probs[rows, truth.hard], "for_error": probs[rows, 1 - truth.hard]}
     by_side = np.stack([store.read(s).take(truth.ids).probs for s in arm.for_class[seed]])
@@ -223,7 +229,7 @@ def shown(row: dict[str, Any], name: str, form: str = ".3f") -> str:
     """``.81 [.79, .83]``."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None:
-        return "undefined"
+        return "undefined" if name == "pgr" else "–"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]" if low is not None else f"{value:{form}} [no interval]"
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from outgrow import steps
 from outgrow.data import Examples, Features, Floats, Ids, Ints, Labels, Split, hardened, positions
@@ -29,7 +30,7 @@ from outgrow.strategies import FitRequest, Learner
 from outgrow.strategies.trainers import Logistic
 from outgrow.supervisors import Supervisor, SupervisorSetup, supervisor
 
-__all__ = ["Level", "Nested", "Round", "admission", "beside", "leave_out", "quote", "supervise", "take_units"]
+__all__ = ["Level", "Nested", "Round", "admission", "beside", "leave_out", "quote", "supervise", "take_units", "weigh"]
 
 _ALL = ("A", "A_val", *LABELLED)
 
@@ -142,15 +143,22 @@ class Round:
         options, critic = self.options, self.critic
         units = Step(take_units, texts=critic.texts, unit=options.unit)
         alone = Learner(model=critic.model, trainer=self.head, texts=units).features[0]
-        return Step(
-            quote,
+        weighed = Step(
+            weigh,
             texts=critic.texts,
-            units=units,
             units_read=alone,
             candidates_read=critic.features[0],
             critics=self._crossed(critic, taught, part, critic.fit),
             split=self.setup.split,
             part=part,
+            seed=self.setup.seed,
+        )
+        return Step(
+            quote,
+            texts=critic.texts,
+            units=units,
+            weighed=weighed,
+            split=self.setup.split,
             unit=options.unit,
             quotes=options.quotes,
             argues=argues,
@@ -227,15 +235,36 @@ def leave_out(texts: Examples, labels: Labels, split: Split, part: str, fold: in
     return own.take(own.ids[_folded(texts, own.ids, folds, seed) != fold])
 
 
-@step(version=1, said="quote evidence")
-def quote(
+@step(version=1, said="weigh evidence")
+def weigh(
     texts: Examples,
-    units: Examples,
     units_read: Features,
     candidates_read: Features,
     critics: tuple[Any, ...],
     split: Split,
     part: str,
+    seed: int,
+) -> dict[str, npt.NDArray[Any]]:
+    """What critics make of the rows of all parts, n in the order A, A_val, B, B_val, T, and of u units.
+
+    ``critics`` are linear heads that learned labels of ``part``: one for each fold that did not learn it, and last one
+    that learned all, for the rows of other parts. ``who`` (n,) is the number of each row's critic; ``believed`` (n, C)
+    are its class probabilities; ``scores`` (critics, u) what each gives each unit alone: NaN for a unit that the model
+    cannot read (no known word: features of zeros).
+    """
+    ids = split.ids(_ALL)
+    who = np.full(len(ids), len(critics) - 1)
+    who[positions(split.parts[part], ids)] = _folded(texts, split.parts[part], len(critics) - 1, seed)
+    scores = _scores(units_read, critics)
+    return {"who": who, "believed": _said(candidates_read, critics, ids, who), "scores": scores}
+
+
+@step(version=1, said="quote evidence")
+def quote(
+    texts: Examples,
+    units: Examples,
+    weighed: dict[str, npt.NDArray[Any]],
+    split: Split,
     unit: str,
     quotes: int,
     argues: tuple[str, str],
@@ -244,40 +273,35 @@ def quote(
 ) -> Examples:
     """What critics quote of each candidate of every row, as choices, units in their order.
 
-    ``critics`` are linear heads that learned labels of ``part``: one for each fold that did not learn it, and last one
-    that learned all, for the rows of other parts. A unit's score is what the critic gives it alone. Units that the
-    model cannot read (no known word: features of zeros) are quoted last. ``argues`` says how a critic argues on A and
-    A_val, and how on all other rows: as in ``CRITIQUES``, or for the class of this number.
+    Of the candidate that a critic argues for it quotes the units with the highest scores, of the others those with the
+    lowest; units that it cannot read come last. ``argues`` says how it argues on A and A_val, and how on all other
+    rows: as in ``CRITIQUES``, or for the class of this number.
 
     Meta columns ``critic.0`` and on: the critic's own class probabilities, which no judge reads.
     """
     rows = texts.take(split.ids(_ALL))
-    who = np.full(len(rows), len(critics) - 1)
-    who[positions(split.parts[part], rows.ids)] = _folded(texts, split.parts[part], len(critics) - 1, seed)
-    believed = _said(candidates_read, critics, rows.ids, who)
-    scores = _scores(units_read, critics)
+    who, believed, scores = (weighed[name] for name in ("who", "believed", "scores"))
     place = {str(u): i for i, u in enumerate(units.inputs)}
     rng = np.random.default_rng((seed, level))
+    sides = np.stack([_argued(how, believed, rng) for how in argues])
     on_a = np.isin(rows.ids, split.ids(("A", "A_val")))
-    argued = [_argued(how, believed, rng) for how in argues]
-    chance = rng.random(sum(len(text) for row in rows.readings for text in row))  # at least one for each unit
-    made, used = [], 0
-    for i, row in enumerate(rows.readings):
-        how, sides = (argues[0], argued[0]) if on_a[i] else (argues[1], argued[1])
-        own = []
-        for c, found in enumerate(units_of_row(row, unit)):
-            if how == "random":
-                worth = chance[used : used + len(found)]
-            else:
-                told = scores[who[i], [place[u] for u in found]]
-                worth = np.where(np.isnan(told), -np.inf, told if c == sides[i] else -told)
-            used += len(found)
-            best = np.sort(np.argsort(-worth, kind="stable")[:quotes])
-            own.append(" ".join(found[j] for j in best))
-        made.append(tuple(own))
+    # One entry for each unit of each candidate: whose it is, and what it is worth to the critic.
+    found = [
+        (i, c, u) for i, row in enumerate(rows.readings) for c, own in enumerate(units_of_row(row, unit)) for u in own
+    ]
+    row, candidate = (np.array([f[k] for f in found], dtype=np.int64) for k in (0, 1))
+    told = scores[who[row], [place[u] for _, _, u in found]]
+    worth = np.where(candidate == sides[np.where(on_a, 0, 1)[row], row], told, -told)
+    drawn = np.array([how == "random" for how in argues])[np.where(on_a, 0, 1)[row]]
+    worth = np.where(drawn, rng.random(len(found)), np.where(np.isnan(told), -np.inf, worth))
+    kept = _best(row * rows.num_classes + candidate, worth, quotes)
+    quoted: list[list[list[str]]] = [[[] for _ in range(rows.num_classes)] for _ in range(len(rows))]
+    for i, c, u in (found[j] for j in kept):
+        quoted[i][c].append(u)
     order = _dealt(rows.ids, split, argues, rng)
+    inputs = tuple(tuple(" ".join(own) for own in quoted[j]) for j in order)
     meta = {f"critic.{c}": believed[:, c] for c in range(believed.shape[1])}
-    return replace(rows, inputs=tuple(made[j] for j in order), meta=meta, notes=())
+    return replace(rows, inputs=inputs, meta=meta, notes=())
 
 
 @step(version=1, said="join features")
@@ -334,6 +358,8 @@ def units_of_row(row: str | tuple[str, ...], unit: str) -> list[list[str]]:
     """The words or sentences of each candidate, in order; not those of paragraphs that all candidates share, as the
     prompt that replies answer: they cannot tell which is better."""
     candidates = (row,) if isinstance(row, str) else row
+    if unit == "words" and not any("\n" in text for text in candidates):
+        return [text.split() for text in candidates]
     paragraphs = [re.split(r"\n\s*\n", text) for text in candidates]
     shared = set.intersection(*map(set, paragraphs)) if len(candidates) > 1 else set()
     own = [" \n".join(p for p in of if p not in shared) or " \n".join(of) for of in paragraphs]
@@ -367,6 +393,13 @@ def _scores(read: Features, heads: Sequence[Any]) -> Floats:
     told = np.stack([((exact - h.center) / h.scale @ h.weight.astype(np.float64))[:, 0] for h in heads])
     told[:, ~exact.any(axis=1)] = np.nan
     return told
+
+
+def _best(of: Ints, worth: Floats, most: int) -> Ints:
+    """Places of the ``most`` entries worth most of each value of ``of``, in their order; of equals the first."""
+    order = np.lexsort([-worth, of])
+    starts = np.searchsorted(of[order], of[order])
+    return np.sort(order[np.arange(len(order)) - starts < most])
 
 
 def _argued(how: str, believed: Floats, rng: np.random.Generator) -> Ints:

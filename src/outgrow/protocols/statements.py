@@ -42,10 +42,11 @@ def argue_in_writing(
 ) -> Examples:
     """Some rows of a part, each with one sentence for each class that argues for it, as a choice.
 
-    The rows are ``rows`` from row ``first`` of the part on. The model reads the text cut to its first ``max_tokens`` tokens, and writes the most probable tokens, at most
-    ``max_answer``; a sentence that is cut there stays as it is. Meta columns: ``belief.0`` and on, the log-probability
-    of each class's first token where the model is asked for the answer; ``cut.0`` and on, 1 where the sentence reached
-    the limit; ``text_cut``. The notes count what was cut and give the rate.
+    The rows are ``rows`` from row ``first`` of the part on. The model reads the text cut to its first ``max_tokens``
+    tokens, and writes the most probable tokens, at most ``max_answer``; a sentence that is cut there stays as it is.
+    Meta columns: ``belief.0`` and on, the log-probability of each class's first token where the model is asked for the
+    answer; ``cut.0`` and on, 1 where the sentence reached the limit; ``text_cut``. The notes count what was cut and
+    give the rate.
 
     Raises:
         UserError: for rows that are no texts, or a model that cannot write.

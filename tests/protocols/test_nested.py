@@ -240,7 +240,7 @@ def test_the_admission_test_is_of_rows_that_neither_learned_and_is_said() -> Non
 
 
 def test_candidates_stand_beside_their_quotes() -> None:
-    examples, _ = pairs(np.random.default_rng(5), rows=6)
+    examples, _ = pairs(np.random.default_rng(5))
     order = examples.take(examples.ids[::-1])
     joined = beside(candidates=features(examples), quotes=features(order), view="mean")
     assert (joined.ids == order.ids).all()

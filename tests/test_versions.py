@@ -20,7 +20,7 @@ import pkgutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from outgrow.losses import GCE, LOSSES, LogConf, Loss, MixesTargets, StatefulLos
 from outgrow.models.probe import FittedProbe
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
+from outgrow.protocols import bands, base, evidence
 from outgrow.registry import REGISTRIES
 from outgrow.runtime import Runtime
 from outgrow.strategies import chains, coherence, ensembles, prompts, training
@@ -276,7 +277,8 @@ def of_label_model(cls: type[Any]) -> dict[str, Any]:
 
 def cases_of_steps(root: Path) -> dict[Any, Case]:
     """Every step function with a call of it."""
-    return {**of_rows(), **of_labels(), **of_scores(), **of_features(), **of_heads(), **of_models(root)}
+    steps_of = (of_rows, of_labels, of_scores, of_features, of_heads, of_protocols)
+    return {fn: case for of in steps_of for fn, case in of().items()} | of_models(root)
 
 
 def of_rows() -> dict[Any, Case]:
@@ -417,6 +419,40 @@ def of_heads() -> dict[Any, Case]:
             *(steps.fit_logistic(**given, logistic=which, runtime=CPU) for which in exact),
             steps.fit_logistic(**rows, split=s.split, logistic=exact[0], runtime=CPU),
         ],
+    }
+
+
+def of_protocols() -> dict[Any, Case]:
+    s = scene(3)
+    units = evidence.distinct_units(s.pool, "word")
+    rng = np.random.default_rng(0)
+    read = Features(ids=units.ids, views={"mean": rng.normal(size=(len(units), 6)).astype(np.float32)})
+    gray = Features(ids=s.pool.ids, views={"mean": rng.random((len(s.pool), 16)).astype(np.float32)})
+    shown = replace(s.pool, inputs=(b"",) * len(s.pool))
+    words: dict[str, Any] = {"texts": s.pool, "features": read, "view": "mean", "unit": "word", "grid": 2}
+    cells: dict[str, Any] = {"texts": shown, "features": gray, "view": "mean", "unit": "cell", "grid": 2}
+    sides = evidence.assign_sides(s.weak, "coin", seed=1)
+    given: dict[str, Any] = {"split": s.split, "parts": PARTS, "k": 2, "seed": 1}
+    argued: dict[str, Any] = {**given, "sides": sides, "judge": probe(3)}
+    hard = bands.difficulty(s.pool)
+    said = s.votes[1].take(s.split.parts["B"])
+
+    return {
+        base.share_out: lambda: base.share_out(s.pool, s.split, ("judge", "agents"), seed=1),
+        evidence.distinct_units: lambda: evidence.distinct_units(s.pool, "word"),
+        evidence.assign_sides: lambda: [evidence.assign_sides(s.weak, side, seed=1) for side in evidence.SIDES],
+        evidence.play: lambda: [
+            evidence.play(**words, agents=0, draw=2, **given),
+            *(evidence.play(**words, agents=n, moves=q, **argued) for n, q in ((1, None), (2, None), (2, 3))),
+        ],
+        evidence.show: lambda: [
+            evidence.show(**words, runtime=CPU),
+            evidence.show(**words, shown=evidence.play(**words, agents=0, **given), runtime=CPU),
+            evidence.show(**cells, shown=evidence.play(**cells, agents=0, **given), runtime=CPU),
+        ],
+        bands.difficulty: lambda: bands.difficulty(s.pool),
+        bands.cut_bands: lambda: [bands.cut_bands(hard, s.split, 3, mixed) for mixed in (False, True)],
+        bands.add_sure: lambda: bands.add_sure(s.gold.take(s.split.parts["A"]), said, keep=0.4),
     }
 
 

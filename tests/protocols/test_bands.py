@@ -1,6 +1,7 @@
 """Easy to hard: bands hold what they say, gold is read of one band alone, and what is sure is kept."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_bands_are_in_order_of_difficulty_and_of_equal_size() -> None:
     kept = [cut.parts[f"band{i}"] for i in (1, 2, 3)]
     assert [len(k) for k in kept] == [21, 20, 20]
     assert sorted(np.concatenate(kept)) == sorted(SPLIT.ids(("A", "A_val")))
-    for easier, harder in zip(kept, kept[1:], strict=False):
+    for easier, harder in pairwise(kept):
         assert max(of[i] for i in easier) <= min(of[i] for i in harder)
     mixed = cut_bands(HARD, SPLIT, bands=3, mixed=True).parts["mixed"]
     assert len(mixed) == 20

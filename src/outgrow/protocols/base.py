@@ -43,10 +43,10 @@ class Dealt:
         """An exact logistic head on the frozen features of a model, which reads as much of each text as the student's
         probe does; None for the student's own model."""
         own = self.setup.student
-        named = own if model is None else own.for_model(model)
         probe: Any = own.trainer.probed()
         read = {name: getattr(probe, name) for name in ("view", "max_tokens", "precision")}
-        return replace(named, trainer=Logistic(l2=L2, **read), training=None)
+        headed = replace(own, trainer=Logistic(l2=L2, **read), training=None)
+        return headed if model is None else headed.for_model(model)
 
     def taught(self, learner: Learner, share: str, rows: Step | None = None) -> Step:
         """The learner fitted to the gold of a share, or to ``rows``, labels of the protocol's own making."""

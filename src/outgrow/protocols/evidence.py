@@ -9,6 +9,7 @@ A is dealt into three shares of equal size: one teaches the frozen judge on whol
 protocol is played, and the trained judge is taught by what came of it. No row serves twice.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -247,7 +248,9 @@ class _Units(NamedTuple):
         return np.asarray(self.vectors @ weight)
 
 
+@functools.lru_cache(maxsize=2)
 def _units(texts: Examples, features: Features, view: str, unit: str, grid: int) -> _Units:
+    """The units of all rows. Kept while the very same objects are asked about, as they are a hundred times in a run."""
     matrix = features.views[view]
     if unit == "cell":
         return _cells(texts.ids, matrix[positions(texts.ids, features.ids)], grid)

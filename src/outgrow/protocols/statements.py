@@ -45,8 +45,8 @@ def argue_in_writing(
     The rows are ``rows`` from row ``first`` of the part on. The model reads the text cut to its first ``max_tokens``
     tokens, and writes the most probable tokens, at most ``max_answer``; a sentence that is cut there stays as it is.
     Meta columns: ``belief.0`` and on, the log-probability of each class's first token where the model is asked for the
-    answer; ``cut.0`` and on, 1 where the sentence reached the limit; ``text_cut``. The notes count what was cut and
-    give the rate.
+    answer; ``cut.0`` and on, 1 where the sentence reached the limit; ``text_cut``. The notes count what was cut; the
+    rate is said.
 
     Raises:
         UserError: for rows that are no texts, or a model that cannot write.
@@ -65,12 +65,15 @@ def argue_in_writing(
         made |= dict(zip(here, found, strict=True))
         fresh += is_new * sum(sum(w.tokens) for w in found)
         runtime.report(len(made), len(chosen), "texts")
-    written = [made[i] for i in range(len(chosen))]
+    written, seconds = [made[i] for i in range(len(chosen))], time.monotonic() - began
+    notes = _notes(written, model, max_tokens, max_answer)
+    for note in (*notes, f"{fresh:,} tokens in {seconds:.0f} s: {fresh / seconds:.1f} a second, reading included"):
+        runtime.say(note)
     return replace(
         chosen,
         inputs=tuple(w.sentences for w in written),
         meta=_columns(written, len(chosen.classes)),
-        notes=_notes(written, model, max_tokens, max_answer, fresh, time.monotonic() - began),
+        notes=notes,
     )
 
 
@@ -117,16 +120,13 @@ def _columns(written: Sequence[_Written], num_classes: int) -> dict[str, Any]:
     return meta
 
 
-def _notes(
-    written: Sequence[_Written], model: ModelSpec, max_tokens: int, max_answer: int, fresh: int, seconds: float
-) -> tuple[str, ...]:
+def _notes(written: Sequence[_Written], model: ModelSpec, max_tokens: int, max_answer: int) -> tuple[str, ...]:
     sentences = [cut for w in written for cut in w.cut]
     empty = sum(not s for w in written for s in w.sentences)
     return (
-        f"{model} wrote {len(sentences):,} statements on {len(written):,} texts; {sum(sentences):,} were cut at "
-        f"{max_answer} tokens, {empty:,} are empty",
+        f"{model} wrote {len(sentences):,} statements of {sum(sum(w.tokens) for w in written):,} tokens on "
+        f"{len(written):,} texts; {sum(sentences):,} were cut at {max_answer} tokens, {empty:,} are empty",
         f"{sum(w.text_cut for w in written):,} of {len(written):,} texts were cut to {max_tokens} tokens before",
-        f"{fresh:,} tokens written in {seconds:.0f} s, {fresh / max(seconds, 1e-9):.1f} a second, reading included",
     )
 
 
@@ -204,11 +204,12 @@ class _Writer:
         return ids
 
     def _first_tokens(self) -> list[int]:
-        """The first token of each class's name, capitalized as at the start of an answer."""
-        spelled = [self._tokens(name.capitalize(), special=False)[0] for name in self.classes]
-        if len(set(spelled)) < len(spelled):
-            raise UserError(f"two of the classes {_listed(self.classes)} begin with the same token")
-        return spelled
+        """The first token of each class's name, capitalized as at the start of an answer if that tells them apart."""
+        for form in (str.capitalize, str):
+            spelled = [self._tokens(form(name), special=False)[0] for name in self.classes]
+            if len(set(spelled)) == len(spelled):
+                return spelled
+        raise UserError(f"two of the classes {_listed(self.classes)} begin with the same token")
 
     def _ends(self) -> set[int]:
         """Tokens that end a statement: the end of text or turn, and any that holds a line break."""

@@ -206,7 +206,7 @@ def chart(table: "pl.DataFrame", task: str) -> Any:
         for k, shown in kinds.items()
     ]
     low = min(v["low"] for v in values)
-    scale = alt.Scale(domain=[max(0.0, low - 0.02), min(1.0, max(v["high"] for v in values) + 0.02)])
+    scale = alt.Scale(domain=[max(0.0, low - 0.02), min(1.0, max(v["high"] for v in values) + 0.02)], nice=False)
     y = alt.Y("arm:N", sort=names, title=None, axis=alt.Axis(labelLimit=260))
     offset = alt.YOffset("who:N", sort=list(kinds.values()))
     colors = alt.Scale(domain=list(kinds.values()), range=["#0072b2", "#d55e00"])
@@ -218,7 +218,11 @@ def chart(table: "pl.DataFrame", task: str) -> Any:
         {"at": table["accuracy"][0], "what": "judge alone"},
         {"at": table["ceiling"][0], "what": "ceiling"},
     ]
-    rules = alt.Chart(alt.InlineData(values=lines)).mark_rule(strokeDash=[4, 3], color="#666666").encode(x="at:Q")
+    rules = (
+        alt.Chart(alt.InlineData(values=lines))
+        .mark_rule(strokeDash=[4, 3], color="#666666")
+        .encode(x=alt.X("at:Q", scale=scale))
+    )
     bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
     points = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
     title = f"{task}: a GloVe judge that reads critics' quotes (dashes: the judge alone, the ceiling)"

@@ -201,7 +201,8 @@ class _Writer:
     def _tokens(self, text: str, *, special: bool = True) -> list[int]:
         special = special and not getattr(self.tokenizer, "chat_template", None)  # a template brings its own
         ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        return ids
+        closing = {self.tokenizer.eos_token_id, self.tokenizer.sep_token_id}
+        return ids[:-1] if special and len(ids) > 1 and ids[-1] in closing else ids  # the text goes on
 
     def _first_tokens(self) -> list[int]:
         """The first token of each class's name, capitalized as at the start of an answer if that tells them apart."""

@@ -59,18 +59,20 @@ def figures() -> Examples:
 
 
 TASKS = ("tumours", "figures")
+ELSEWHERE = ("labels", "rater", "nested")
+"""Supervisors that need columns of a user's table, or pairs: tests/protocols/test_nested.py."""
 METHODS = [
     *(("strategies", name) for name in STRATEGIES),
     *(("losses", name) for name in LOSSES),
     *(("transforms", name) for name in TRANSFORMS),
     *(("label models", name) for name in LABEL_MODELS),
     *(("trainers", name) for name in TRAINERS if name != "generate"),  # writes answers: tests/train/test_lm.py
-    *(("supervisors", name) for name in SUPERVISORS if name not in ("labels", "rater")),  # columns of a user's table
+    *(("supervisors", name) for name in SUPERVISORS if name not in ELSEWHERE),
 ]
 
 
 def test_every_listed_method_is_run() -> None:
-    elsewhere = {("trainers", "generate"), ("supervisors", "labels"), ("supervisors", "rater")}
+    elsewhere = {("trainers", "generate"), *(("supervisors", name) for name in ELSEWHERE)}
     shown = ("figures", "analyses")  # of a report: tests/report
     listed = {(m.kind, m.spelling.partition("(")[0]) for m in listing() if m.kind not in shown}
     assert listed == set(METHODS) | elsewhere

@@ -147,7 +147,10 @@ PROTOCOLS = ("random-evidence", "random-evidence(k=None)", "random-evidence(mask
              "debate(k=4, strength=8)", "debate(trained=False)", "consultancy", "consultancy(side='honest')",
              "consultancy(side='lying', taught='honest')", "climb", "climb(by='glove')", "one-band",
              "one-band(band=None, model='glove')")  # fmt: skip
-NOT_MODELS = (*PROTOCOLS, "labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
+NESTED = ("nested", "nested(levels=0)", "nested(levels=2)", "nested(levels=2, taught='verdicts')", "nested(frozen=True)",
+          "nested(critiques='lying')", "nested(critic='glove')")  # fmt: skip
+"""They read pairs: run in tests/protocols/test_nested.py."""
+NOT_MODELS = (*PROTOCOLS, *NESTED, "labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
               "errors(kind='class', of_class=0)", "errors(kind='simulatable', share=0.5)")  # fmt: skip
 
 
@@ -182,7 +185,7 @@ def test_gold_of_b_and_t_flows_into_simulated_supervisors_and_into_no_other_step
     make: MakeExperiment, weak: str
 ) -> None:
     for labels in wire(make(weak=weak)).args["weak"]:
-        if weak in PROTOCOLS:  # gold of shares of A, and how hard rows are
+        if weak in (*PROTOCOLS, *NESTED):  # gold of shares of A, and how hard rows are
             reached = {path for path in paths_to_load(everything_behind(labels)) if path[0] != "gold"}
             assert reached <= {("texts",), ("split",), ("difficulty",)}
             read = {p for s in everything_behind(labels) if s.fn is steps.gold for p in s.args["parts"]}

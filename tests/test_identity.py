@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from outgrow import identity, registry
@@ -280,3 +281,16 @@ def test_what_cannot_be_stored_is_refused_when_a_step_is_made() -> None:
     for refused in (Any, object, Path, Xent, set, Callable[[], int]):
         with pytest.raises(UserError, match="must say what it returns"):
             made(refused)
+
+
+FLOATS = np.ndarray[tuple[Any, ...], Any]
+"""An alias of a type: it has an array's attributes, and is none."""
+
+
+@step(version=1)
+def of_alias(rows: int) -> dict[str, int]:
+    return {"rows": rows + len(str(FLOATS))}
+
+
+def test_code_that_names_an_alias_of_arrays_has_a_key() -> None:
+    assert Step(of_alias, rows=1).key != Step(of_alias, rows=2).key

@@ -40,7 +40,7 @@ from outgrow.losses import GCE, LOSSES, LogConf, Loss, MixesTargets, StatefulLos
 from outgrow.models.probe import FittedProbe
 from outgrow.models.settings import VIEWS
 from outgrow.models.spec import ModelSpec
-from outgrow.protocols import bands, base, evidence
+from outgrow.protocols import bands, base, evidence, nested, statements
 from outgrow.registry import REGISTRIES
 from outgrow.runtime import Runtime
 from outgrow.strategies import chains, coherence, ensembles, prompts, selection, training
@@ -279,7 +279,7 @@ def of_label_model(cls: type[Any]) -> dict[str, Any]:
 
 def cases_of_steps(root: Path) -> dict[Any, Case]:
     """Every step function with a call of it."""
-    steps_of = (of_rows, of_labels, of_scores, of_features, of_heads, of_protocols)
+    steps_of = (of_rows, of_labels, of_scores, of_features, of_heads, of_protocols, of_nested)
     return {fn: case for of in steps_of for fn, case in of().items()} | of_models(root)
 
 
@@ -478,6 +478,39 @@ def of_heads() -> dict[Any, Case]:
     }
 
 
+def of_nested() -> dict[Any, Case]:
+    s = scene(2)
+    texts = replace(s.choices, inputs=tuple((f"{a} {b}", str(b)) for a, b in s.choices.readings))
+    units = nested.take_units(texts, unit="words")
+    rng = np.random.default_rng(6)
+    alone = rng.normal(size=(len(units), 6)).astype(np.float32)
+    read = Features(ids=units.ids, views={"last_token": alone})
+    zero = np.zeros(1, dtype=np.float32)
+    weights = rng.normal(size=(4, 6, 1)).astype(np.float32)
+    critics = tuple(replace(probe(2), view="last_token", weight=w, bias=zero) for w in weights)
+    shared: dict[str, Any] = {"texts": texts, "split": s.split, "seed": 1}
+    weighed = nested.weigh(units_read=read, candidates_read=s.features, critics=critics, part="A", **shared)
+
+    def quoted(argues: tuple[str, str]) -> Examples:
+        given: dict[str, Any] = {"units": units, "weighed": weighed, "unit": "words", "quotes": 2, "level": 1}
+        return nested.quote(argues=argues, **shared, **given)
+
+    honest = quoted(("honest", "honest"))
+    passages = replace(s.pool, inputs=tuple(f"Question: {t}?\nText: {t}" for t in s.pool.texts))
+    return {
+        nested.take_units: lambda: [nested.take_units(texts, unit=unit) for unit in ("words", "sentences")],
+        nested.leave_out: lambda: nested.leave_out(labels=s.weak, part="A", fold=1, folds=3, **shared),
+        nested.weigh: lambda: weighed,
+        nested.quote: lambda: [quoted(argues) for argues in (*nested.CRITIQUES.values(), ("honest", "0"))],
+        nested.beside: lambda: nested.beside(s.features, s.features, view="last_token"),
+        nested.admission: lambda: nested.admission(
+            judge=s.features, judges=critics[:3], critique=honest, gold=s.gold, **shared
+        ),
+        nested.supervise: lambda: nested.supervise(s.weak, (), CPU),
+        statements.unread: lambda: statements.unread(passages),
+    }
+
+
 def of_protocols() -> dict[Any, Case]:
     s = scene(3)
     units = evidence.distinct_units(s.pool, "word")
@@ -581,6 +614,9 @@ def of_prompting(root: Path) -> dict[Any, Case]:
         ],
         coherence.tell_by_coherent: lambda: coherence.tell_by_coherent(
             **given, texts=s.pool, found=found, search=search, seed=1
+        ),
+        statements.argue_in_writing: lambda: statements.argue_in_writing(
+            **given, texts=s.pool, part="T", first=1, rows=3, max_tokens=3, max_answer=4
         ),
     }
 

@@ -19,7 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, GenericAlias, ModuleType
 from typing import Any
 
 from outgrow.errors import UserError
@@ -294,7 +294,7 @@ def _text_of(value: Any) -> str | None:
             return _joined(sorted(value, key=repr))
         case Mapping():
             return _joined([part for item in value.items() for part in item])
-    if isinstance(value, type) or type(value).__module__ == "typing":
+    if isinstance(value, type | GenericAlias) or type(value).__module__ == "typing":
         return repr(value)
     if dataclasses.is_dataclass(value):
         fields = _joined([getattr(value, f.name) for f in dataclasses.fields(value)])

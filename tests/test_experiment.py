@@ -147,8 +147,8 @@ PROTOCOLS = ("random-evidence", "random-evidence(k=None)", "random-evidence(mask
              "debate(k=4, strength=8)", "debate(trained=False)", "consultancy", "consultancy(side='honest')",
              "consultancy(side='lying', taught='honest')", "climb", "climb(by='glove')", "one-band",
              "one-band(band=None, model='glove')")  # fmt: skip
-NESTED = ("nested", "nested(levels=0)", "nested(levels=2)", "nested(levels=2, taught='verdicts')", "nested(frozen=True)",
-          "nested(critiques='lying')", "nested(critic='glove')")  # fmt: skip
+NESTED = ("nested", "nested(levels=0)", "nested(levels=2)", "nested(levels=2, taught='verdicts')",
+          "nested(frozen=True)", "nested(critiques='lying')", "nested(critic='glove')")  # fmt: skip
 """They read pairs: run in tests/protocols/test_nested.py."""
 NOT_MODELS = (*PROTOCOLS, *NESTED, "labels", "rater", "errors", *(f"errors(kind={k!r})" for k in KINDS if k != "class"),
               "errors(kind='class', of_class=0)", "errors(kind='simulatable', share=0.5)")  # fmt: skip

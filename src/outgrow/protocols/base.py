@@ -84,7 +84,7 @@ def share_out(texts: Examples, split: Split, shares: tuple[str, ...], seed: int)
     if empty := [name for name, kept in parts.items() if not len(kept)]:
         raise UserError(
             f"part A has too few groups of rows to deal out {len(shares)} shares ({', '.join(shares)}): none is left "
-            f"for {empty[0]}; give it more rows with --supervisor-rows, or a larger table"
+            f"for {empty[0]}; give it more rows with supervisor_rows=..., or a larger table"
         )
     return Split(parts=with_no_rows_held_out(parts) | {name: split.parts[name] for name in LABELLED})
 

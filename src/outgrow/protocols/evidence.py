@@ -204,7 +204,7 @@ def _all_units(texts: Examples, unit: str) -> list[list[str]]:
     if texts.form != "text":
         raise UserError(
             f"a judge of {unit}s reads one text for each row, and the task's rows are {texts.form}s; take "
-            f"{'unit=cell' if texts.form == 'image' else 'a task of single texts'}"
+            + ("unit='cell'" if texts.form == "image" else "a task of single texts")
         )
     return [_cut(text, unit) for text in texts.texts]
 

@@ -355,7 +355,7 @@ def missing_runs(wanted: Sequence[int], grid: Grid, asked_rows: int, accepted: f
     pairs = dict.fromkeys((e.weak, e.strong) for e in made if ModelSpec.parse(e.strong).is_language_model)
     for weak, strong in pairs if text else ():
         prompts = {"task": text, "weak": (weak,), "strong": (strong,), "ceiling": False, "test_rows": asked_rows}
-        fields = vars(grid) | prompts | {"strategy": tuple(PROMPTED.values())}
+        fields = vars(grid) | {"ladder": Grid.ladder} | prompts | {"strategy": tuple(PROMPTED.values())}
         trained = fields | {"strategy": ("naive", "confidence"), "ceiling": True}
         made += [e for own in (fields, trained) for e in experiments_of(Grid(**own), accepted)]
     return made

@@ -59,7 +59,7 @@ def figures() -> Examples:
 
 
 TASKS = ("tumours", "figures")
-ELSEWHERE = ("labels", "rater", "nested")
+ELSEWHERE = ("labels", "second", "rater", "nested")
 """Supervisors that need columns of a user's table, or pairs: tests/protocols/test_nested.py."""
 METHODS = [
     *(("strategies", name) for name in STRATEGIES),

@@ -53,7 +53,7 @@ REFUSED = {
     *((s, PROBE) for s in ("lp-ft", "anchored", "generative-finetuning")),
 }
 """What cannot be trained so."""
-MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven", "trusted"}
+MORE_SUPERVISORS = {"gold-matched", "ensemble", "boosted", "co-supervised", "raven", "trusted", "gold-only"}
 """They train further models on the supervisor's own gold of A, and need a supervisor that is a model."""
 READS_SUPERVISOR = {"projected"}
 """They read the features of a supervisor that is a model."""

@@ -27,7 +27,7 @@ from tiny_models import WORDS
 
 CPU = Runtime(device="cpu", offline=True)
 JUDGE = "errors(accuracy=0.7)"
-NOT_JUDGED = {"shuffled", "clusters", "few-shot", "zero-shot", "icm", "ccs", "crc"}
+NOT_JUDGED = {"shuffled", "clusters", "few-shot", "zero-shot", "icm", "ccs", "crc", "gold-only", "auto", "clouds"}
 """Nothing of theirs is stopped or chosen by held-out rows of B."""
 
 
@@ -42,7 +42,17 @@ def test_gold_reaches_a_judged_student_through_its_two_supervisors_alone(
 ) -> None:
     experiment = lawful(strategy, train=train, validate_with=JUDGE)
     allowed: set[tuple[str, ...]] = {("texts",), ("split",)}
-    if strategy in ("gold-matched", "ensemble", "boosted", "co-supervised", "raven"):
+    if strategy in (
+        "gold-matched",
+        "ensemble",
+        "boosted",
+        "co-supervised",
+        "raven",
+        "trusted",
+        "gold-only",
+        "auto",
+        "clouds",
+    ):
         allowed.add(("gold", "A", "A_val"))
     target = wire(experiment)
     for student, weak, judge in zip(*(target.args[n] for n in ("student", "weak", "validation")), strict=True):

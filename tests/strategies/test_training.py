@@ -202,7 +202,7 @@ def test_gold_only_is_the_student_that_learned_what_the_supervisor_did(make: Mak
     assert alone.key == taught.key
     behind = in_order([alone], lambda step: False)
     assert {p for s in behind if s.fn is steps.gold for p in s.args["parts"]} == {"A", "A_val"}
-    with pytest.raises(UserError, match="has none"):
+    with pytest.raises(UserError, match="the supervisor is no model"):
         wire(make(strategy="gold-only", weak="errors(accuracy=0.8)", weak_train=None))
 
 

@@ -97,4 +97,4 @@ def fields_named(value: str, store: str | None) -> Mapping[str, Any]:
     try:
         return asdict(grid_of_record(open_store(store).find(value)))
     except UserError as error:
-        raise UserError(f"--config {value} is no file and no preset ({', '.join(PRESETS)}); {error}") from None
+        raise UserError(f"config={value!r} is no file and no preset ({', '.join(PRESETS)}); {error}") from None

@@ -229,7 +229,9 @@ class GoldOnly(Strategy):
 
     def __call__(self, setup: Setup) -> Step:
         if setup.gold_a is None:
-            raise UserError("gold-only learns the gold of A, and a supervisor that is no model has none; leave it out")
+            raise UserError(
+                "gold-only learns the gold of A, and here the supervisor is no model, so there is none; leave it out"
+            )
         fitted = setup.student.fit(FitRequest(labels=setup.gold_a, split=setup.split, part="A", seed=setup.seed))
         return setup.predict(fitted)
 

@@ -106,7 +106,8 @@ class Auto(_Frozen):
 
     def head(self, learner: Learner, request: FitRequest, shares: _Wanted) -> Step:
         given, view = _given(learner, request, "auto")
-        regression = Step(steps.fit_logistic, logistic=Logistic(view=view, l2=self.l2), **given)
+        own = Logistic(view=view, l2=self.l2).settled(learner.model)
+        regression = Step(steps.fit_logistic, logistic=own, **given)
         if not self.weight:
             return learner.matched(regression, request, shares)
         clouds = CloudDiscriminant().clouds(given, view, shares)

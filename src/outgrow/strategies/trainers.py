@@ -155,10 +155,8 @@ class Learner:
     @property
     def reading_asked(self) -> Step:
         """The step that counts the texts that are cut inside the task's question."""
-        own = self.trainer.probed()
-        assert isinstance(own, _Head)
-        given = {"model": self.model, "texts": self.texts, "max_tokens": own.max_tokens}
-        return Step(steps.measure_asking, question=self.question, **given)
+        given = {name: self.asked.args[name] for name in ("model", "texts", "max_tokens", "question")}
+        return Step(steps.measure_asking, **given)
 
     @property
     def writes(self) -> bool:

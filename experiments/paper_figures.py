@@ -183,7 +183,7 @@ def drawn(panels: Sequence[Panel], title: str, about: list[str], columns: int) -
     return plots.finished_chart(concat, title, about)
 
 
-def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
+def _panel(panel: Panel, look: dict[str, Any]) -> alt.LayerChart | alt.FacetChart:
     bottom, top = panel.window or (-math.inf, math.inf)
 
     def within(value: float | None) -> float | None:
@@ -218,8 +218,7 @@ def _panel(panel: Panel, look: dict[str, Any]) -> Chart:
     if panel.window is not None:
         ends = alt.Chart(alt.InlineData(values=[{"value": 0.0}, {"value": 1.0}]))
         layers.insert(0, ends.mark_rule(color="#999").encode(y=y))
-    chart: Chart = alt.layer(*layers).properties(width=300, height=230, title=panel.title)
-    return chart
+    return alt.layer(*layers).properties(width=300, height=230, title=panel.title)
 
 
 WHO = ("supervisor", "student", "method")

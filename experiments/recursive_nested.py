@@ -103,12 +103,14 @@ def wired(task: str, strong: str, seeds: int) -> Wired:
         for_class: list[tuple[Step, ...]] = []
         tests: list[tuple[Step, ...]] = []
         options = parse_supervisor(weak)
-        for seed, split in enumerate(splits if isinstance(options, Nested) else []):
-            setup = SupervisorSetup(pool=split.args["pool"], split=split, student=student, seed=seed)
-            levels = Round(options, setup).levels
-            tests.append(tuple(level.admission for level in levels if level.admission is not None))
+        setups = [
+            SupervisorSetup(pool=split.args["pool"], split=split, student=student, seed=seed)
+            for seed, split in enumerate(splits)
+        ]
+        for found in [Round(options, setup) for setup in setups] if isinstance(options, Nested) else []:
+            tests.append(tuple(level.admission for level in found.levels if level.admission is not None))
             if name in ARGUED:
-                for_class.append(argued(Round(options, setup)))
+                for_class.append(argued(found))
         arms.append(Arm(name, target.args["weak"], target.args["student"], tuple(for_class), tuple(tests)))
     assert first is not None
     return Wired(first.args["truth"], first.args["ceiling"], splits[0].args["pool"], arms)

@@ -122,7 +122,7 @@ def judged(
     frozen = fitted["with the passage"]
     of_both = read(lambda head, name, sentence: f"{head}\n{label}: {sentence}")
     odds = np.stack([np.log(frozen.predict(of_both[:, c])) for c in range(2)])  # (sentence, n, C)
-    found["debate, frozen"] = (softmax(odds.mean(axis=0)),) * 2  # type: ignore[assignment]
+    found["debate, frozen"] = (softmax(odds.mean(axis=0)),) * 2
     alone = softmax(odds)
     advocate = np.stack([alone[c, :, c] for c in range(2)], axis=1)
     rows, argued = np.arange(len(written)), sides(written, 0)
@@ -160,7 +160,7 @@ def crossed(views: Sequence[Floats], truth: Ints, groups: Any, runtime: Runtime)
     kept = [np.flatnonzero(fold != f) for f in range(FOLDS)]
     jobs = [LogisticJob(k, targets[k], nothing, targets[:0], TRAINED) for k in kept]
     heads = fit_logistic(views[0].astype(np.float32), jobs, runtime)
-    said = [np.empty((len(truth), 2)) for _ in views]
+    said: list[Probs] = [np.empty((len(truth), 2)) for _ in views]
     for view, out in zip(views, said, strict=True):
         for f, head in enumerate(heads):
             out[fold == f] = head.predict(view[fold == f])

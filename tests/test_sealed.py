@@ -37,9 +37,15 @@ CPU = Runtime(device="cpu", offline=True)
 @pytest.fixture
 def grid(model: Path) -> Grid:
     return Grid(
-        **{"task": ("words(rows=300)",), "weak": (str(model),), "strong": (str(model),), "seeds": 2},
-        **{"train": ("probe(epochs=2, lr=0.03)",), "weak_train": "probe(epochs=2, lr=0.03, max_tokens=4)"},
-        **{"strategy": ("naive", "confidence", "naive(loss=GCE)"), "controls": False, "sealed": True},
+        task=("words(rows=300)",),
+        weak=(str(model),),
+        strong=(str(model),),
+        seeds=2,
+        train=("probe(epochs=2, lr=0.03)",),
+        weak_train="probe(epochs=2, lr=0.03, max_tokens=4)",
+        strategy=("naive", "confidence", "naive(loss=GCE)"),
+        controls=False,
+        sealed=True,
     )
 
 

@@ -192,9 +192,15 @@ def test_the_result_holds_the_judges_agreement_and_says_who_it_was(
 
 def test_a_board_tunes_by_the_judge(make: MakeExperiment, store: Store, model: Path) -> None:
     grid = Grid(
-        **{"task": ("words",), "weak": (str(model),), "strong": (str(model),), "strategy": ("naive(loss=GCE)",)},
-        **{"train": ("probe(epochs=2, lr=0.03)",), "weak_train": "probe(epochs=2, lr=0.03, max_tokens=4)"},
-        **{"seeds": 1, "controls": False, "validate_with": JUDGE},
+        task=("words",),
+        weak=(str(model),),
+        strong=(str(model),),
+        strategy=("naive(loss=GCE)",),
+        train=("probe(epochs=2, lr=0.03)",),
+        weak_train="probe(epochs=2, lr=0.03, max_tokens=4)",
+        seeds=1,
+        controls=False,
+        validate_with=JUDGE,
     )
     board = run_board(grid, store, CPU, tune=True)
     assert board.failure is None

@@ -411,6 +411,7 @@ def of_features() -> dict[Any, Case]:
     s = scene(3)
     given: dict[str, Any] = {"features": s.features, "labels": s.weak, "split": s.split}
     search: dict[str, Any] = {"restarts": 2, "updates": 20, "lr": 0.02, "decay": 0.01, "seed": 1}
+    kept: dict[str, dict[str, Any]] = {"mean": {"share": 0.5, "l2": 0.1}, "last_token": {"share": 0.3, "l2": 1.0}}
     narrow = Features(ids=s.features.ids, views={"mean": s.features.views["mean"][:, :1]})
     clusters: dict[str, Any] = {"features": s.features, "gold": s.gold, "split": s.split, "size": 2, "seed": 1}
     return {
@@ -422,10 +423,8 @@ def of_features() -> dict[Any, Case]:
         ],
         steps.predict_probe: lambda: steps.predict_probe(probe(3), s.features, s.split, ("T",)),
         selection.trusted_rows: lambda: [
-            selection.trusted_rows(
-                view=view, gold=s.gold, held_out=s.votes[1].take(s.split.parts["A"]), **given, **kept
-            )
-            for view, kept in (("mean", {"share": 0.5, "l2": 0.1}), ("last_token", {"share": 0.3, "l2": 1.0}))
+            selection.trusted_rows(view=view, gold=s.gold, held_out=s.votes[1].take(s.split.parts["A"]), **given, **own)
+            for view, own in kept.items()
         ],
         selection.projected_rows: lambda: selection.projected_rows(
             view="mean", weak_features=narrow, weak_view="mean", share=0.5, reg=0.1, folds=3, seed=1, **given
@@ -480,7 +479,7 @@ def of_heads() -> dict[Any, Case]:
 
 def of_nested() -> dict[Any, Case]:
     s = scene(2)
-    texts = replace(s.choices, inputs=tuple((f"{a} {b}", str(b)) for a, b in s.choices.readings))
+    texts = replace(s.choices, inputs=tuple((f"{row[0]} {row[1]}", str(row[1])) for row in s.choices.readings))
     units = nested.take_units(texts, unit="words")
     rng = np.random.default_rng(6)
     alone = rng.normal(size=(len(units), 6)).astype(np.float32)

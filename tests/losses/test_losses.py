@@ -338,10 +338,10 @@ def test_complements_teach_the_class() -> None:
     def mean() -> Tensor:
         step.zero_grad()
         value = Complementary()(z.expand(4000, 3), allowed, 1.0).mean()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    step.step(mean)
+    step.step(mean)  # type: ignore[no-untyped-call]
     seen = torch.bincount(excluded, minlength=3).double() / 4000
     assert torch.allclose(z.detach().softmax(dim=-1)[0], 1 - 2 * seen, atol=1e-3)
     assert torch.allclose(z.detach().softmax(dim=-1)[0], truth, atol=0.03)

@@ -75,8 +75,8 @@ def head(rng: np.random.Generator) -> FittedProbe:
         view="mean",
         weight=rng.normal(size=(d, 1)).astype(np.float32),
         bias=np.zeros(1, dtype=np.float32),
-        center=rng.normal(size=d).astype(np.float32),
-        scale=(0.5 + rng.random(d)).astype(np.float32),
+        center=rng.normal(size=(d,)).astype(np.float32),
+        scale=(0.5 + rng.random((d,))).astype(np.float32),
         history=(),
         best_epoch=0,
     )
@@ -85,7 +85,7 @@ def head(rng: np.random.Generator) -> FittedProbe:
 def features(examples: Examples) -> Features:
     matrix = embedded(examples.texts)
     shaped = matrix.reshape(len(examples), 2, -1) if examples.form == "choice" else matrix
-    return Features(ids=examples.ids, views={"mean": shaped})  # type: ignore[dict-item]
+    return Features(ids=examples.ids, views={"mean": shaped})
 
 
 def quoted(

@@ -60,8 +60,8 @@ def test_a_statement_is_what_the_model_writes_after_its_prompt_alone(writer: Pat
             ends = tokenizer(request, add_special_tokens=False)["input_ids"]
             assert (row[c], bool(made.meta[f"cut.{c}"][i])) == alone(writer, starts + ends, 5)
     assert np.isfinite(made.meta["belief.0"]).all()
-    cut = int(sum(made.meta[f"cut.{c}"].sum() for c in range(2)))
-    assert f"{cut} were cut at 5 tokens" in made.notes[0]
+    were_cut = int(sum(made.meta[f"cut.{c}"].sum() for c in range(2)))
+    assert f"{were_cut} were cut at 5 tokens" in made.notes[0]
     assert f"{int(made.meta['text_cut'].sum())} of 9 texts were cut to 6 tokens" in made.notes[1]
     assert lines[-1].endswith("a second, reading included")
 

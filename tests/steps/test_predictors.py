@@ -99,14 +99,13 @@ def test_triplet_finds_accuracies_of_independent_errors(classes: int) -> None:
 def test_triplet_is_exact_on_every_pattern_of_errors() -> None:
     """Two classes; errors 1/4, 1/4, 1/2 - 1/4 and so on, counted out: no luck in it."""
     wrong = np.array([[a, b, c] for a in range(4) for b in range(4) for c in range(8)])
-    one, two, three = (wrong[:, 0] < 1, wrong[:, 1] < 1, wrong[:, 2] < 1)
-    made = [view.astype(np.int64) for view in (one, two, three)]
-    assert triplet_accuracy(*made, 2) == pytest.approx(3 / 4)
-    assert triplet_accuracy(made[2], made[0], made[1], 2) == pytest.approx(7 / 8)
-    assert accuracy_by_second(made[0], made[2], 7 / 8, 2) == pytest.approx(3 / 4)
+    one, two, three = ((wrong[:, i] < 1).astype(np.int64) for i in range(3))
+    assert triplet_accuracy(one, two, three, 2) == pytest.approx(3 / 4)
+    assert triplet_accuracy(three, one, two, 2) == pytest.approx(7 / 8)
+    assert accuracy_by_second(one, three, 7 / 8, 2) == pytest.approx(3 / 4)
     gold = np.resize([0, 1, 1], len(wrong))
-    flipped = [np.abs(gold - view) for view in made]
-    assert triplet_accuracy(*flipped, 2) == pytest.approx(3 / 4)  # names of classes mean nothing
+    one, two, three = (np.abs(gold - view) for view in (one, two, three))
+    assert triplet_accuracy(one, two, three, 2) == pytest.approx(3 / 4)  # names of classes mean nothing
 
 
 def test_shared_errors_make_two_views_look_better() -> None:
@@ -134,10 +133,9 @@ def test_the_order_of_rows_and_of_classes_changes_nothing(seed: int, classes: in
     for predictor in (misfit, kl_misfit, share_shift):
         assert predictor(f[rows][:, names], w[rows][:, names]) == pytest.approx(predictor(f, w))
     one, two, three = (rng.integers(classes, size=30) for _ in range(3))
-    for views in ([v[rows] for v in (one, two, three)], [names[v] for v in (one, two, three)]):
-        assert triplet_accuracy(*views, classes) == pytest.approx(
-            triplet_accuracy(one, two, three, classes), nan_ok=True
-        )
+    whole = pytest.approx(triplet_accuracy(one, two, three, classes), nan_ok=True)
+    assert triplet_accuracy(one[rows], two[rows], three[rows], classes) == whole
+    assert triplet_accuracy(names[one], names[two], names[three], classes) == whole
 
 
 def test_a_shifted_domain_is_told_and_the_same_one_is_not() -> None:

@@ -39,7 +39,7 @@ def published() -> tuple[Features, Labels, Split, Any]:
 def heads(features: Features, labels: Labels, split: Split, shares: Any = "weak", view: str = "mean") -> dict[str, Any]:
     given: dict[str, Any] = {"features": features, "labels": labels, "split": split, "part": "B"}
     exact = steps.fit_logistic(**given, logistic=LogisticSettings(view=view, l2=1.0), runtime=CPU)
-    options = {"components": 256, "shrinkage": 0.3, "anchor": 1.0, "rounds": 50}
+    options: dict[str, Any] = {"components": 256, "shrinkage": 0.3, "anchor": 1.0, "rounds": 50}
     clouds = steps.fit_cloud_head(**given, view=view, **options, shares=shares, runtime=CPU)
     matched = []
     for head in (exact, clouds):
@@ -177,7 +177,7 @@ def test_the_regression_alone_is_the_logistic_trainer(make: MakeExperiment) -> N
 def test_without_a_model_only_the_labels_are_looked_at() -> None:
     _, labels, _ = scene(2)
     assert steps.guard_shares(labels, SPLIT, CPU)["shares"] == "weak"
-    one_sided = replace(labels, probs=np.tile(np.float32([0.55, 0.45]), (500, 1)))
+    one_sided = replace(labels, probs=np.tile(np.array([0.55, 0.45], dtype=np.float32), (500, 1)))
     found = steps.guard_shares(one_sided, SPLIT, CPU)
     assert found["shares"] == "none"
     assert found["distance"] == pytest.approx(0.45, abs=1e-6)

@@ -200,7 +200,7 @@ class Round:
     ) -> tuple[Step, ...]:
         """A head for each fold of a part that did not learn it, and last one that learned the whole part."""
         split, seed, folds = self.setup.split, self.setup.seed, self.options.folds
-        shared = {"labels": labels, "split": split, "part": part}
+        shared: dict[str, Any] = {"labels": labels, "split": split, "part": part}
         left = [
             Step(leave_out, texts=learner.texts, fold=fold, folds=folds, seed=seed, **shared) for fold in range(folds)
         ]
@@ -223,7 +223,7 @@ def take_units(texts: Examples, unit: str) -> Examples:
             f"nested compares candidates, and the task's rows are {texts.form}s; take a task of pairs, such as "
             "sentiment-pairs"
         )
-    found = sorted({u for row in texts.inputs for own in units_of_row(row, unit) for u in own})
+    found = sorted({u for row in texts.readings for own in units_of_row(row, unit) for u in own})
     ids = np.array([f"unit {i}" for i in range(len(found))])
     return Examples(ids=ids, inputs=tuple(found), gold=None, classes=texts.classes, groups=ids)
 

@@ -151,7 +151,7 @@ class _Writer:
         path: Path | None = self.runtime.scratch / f"written-{name}.json" if self.runtime.scratch else None
         if path is not None and path.is_file():
             rows = json.loads(path.read_text(encoding="utf-8"))
-            return [_Written(*(tuple(v) if isinstance(v, list) else v for v in row)) for row in rows], False
+            return [_Written._make(tuple(v) if isinstance(v, list) else v for v in row) for row in rows], False
         written = self.write(texts)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

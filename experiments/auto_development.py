@@ -91,7 +91,7 @@ def against(found: pl.DataFrame, name: str) -> None:
     )
     by_pair = joined.with_columns(pair=pair).pivot("pair", index="method", values="gain", aggregate_function="mean")
     by_task = joined.pivot("task", index="method", values="gain", aggregate_function="mean")
-    weak, ceiling = joined.select(100 * pl.col("weak_accuracy", "ceiling_accuracy").mean()).row(0)
+    weak, ceiling = joined.select(pl.col("weak_accuracy", "ceiling_accuracy").mean() * 100).row(0)
     print(f"weak {weak:.1f}, ceiling {ceiling:.1f}")
     for part in (shown, by_pair, by_task):
         print(part)

@@ -1,6 +1,6 @@
 """Does iterating close the gap? What is recovered against how far the supervisor is behind, on the ladder of seven.
 
-    python experiments/disparity.py --accept-license topics-20news,topics-r8,topics-bbc [--data-dir FOLDER]
+    python experiments/disparity.py --accept-license topics-20news [--data-dir FOLDER]
 
 Naive, the confidence loss, ``auto``, a bootstrap chain through every model between, and the student relabelling for
 itself once and three times; and where a language model is the student, what it answers without any label. GloVe

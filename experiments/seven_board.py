@@ -46,6 +46,6 @@ PRIMARY = ("confidence", "auto", "auto(weight=0.0)", "naive(transforms=(Harden,)
 if __name__ == "__main__":
     has_folder = "--data-dir" in sys.argv or "OUTGROW_DATA_DIR" in os.environ
     tasks = PACKAGED + (FOLDER if has_folder else ())
-    given = ["--task", *tasks, "--ladder", "seven", "--seeds", "5", "--strategy", "gold-only"]
+    given = ["--task", *tasks, "--ladder", "seven", "--seeds", "5", "--methods", "gold-only"]
     given += ["--train", f"probe({SETTINGS})", "--weak-train", f"logistic({SETTINGS})"]
     main(["board", *given, *(word for method in PRIMARY for word in ("--primary", method)), *sys.argv[1:]])

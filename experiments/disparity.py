@@ -14,6 +14,7 @@ Tasks whose supervisor is shown to be above chance are apart from those where it
 """
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,17 +144,22 @@ def chart(rows: "pl.DataFrame") -> Any:
     known = list(NAMES.values())
     at = {pair: i for i, pair in enumerate(dict.fromkeys(rows["pair"]))}
     values = [
-        {**row, "label": f"{row['pair']}, {100 * row['disparity']:.1f} points", "order": at[row["pair"]]}
+        {
+            **row,
+            "label": f"{row['pair'].replace(' → ', ' →, ')}, {100 * row['disparity']:.1f} points",
+            "order": at[row["pair"]],
+        }
         for row in rows.to_dicts()
     ]
     labels = list(dict.fromkeys(v["label"] for v in values))
 
     def panel(name: str, title: str, kept: list[dict[str, Any]], form: str, low: float, high: float) -> Any:
-        clipped = [
-            {**v, f"{name}_low": max(v[f"{name}_low"], low), f"{name}_high": min(v[f"{name}_high"], high)}
-            for v in kept
-            if v[name] is not None and low <= v[name] <= high
-        ]
+        clipped = []
+        for v in kept:
+            if v[name] is not None and low <= v[name] <= high:
+                ends = v[f"{name}_low"], v[f"{name}_high"]  # None: not bounded on that side
+                at_least, at_most = or_free(ends[0], low), or_free(ends[1], high)
+                clipped.append({**v, f"{name}_low": max(at_least, low), f"{name}_high": min(at_most, high)})
         x = alt.X(
             "label:N",
             sort=labels,
@@ -177,6 +183,11 @@ def chart(rows: "pl.DataFrame") -> Any:
         panel("pgr", "PGR, median over tasks", values, ".1f", -1.0, 1.0),
         panel("difference", "accuracy less naive's", compared, "+.0%", -bound, bound),
     ).properties(title="Supervisor → student by disparity: does iterating close the gap?")
+
+
+def or_free(end: float | None, free: float) -> float:
+    """The end of an interval, or infinity where it has none."""
+    return free if end is None else end
 
 
 def main() -> None:
@@ -203,7 +214,10 @@ def main() -> None:
         save(chart(rows), options.out / f"disparity.{kind}")
     for row in rows.to_dicts():
         recovered = (
-            "undefined" if row["pgr"] is None else f"{row['pgr']:.2f} [{row['pgr_low']:.2f}, {row['pgr_high']:.2f}]"
+            "undefined"
+            if row["pgr"] is None
+            else f"{row['pgr']:.2f} "
+            f"[{or_free(row['pgr_low'], -math.inf):.2f}, {or_free(row['pgr_high'], math.inf):.2f}]"
         )
         points = [100 * row[f"difference{end}"] for end in ("", "_low", "_high")]
         print(

@@ -184,7 +184,8 @@ def test_simulatable_errors_are_exact_where_the_student_is_trained(accuracy: flo
     wrong = {part: wrong_rows(labels, *world[:2], part)[1] for part in PARTS}
     trained = np.concatenate([wrong["B"], wrong["B_val"]])
     assert trained.sum() == round((1 - accuracy) * len(trained))
-    assert abs(wrong["T"].sum() - (1 - accuracy) * len(wrong["T"])) <= 3
+    # On other rows a linear function has nearly as many: one in seventy of 450 rows more or less.
+    assert abs(wrong["T"].sum() - (1 - accuracy) * len(wrong["T"])) <= len(wrong["T"]) / 70
 
 
 @pytest.mark.parametrize("classes", [2, 3])

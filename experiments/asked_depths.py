@@ -43,6 +43,9 @@ if __name__ == "__main__":
         l2=pl.col("train").str.extract(r"l2=([\d.]+)").cast(pl.Float64).fill_null(0.01),
     )
     table.write_csv(options.out)
+    pairs = table.pivot(on="strategy", index=["task", "view", "l2"], values="student_accuracy")
+    more = (pairs["confidence"] - pairs["naive"]).to_numpy()
+    print(f"confidence is above naive in {(more > 0).sum()} of {len(more)} cells, by {100 * more.mean():.1f} points")
     kept = ["student_accuracy", "pgr", "pgr_low", "pgr_high", "ceiling_accuracy"]
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=200, float_precision=3):
         print(table.select("task", "view", "l2", "strategy", "weak_accuracy", *kept))

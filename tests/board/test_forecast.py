@@ -39,6 +39,19 @@ def test_no_gold_of_b_or_t_is_behind_a_forecast(make: MakeExperiment, model: Any
     assert any("B" in s.args["parts"] for s in in_order([ceiling]) if s.fn is steps.gold)
 
 
+def test_a_forecast_asks_what_its_run_asks(make: MakeExperiment, writer: Any) -> None:
+    asked = "probe(epochs=3, lr=0.03, view='asked')"
+    own: dict[str, Any] = {
+        "task": "words(question='w1 {text} w2 (no or yes):')",
+        "weak": str(writer),
+        "strong": str(writer),
+    }
+    target = wire(replace(make(), train=asked, weak_train=None, **own))
+    behind, beside = ({s.key for s in in_order([t]) if s.fn is steps.ask} for t in (target, *forecasts([target])))
+    assert beside
+    assert beside <= behind
+
+
 def test_a_forecast_stands_beside_its_run_and_its_supervisor_is_the_runs_own(
     make: MakeExperiment, store: Store
 ) -> None:

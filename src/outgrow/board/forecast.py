@@ -9,6 +9,7 @@ from outgrow.errors import UserError
 from outgrow.models.spec import ModelSpec
 from outgrow.strategies import FitRequest, Learner, is_control, parse_trainer
 from outgrow.supervisors import SUPERVISORS
+from outgrow.tasks import question_of
 
 __all__ = ["forecasts"]
 
@@ -49,10 +50,11 @@ def _forecast(target: Step, views: Sequence[str]) -> Step:
     if texts is None or not spelled["validation"]:
         raise UserError("forecasts need class probabilities and held-out rows of A; train with probe, validation=0.1")
     trained = parse_trainer(spelled["weak_train"] or spelled["train"])
-    student = Learner(model=ModelSpec.parse(spelled["strong"]), trainer=parse_trainer(spelled["train"]), texts=texts)
+    of_task: dict[str, Any] = {"texts": texts, "question": question_of(texts.args["pool"].args["task"])}
+    student = Learner(model=ModelSpec.parse(spelled["strong"]), trainer=parse_trainer(spelled["train"]), **of_task)
     seeds = zip(given["truth"], given["seeds"], strict=True)
     places = [(truth.args["pool"], truth.args["split"], seed) for truth, seed in seeds]
-    of_supervisor = _Supervisors(Learner(model=ModelSpec.parse(spelled["weak"]), trainer=trained, texts=texts), places)
+    of_supervisor = _Supervisors(Learner(model=ModelSpec.parse(spelled["weak"]), trainer=trained, **of_task), places)
     features, view = of_supervisor.learner.features
     shifts = tuple(
         Step(steps.shift, texts=texts, features=features, view=view, split=split, weak_a=weak_a, weak=weak)
@@ -62,7 +64,7 @@ def _forecast(target: Step, views: Sequence[str]) -> Step:
     taken = (str(of_supervisor.learner.model), str(student.model))
     others = [model for model in map(ModelSpec.parse, views) if str(model) not in taken][:2]
     if len(others) == 2:
-        second, third = (_Supervisors(Learner(model=m, trainer=trained, texts=texts), places) for m in others)
+        second, third = (_Supervisors(Learner(model=m, trainer=trained, **of_task), places) for m in others)
         more = {"second": second.of_t, "second_a": second.of_a, "third": third.of_t, "other": third.taught(student)}
     features, view = student.features
     return Step(

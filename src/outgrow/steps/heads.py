@@ -126,35 +126,23 @@ def _fit_cloud_heads(arguments: Sequence[Mapping[str, Any]], runtime: Runtime) -
 
     known: dict[Any, _Basis] = {}
     with threadpool_limits(limits=1):  # sums in one order, the same bits
-        return [_fit_cloud_head(known=known, **a) for a in arguments]
+        return [_fit_cloud_head(a, known) for a in arguments]
 
 
-def _fit_cloud_head(
-    features: Features,
-    labels: Labels,
-    split: Split,
-    part: str,
-    view: str,
-    components: int,
-    shrinkage: float,
-    anchor: float,
-    rounds: int,
-    shares: Shares,
-    known: dict[Any, _Basis],
-    rows: Labels | None = None,
-) -> Any:
+def _fit_cloud_head(a: Mapping[str, Any], known: dict[Any, _Basis]) -> Any:
     from outgrow.models.probe import FittedProbe
 
-    train, _ = taught(labels, split, part, rows)
-    texts = split.ids(NOT_T)
+    train, _ = taught(a["labels"], a["split"], a["part"], a.get("rows"))
+    texts = a["split"].ids(NOT_T)
     order = np.concatenate([train.ids, texts[~np.isin(texts, train.ids)]])
+    view, features = a["view"], a["features"]
     places, matrix = positions(order, features.ids), features.views[view]
-    which = (view, components, places.tobytes())
+    which = (view, a["components"], places.tobytes())
     if which not in known:
-        known[which] = _basis(matrix, places, components)
+        known[which] = _basis(matrix, places, a["components"])
     basis = known[which]
-    wanted = None if matrix.ndim == 3 else _wanted(shares, train.probs, "clouds")
-    found = fit_clouds(basis.points, train.probs, anchor, shrinkage, rounds, wanted)
+    wanted = None if matrix.ndim == 3 else _wanted(a["shares"], train.probs, "clouds")
+    found = fit_clouds(basis.points, train.probs, a["anchor"], a["shrinkage"], a["rounds"], wanted)
     return FittedProbe(
         view=view,
         weight=(basis.axes @ found.weight).astype(np.float32),

@@ -1,5 +1,6 @@
 """Students without gradients on the student's frozen features: a discriminant of classes as clouds, and `auto`."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -33,9 +34,9 @@ class _Frozen(Strategy, TrainingMethod):
     def fit(self, learner: Learner, request: FitRequest) -> Step:
         return self.head(learner, request, "weak" if self.shares == "guarded" else self.shares)
 
+    @abstractmethod
     def head(self, learner: Learner, request: FitRequest, shares: _Wanted) -> Step:
         """The step that makes the head, with the class shares that are to be matched."""
-        raise NotImplementedError
 
     def _shares(self, setup: Setup) -> _Wanted:
         if setup.form == "choice":
